@@ -1,0 +1,145 @@
+"""From a torch actor to an ONNX file that takes SI observations and gives SI commands."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from simtoreal.export.onboard.runtime import INPUT_NAME, OUTPUT_NAME
+from simtoreal.export.onboard.spec import Spec, SpecError, slices
+
+TRACE_BATCH = 2  # at a batch of 1 the trace bakes the size in
+BATCHES = (1, 2, 7)  # a policy must take any; these are tried
+
+
+class ExportError(ValueError):
+    """A policy that cannot become a bundle; the message says why and what was expected."""
+
+
+class PolicyGraph(nn.Module):
+    """A copy of `actor` followed by the command map of `spec`, on the CPU: observation [B, n] SI -> command [B, m] SI.
+
+    `actor` takes raw SI observations [B, n] (its normalizer inside) and gives actions [B, m] in [-1, 1]. The bounds are
+    rounded to float32 inwards, so no command passes them by a rounding.
+    """
+
+    offset: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, actor: nn.Module, spec: Spec) -> None:
+        super().__init__()
+        self.actor = copy.deepcopy(actor).cpu().eval().requires_grad_(False)
+        table = spec.command_map
+        for name in ("offset", "scale"):
+            self.register_buffer(name, torch.tensor(getattr(table, name), dtype=torch.float32))
+        self.register_buffer("low", torch.from_numpy(_rounded(table.low, np.inf)))
+        self.register_buffer("high", torch.from_numpy(_rounded(table.high, -np.inf)))
+        where = slices(spec.observation)
+        self.relative = [(where[name].start, where[name].stop) for name in table.relative_to]
+        self.sizes = (spec.observation_size, spec.command_size)
+        for name, value in self.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ExportError(f'"{name}" of the policy holds a value that is not finite; it is not exported')
+        self._check_actor()
+
+    def _check_actor(self) -> None:
+        width, wanted = self.sizes
+        for batch in BATCHES:
+            try:
+                action = self.actor(torch.zeros(batch, width))
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise ExportError(f"the actor does not take observations [{batch}, {width}]: {_line(error)}") from error
+            if not isinstance(action, Tensor) or action.shape != (batch, wanted):
+                found = list(action.shape) if isinstance(action, Tensor) else type(action).__name__
+                raise ExportError(f"the actor must give actions [{batch}, {wanted}], it gives {found}")
+
+    def forward(self, observation: Tensor) -> Tensor:
+        command = self.offset + self.scale * self.actor(observation).to(torch.float32)
+        for start, stop in self.relative:
+            command = command + observation[:, start:stop]
+        return torch.minimum(torch.maximum(command, self.low), self.high)
+
+    def commands(self, observations: np.ndarray) -> np.ndarray:
+        """Torch's command [B, m] for float32 observations [B, n]."""
+        with torch.inference_mode():
+            return self(torch.as_tensor(observations)).numpy()
+
+
+def export_onnx(graph: PolicyGraph, metadata: Mapping[str, str]) -> bytes:
+    """The ONNX file of `graph` with `metadata` in it: one input and one output, free batch, no external data, checked.
+
+    ExportError when torch cannot translate the graph.
+    """
+    example = torch.zeros(TRACE_BATCH, graph.sizes[0])
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise ExportError(f"torch cannot export this actor: {_line(error)}") from error
+    assert program is not None
+    model = program.model_proto
+    # torch notes each node's source lines, with the paths of the exporting machine
+    for part in (model, model.graph, *model.functions, *model.graph.node, *model.graph.value_info, *model.graph.input):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+    for key, value in sorted(metadata.items()):
+        model.metadata_props.add(key=key, value=value)
+    check_model(model.SerializeToString(), "the exported model")
+    return bytes(model.SerializeToString())
+
+
+def check_model(model: bytes, where: str) -> None:
+    """Run ONNX's own checker, with type and shape inference; SpecError naming `where`."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise SpecError(f"{where} is no valid ONNX model: {_line(error)}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter warns of torchvision and of its own internals; none of it concerns the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _rounded(bounds: tuple[float, ...], towards: float) -> np.ndarray:
+    """`bounds` [m] in float32, never farther out than the float64 values; `towards` is +inf for lower bounds."""
+    wide = np.asarray(bounds, dtype=np.float64)
+    narrow = wide.astype(np.float32)
+    outside = narrow < wide if towards > 0 else narrow > wide
+    return np.where(outside, np.nextafter(narrow, np.float32(towards)), narrow)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,117 @@
+"""What a learner offers the loops, and the helpers every learner shares to store itself as plain tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simtoreal.policies.replay import Batch
+
+Observation = np.ndarray | Mapping[str, np.ndarray]
+"""A batch of raw observations: `[E, n]`, or `{"policy": [E, n], "privileged": [E, p]}`."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss, weight or action became NaN or infinite: training stops and nothing of it is saved."""
+
+
+class Agent(Protocol):
+    """A learner. It sees raw SI observations and acts in [-1, 1]^m."""
+
+    device: torch.device
+
+    def act(self, obs: Observation, explore: bool) -> np.ndarray:
+        """Actions [E, m] float32 in [-1, 1]; deterministic unless `explore`."""
+        ...
+
+    def observe(self, obs: Observation) -> None:
+        """Add observations to the normalizer's statistics."""
+        ...
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step on raw transitions; returns scalar metrics. Raises NonFiniteError."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything needed to go on bit for bit: weights, optimizers, statistics, random state."""
+        ...
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises ValueError when names or shapes differ from this agent's own."""
+        ...
+
+    def actor(self) -> nn.Module:
+        """Deterministic raw observation [B, n] -> action [B, m], normalizer inside, detached from training."""
+        ...
+
+
+def split_observation(obs: Observation) -> tuple[np.ndarray, np.ndarray | None]:
+    """The policy's part [E, n] and the privileged part [E, p] or None."""
+    if isinstance(obs, Mapping):
+        if "policy" not in obs:
+            raise ValueError(f"a dict observation needs the key 'policy', got {sorted(obs)}")
+        return obs["policy"], obs.get("privileged")
+    return obs, None
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every name as `prefix.name`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins with `prefix.`, without it."""
+    start = prefix + "."
+    return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def load_module(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+    """Copy `prefix.*` into `module`. Raises ValueError naming what is missing, unknown or of another shape."""
+    mine, given = module.state_dict(), under(prefix, tensors)
+    missing, unknown = sorted(mine.keys() - given.keys()), sorted(given.keys() - mine.keys())
+    if missing or unknown:
+        raise ValueError(f"{prefix}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+    for name, tensor in given.items():
+        if tensor.shape != mine[name].shape:
+            raise ValueError(f"{prefix}.{name}: shape {list(tensor.shape)}, expected {list(mine[name].shape)}")
+    module.load_state_dict(given)
+
+
+def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments and step counts, as `prefix.<parameter index>.<moment>`; empty before the first step."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        f"{prefix}.{index}.{name}": value.detach().clone()
+        for index, parameter in enumerate(parameters)
+        for name, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`. Raises ValueError on a parameter it has not or another shape."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
+    for name, value in under(prefix, tensors).items():
+        index, _, moment = name.partition(".")
+        if not index.isdigit() or int(index) >= len(parameters):
+            raise ValueError(f"{prefix}.{name}: no such parameter; the optimizer has {len(parameters)}")
+        parameter = parameters[int(index)]
+        if moment != "step" and value.shape != parameter.shape:
+            raise ValueError(f"{prefix}.{name}: shape {list(value.shape)}, expected {list(parameter.shape)}")
+        optimizer.state[parameter][moment] = value.to(parameter.device, copy=True)
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """torch's float32 matmul precision ("highest", "high", "medium") within the block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

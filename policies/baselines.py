@@ -1,0 +1,183 @@
+"""Stable-Baselines3 as a baseline: its learners on our environments, their actors as our own networks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+from torch import nn
+
+from simtoreal.policies.agent import NonFiniteError, split_observation
+from simtoreal.policies.loops import Progress, final_observation, final_value
+from simtoreal.policies.networks import ACTIVATIONS, DeterministicActor
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC}
+
+
+class VecEnvAdapter(VecEnv):
+    """A gymnasium vector environment with same-step reset, as SB3 wants it. Only the policy's part of an
+    observation is seen.
+
+    A transition that is invalid or not finite cannot be left out of SB3's buffer, so it raises NonFiniteError.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int) -> None:
+        if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+            raise ValueError("vector environments must reset in the same step (AutoresetMode.SAME_STEP)")
+        space = envs.single_observation_space
+        super().__init__(
+            envs.num_envs, space["policy"] if isinstance(space, gym.spaces.Dict) else space, envs.single_action_space
+        )
+        self.envs, self._seed, self._action = envs, seed, np.zeros(0)
+        self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
+        self.finished: list[dict[str, Any]] = []
+
+    def reset(self) -> np.ndarray:
+        obs, _ = self.envs.reset(seed=self._seed)
+        self.returns[:], self.lengths[:] = 0.0, 0
+        return self._checked(obs)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._action = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        next_obs, reward, terminated, truncated, infos = self.envs.step(self._action)
+        ended = terminated | truncated
+        valid = np.asarray(infos.get("valid", np.ones(self.num_envs, dtype=bool)))
+        if not (valid.all() and np.isfinite(reward).all()):
+            raise NonFiniteError(
+                f"environment {int(np.argmin(valid & np.isfinite(reward)))} gave an invalid transition"
+            )
+        final = self._checked(final_observation(next_obs, ended, infos))
+        self.returns += reward
+        self.lengths += 1
+        each: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for i in np.flatnonzero(ended):
+            success = final_value(infos, int(i), "is_success")
+            episode = {"r": float(self.returns[i]), "l": int(self.lengths[i])}
+            truncation = bool(truncated[i] and not terminated[i])
+            each[i] = {"terminal_observation": final[i], "TimeLimit.truncated": truncation, "episode": episode}
+            self.finished.append(episode | {"is_success": None if success is None else bool(success)})
+        self.returns[ended], self.lengths[ended] = 0.0, 0
+        return self._checked(next_obs), reward.astype(np.float32), ended, each
+
+    def close(self) -> None:
+        self.envs.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [None if attr_name == "render_mode" else getattr(self.envs, attr_name)] * self._count(indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError("attributes of these environments are set by their parameters")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise NotImplementedError("these environments are called through their vector environment")
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Any = None) -> list[bool]:
+        return [False] * self._count(indices)
+
+    def _count(self, indices: Any) -> int:
+        return self.num_envs if indices is None else len(indices) if isinstance(indices, Sequence) else 1
+
+    def _checked(self, obs: Any) -> np.ndarray:
+        policy = split_observation(obs)[0]
+        if not np.isfinite(policy).all():
+            raise NonFiniteError("an observation is not finite")
+        return np.array(policy)
+
+
+@dataclass
+class Baseline:
+    """An SB3 learner: iterate it for Progress, ask it for its actor at any time."""
+
+    model: BaseAlgorithm
+    envs: VecEnvAdapter
+    steps: int
+    report_every: int
+
+    def __iter__(self) -> Iterator[Progress]:
+        """Learn in stretches of `report_every` environment steps. Raises NonFiniteError for broken weights."""
+        began, first = time.perf_counter(), True
+        while self.model.num_timesteps < self.steps:
+            stretch = min(self.report_every, self.steps - self.model.num_timesteps)
+            self.model.learn(stretch, log_interval=None, reset_num_timesteps=first)  # type: ignore[arg-type]
+            first = False
+            if not all(bool(torch.isfinite(p).all()) for p in self.model.policy.parameters()):
+                raise NonFiniteError(f"{type(self.model).__name__}'s weights are not finite")
+            logged = self.model.logger.name_to_value
+            metrics = {name.removeprefix("train/"): float(v) for name, v in logged.items() if name.startswith("train/")}
+            episodes, self.envs.finished = self.envs.finished, []
+            yield Progress(self.model.num_timesteps, time.perf_counter() - began, episodes, metrics, 0)
+
+    def actor(self) -> DeterministicActor:
+        """A copy of the deterministic policy as our own network."""
+        return actor_from_sb3(self.model)
+
+
+def learn_sb3(
+    name: str,
+    envs: VectorEnv[Any, Any, Any],
+    config: Mapping[str, Any],
+    *,
+    steps: int,
+    seed: int,
+    device: str = "cpu",
+    report_every: int = 1_000,
+) -> Baseline:
+    """SB3's learner `name` ("sac") with `config` as its own keyword arguments; nothing is learned until it is iterated.
+
+    Raises ValueError for an unknown name, a keyword SB3 does not know, or steps below 1.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"no SB3 algorithm {name!r}; algorithms: {', '.join(sorted(ALGORITHMS))}")
+    if steps < 1 or report_every < 1:
+        raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
+    adapter = VecEnvAdapter(envs, seed)
+    try:
+        model = ALGORITHMS[name]("MlpPolicy", adapter, seed=seed, device=device, **config)
+    except TypeError as error:
+        raise ValueError(f"SB3 {name}: {error}") from error
+    model.set_logger(Logger(None, []))
+    return Baseline(model, adapter, steps, report_every)
+
+
+def actor_from_sb3(model: BaseAlgorithm) -> DeterministicActor:
+    """SB3's deterministic policy with its weights copied; equal to `model.predict(obs, deterministic=True)`.
+
+    Raises ValueError for an algorithm or a network that has no counterpart here.
+    """
+    if not isinstance(model, SAC):
+        raise ValueError(
+            f"no actor can be taken from {type(model).__name__}; algorithms: {', '.join(sorted(ALGORITHMS))}"
+        )
+    low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
+    if not (np.all(low == -1) and np.all(high == 1)):
+        raise ValueError(f"an actor acts in [-1, 1], this one's space is {model.action_space}")
+    policy = model.policy.actor
+    return copy_mlp(policy.latent_pi, policy.mu, "tanh")
+
+
+def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> DeterministicActor:
+    """Linear layers and one kind of activation, then `head`, as a DeterministicActor on the CPU."""
+    linears = [layer for layer in body if isinstance(layer, nn.Linear)]
+    kinds = {type(layer) for layer in body if not isinstance(layer, nn.Linear)}
+    names = [name for name, kind in ACTIVATIONS.items() if kinds == {kind}]
+    if not names or not linears or not isinstance(head, nn.Linear) or len(body) != 2 * len(linears):
+        raise ValueError(
+            f"only linear layers with one of {', '.join(sorted(ACTIVATIONS))} can be copied, got {body} and {head}"
+        )
+    hidden = [layer.out_features for layer in linears]
+    actor = DeterministicActor(linears[0].in_features, head.out_features, hidden, names[0], output)
+    actor.body.load_state_dict({name: value.cpu() for name, value in body.state_dict().items()})
+    actor.head.load_state_dict({name: value.cpu() for name, value in head.state_dict().items()})
+    return actor.eval().requires_grad_(False)

@@ -1,0 +1,262 @@
+"""Training loops: generators that step environments, fill a replay and update an agent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from simtoreal.policies.agent import Agent, Observation, split_observation
+from simtoreal.policies.replay import Replay
+
+Transition = dict[str, np.ndarray]
+"""Rows of one vector step under the names of `Replay.add`: obs, action, reward, next_obs, terminated, ..."""
+
+FAULT_GRACE = 200
+"""Environment steps before the share of faults is judged."""
+
+
+class FaultRateError(RuntimeError):
+    """Too many transitions were invalid: the simulation, not the policy, is broken."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What happened up to environment step `step` (over all environments).
+
+    `seconds` since the loop began; `episodes` finished since the last report, each {"r": return, "l": length,
+    "is_success": bool or None}; `metrics` the means of the agent's metrics since then; `faults` invalid transitions
+    since the training began.
+    """
+
+    step: int
+    seconds: float
+    episodes: list[dict[str, Any]]
+    metrics: dict[str, float]
+    faults: int
+
+
+@dataclass
+class LoopState:
+    """Where a loop stands: with the agent's and the replay's states, enough to go on bit for bit.
+
+    The loop changes it in place. On resuming, `observation` is what the environments last returned, and the caller has
+    brought the environments back to that point; None means the loop resets them.
+    """
+
+    rng: torch.Generator
+    step: int = 0
+    credit: float = 0.0
+    faults: int = 0
+    observation: Observation | None = None
+    returns: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @classmethod
+    def start(cls, seed: int) -> LoopState:
+        return cls(torch.Generator().manual_seed(seed))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {
+            "rng": self.rng.get_state(),
+            "step": torch.tensor(self.step),
+            "credit": torch.tensor(self.credit, dtype=torch.float64),
+            "faults": torch.tensor(self.faults),
+            "returns": torch.from_numpy(self.returns.copy()),
+            "lengths": torch.from_numpy(self.lengths.copy()),
+        }
+        if self.observation is not None:
+            policy, privileged = split_observation(self.observation)
+            state["observation"] = torch.from_numpy(np.array(policy))
+            if privileged is not None:
+                state["privileged"] = torch.from_numpy(np.array(privileged))
+        return state
+
+    @classmethod
+    def from_state_dict(cls, tensors: Mapping[str, Tensor]) -> LoopState:
+        """Raises ValueError when something is missing."""
+        missing = sorted({"rng", "step", "credit", "faults", "returns", "lengths"} - tensors.keys())
+        if missing:
+            raise ValueError(f"loop state: missing {missing}")
+        rng = torch.Generator()
+        rng.set_state(tensors["rng"].cpu())
+        observation: Observation | None = None
+        if "observation" in tensors:
+            observation = tensors["observation"].cpu().numpy()
+            if "privileged" in tensors:
+                observation = {"policy": observation, "privileged": tensors["privileged"].cpu().numpy()}
+        return cls(
+            rng,
+            int(tensors["step"]),
+            float(tensors["credit"]),
+            int(tensors["faults"]),
+            observation,
+            tensors["returns"].cpu().numpy().copy(),
+            tensors["lengths"].cpu().numpy().copy(),
+        )
+
+
+def off_policy(
+    agent: Agent,
+    envs: VectorEnv[Any, Any, Any],
+    replay: Replay,
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int = 256,
+    learning_starts: int = 1_000,
+    updates_per_step: float = 1.0,
+    report_every: int = 1_000,
+    state: LoopState | None = None,
+    augment: Callable[[Transition], Transition] | None = None,
+    max_fault_rate: float = 0.05,
+) -> Iterator[Progress]:
+    """Train until `steps` environment steps over all environments; report every `report_every` of them and at the end.
+
+    Before `learning_starts` actions are uniform in [-1, 1]. Then every environment step earns `updates_per_step`
+    gradient steps, so a ratio of .25 with 8 environments is 2 updates a vector step. An ended environment's next
+    observation is its `final_obs`, and only `terminated` stops the bootstrap. A transition that is invalid
+    (`infos["valid"]`) or not finite is counted in `faults`, not stored. `augment` maps transitions to further ones,
+    stored as well (a robot's mirror image, say).
+
+    Raises ValueError for environments that do not reset in the same step, FaultRateError above `max_fault_rate` of
+    invalid transitions, and what `agent.update` raises.
+    """
+    mode = envs.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.SAME_STEP:
+        raise ValueError(f"vector environments must reset in the same step (AutoresetMode.SAME_STEP), got {mode}")
+    if steps < 1 or report_every < 1:
+        raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
+    state = state or LoopState.start(seed)
+    n_envs, action_size = envs.num_envs, int(np.prod(envs.single_action_space.shape or ()))
+    if state.observation is None:
+        state.observation = _copied(envs.reset(seed=seed)[0])
+        state.returns, state.lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
+        agent.observe(_finite(state.observation))
+    if len(state.returns) != n_envs:
+        raise ValueError(f"the loop's state is of {len(state.returns)} environments, got {n_envs}")
+
+    began, next_report = time.perf_counter(), (state.step // report_every + 1) * report_every
+    episodes: list[dict[str, Any]] = []
+    sums: dict[str, Tensor] = {}
+    updates = 0
+    while state.step < steps:
+        obs = _finite(state.observation)
+        if state.step < learning_starts:
+            action = (2 * torch.rand(n_envs, action_size, generator=state.rng) - 1).numpy()
+        else:
+            action = agent.act(obs, explore=True)
+        next_obs, reward, terminated, truncated, infos = envs.step(action)
+        ended = terminated | truncated
+        rows = transition(state.observation, action, reward, final_observation(next_obs, ended, infos), terminated)
+        valid = np.asarray(infos.get("valid", np.ones(n_envs, dtype=bool)), dtype=bool) & finite_rows(rows)
+        for stored in [rows, augment(rows)] if augment else [rows]:
+            kept = {name: value[valid] for name, value in stored.items()}
+            if len(kept["reward"]):
+                replay.add(**kept)
+                agent.observe(observation_of(kept))
+
+        state.step += n_envs
+        state.faults += int(np.count_nonzero(~valid))
+        if state.step >= FAULT_GRACE and state.faults > max_fault_rate * state.step:
+            raise FaultRateError(
+                f"{state.faults} of {state.step} transitions were invalid, more than {max_fault_rate:.0%}"
+            )
+        state.observation = _copied(next_obs)
+        state.returns += np.where(np.isfinite(reward), reward, 0.0)
+        state.lengths += 1
+        for i in np.flatnonzero(ended):
+            success = final_value(infos, int(i), "is_success")
+            success = None if success is None else bool(success)
+            episodes.append({"r": float(state.returns[i]), "l": int(state.lengths[i]), "is_success": success})
+        state.returns[ended], state.lengths[ended] = 0.0, 0
+
+        if state.step >= learning_starts and len(replay):
+            state.credit += n_envs * updates_per_step
+        while state.credit >= 1:
+            state.credit -= 1
+            updates += 1
+            for name, value in agent.update(replay.sample(batch_size, state.rng)).items():
+                sums[name] = sums[name] + value if name in sums else value
+        if state.step >= next_report or state.step >= steps:
+            metrics = {name: float(value) / updates for name, value in sums.items()}
+            yield Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
+            episodes, sums, updates = [], {}, 0
+            next_report = (state.step // report_every + 1) * report_every
+
+
+def transition(
+    obs: Observation, action: np.ndarray, reward: np.ndarray, next_obs: Observation, terminated: np.ndarray
+) -> Transition:
+    """One vector step as rows for `Replay.add`."""
+    policy, privileged = split_observation(obs)
+    next_policy, next_privileged = split_observation(next_obs)
+    rows = {"obs": policy, "action": action, "reward": reward, "next_obs": next_policy, "terminated": terminated}
+    if privileged is not None and next_privileged is not None:
+        rows |= {"privileged": privileged, "next_privileged": next_privileged}
+    return rows
+
+
+def observation_of(rows: Transition) -> Observation:
+    """The observations the steps led to, as an agent takes them."""
+    if "next_privileged" in rows:
+        return {"policy": rows["next_obs"], "privileged": rows["next_privileged"]}
+    return rows["next_obs"]
+
+
+def finite_rows(rows: Transition) -> np.ndarray:
+    """[E] True where every number of the transition is finite."""
+    finite = np.ones(len(rows["reward"]), dtype=bool)
+    for value in rows.values():
+        finite &= np.isfinite(value).reshape(len(value), -1).all(axis=1)
+    return finite
+
+
+def final_observation(next_obs: Observation, ended: np.ndarray, infos: Mapping[str, Any]) -> Observation:
+    """`next_obs` with the ended rows replaced by their episode's last. Raises ValueError when that is absent."""
+    if not ended.any():
+        return next_obs
+    if "final_obs" not in infos:
+        raise ValueError("an environment ended but infos have no 'final_obs'")
+    final = infos["final_obs"]
+    if isinstance(next_obs, Mapping):
+        rows = {key: np.array(value) for key, value in next_obs.items()}
+        for i in np.flatnonzero(ended):
+            for key in rows:
+                rows[key][i] = final[i][key]
+        return rows
+    array = np.array(next_obs)
+    for i in np.flatnonzero(ended):
+        array[i] = final[i]
+    return array
+
+
+def final_value(infos: Mapping[str, Any], i: int, key: str) -> Any:
+    """Environment i's `key` of its last info, or None; infos as a list of dicts or as gymnasium's dict of arrays."""
+    final = infos.get("final_info")
+    if final is None:
+        return None
+    if isinstance(final, Mapping):
+        present = final.get(f"_{key}", np.ones(i + 1, dtype=bool))
+        return final[key][i] if key in final and present[i] else None
+    return None if final[i] is None else final[i].get(key)
+
+
+def _copied(obs: Observation) -> Observation:
+    """A copy: an environment may write its next observation over the last."""
+    if isinstance(obs, Mapping):
+        return {key: np.array(value) for key, value in obs.items()}
+    return np.array(obs)
+
+
+def _finite(obs: Observation) -> Observation:
+    """NaN and infinity as 0: such a row's transition is never stored, yet the other environments need their actions."""
+    if isinstance(obs, Mapping):
+        return {key: np.nan_to_num(value, posinf=0.0, neginf=0.0) for key, value in obs.items()}
+    return np.nan_to_num(obs, posinf=0.0, neginf=0.0)

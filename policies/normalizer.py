@@ -1,0 +1,75 @@
+"""Running mean and variance of observations."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+CLIP = 10.0
+"""Normalized observations are clipped to +-10 standard deviations."""
+
+CONSTANT = 1e-12
+"""An element whose variance is below this has never varied: it is centred, not scaled, so noise is not blown up."""
+
+
+class Normalizer(nn.Module):
+    """Raw observation [..., n] -> (x - mean) / std, clipped to +-10.
+
+    Statistics are kept in float64 and merged a batch at a time (Chan, Golub, LeVeque 1979, eq. 2.1); the float32
+    pair that `forward` uses is a buffer too, so a module that travels holds all it needs. Before the first update
+    it is the identity.
+    """
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("m2", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    @torch.no_grad()
+    def update(self, x: Tensor | np.ndarray) -> None:
+        """Merge a batch [B, n] into the statistics. Raises ValueError on NaN or infinity."""
+        batch = torch.as_tensor(x).to(self.mean)
+        if not bool(torch.isfinite(batch).all()):
+            raise ValueError("a non-finite observation cannot enter the normalizer's statistics")
+        new = batch.shape[0]
+        mean = batch.mean(dim=0)
+        delta = mean - self.mean
+        total = self.count + new
+        self.m2 += ((batch - mean) ** 2).sum(dim=0) + delta**2 * (self.count * new / total)
+        self.mean += delta * (new / total)
+        self.count.copy_(total)
+        variance = self.m2 / total
+        self.shift.copy_(self.mean)
+        self.scale.copy_(torch.where(variance > CONSTANT, variance, 1.0).rsqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.shift) * self.scale).clamp(-CLIP, CLIP)
+
+
+class FrozenNormalizer(nn.Module):
+    """The float32 half of a Normalizer: what an actor carries out of training."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def copy_from(self, source: Normalizer) -> None:
+        self.shift.copy_(source.shift)
+        self.scale.copy_(source.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.shift) * self.scale).clamp(-CLIP, CLIP)

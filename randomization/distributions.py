@@ -1,0 +1,300 @@
+"""Distributions of one parameter as data: a quantile function and bounds, nothing that holds a random state.
+
+`ppf` takes u in [0, 1] (one number of `philox.uniforms`) to a value; drawing is `ppf(u)`. Each validates itself when
+built, and says in the ValueError what was given.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from statistics import NormalDist
+from typing import Any, Protocol
+
+from simtoreal.randomization.messages import shown
+
+_STANDARD_NORMAL = NormalDist()
+
+
+class Distribution(Protocol):
+    """A distribution of one number."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value that can be drawn."""
+        ...
+
+    def ppf(self, u: float) -> float:
+        """The quantile function: never falling in `u`, which lies in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Always the same value."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _finite(value=self.value)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.value, self.value
+
+    def ppf(self, u: float) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every value in [low, high] alike."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _ordered(self.low, self.high)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def ppf(self, u: float) -> float:
+        return min(self.low + u * (self.high - self.low), self.high)
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Every ratio in [low, high] alike: the logarithm is uniform; `low` is above zero."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _ordered(self.low, self.high)
+        if self.low <= 0:
+            raise ValueError(f"log_uniform needs low > 0, got {self.low!r}")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def ppf(self, u: float) -> float:
+        return min(max(self.low * math.exp(u * math.log(self.high / self.low)), self.low), self.high)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """A normal distribution of `mean` and `std`, given that the value lies in [low, high]."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _finite(mean=self.mean, std=self.std)
+        _ordered(self.low, self.high)
+        if self.std <= 0:
+            raise ValueError(f"truncated_normal needs std > 0, got {self.std!r}")
+        if self.low == self.high:
+            raise ValueError(f"truncated_normal needs low < high, got [{self.low!r}, {self.high!r}]")
+        if max((self.low - self.mean) / self.std, (self.mean - self.high) / self.std) > 30:
+            raise ValueError(
+                f"[{self.low!r}, {self.high!r}] lies more than 30 std from the mean {self.mean!r} (std {self.std!r})"
+            )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def ppf(self, u: float) -> float:
+        scale, a, b, below, inside = self._standard
+        mass = below + (u if scale > 0 else 1.0 - u) * inside
+        z = _STANDARD_NORMAL.inv_cdf(mass) if 0.0 < mass < 1.0 else a if mass <= 0.0 else b
+        return min(max(self.mean + scale * z, self.low), self.high)
+
+    @cached_property
+    def _standard(self) -> tuple[float, float, float, float, float]:
+        """(scale, a, b, P(z < a), P(a < z < b)): value = mean + scale z, with z standard normal in [a, b].
+
+        An upper tail is mirrored (scale < 0) into the lower one, where the distribution function keeps its digits.
+        """
+        scale = self.std if self.low <= self.mean else -self.std
+        a, b = sorted(((self.low - self.mean) / scale, (self.high - self.mean) / scale))
+        return scale, a, b, _normal_cdf(a), _normal_cdf(b) - _normal_cdf(a)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `values`, each as often as its weight says; alike without weights. They are kept in rising order."""
+
+    values: tuple[float, ...]
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("choice needs at least one value")
+        weights = self.weights or (1.0,) * len(self.values)
+        if len(weights) != len(self.values):
+            raise ValueError(f"choice has {len(self.values)} values and {len(weights)} weights")
+        for value, weight in zip(self.values, weights, strict=True):
+            _finite(value=value, weight=weight)
+            if weight < 0:
+                raise ValueError(f"choice needs weights >= 0, got {weight!r}")
+        if not 0 < sum(weights) < math.inf:
+            raise ValueError(f"choice needs a finite sum of weights above 0, got {sum(weights)!r}")
+        pairs = sorted(pair for pair in zip(self.values, weights, strict=True) if pair[1] > 0)
+        object.__setattr__(self, "values", tuple(value for value, _ in pairs))
+        object.__setattr__(self, "weights", tuple(weight for _, weight in pairs))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.values[0], self.values[-1]
+
+    def ppf(self, u: float) -> float:
+        edges = list(accumulate(self.weights))
+        return self.values[min(bisect_right(edges, u * edges[-1]), len(self.values) - 1)]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Every value in a union of disjoint intervals alike: `pieces` = ((low, high), …), kept in rising order."""
+
+    pieces: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        if not self.pieces:
+            raise ValueError("intervals needs at least one [low, high]")
+        pieces = tuple(sorted((low, high) for low, high in self.pieces))
+        for low, high in pieces:
+            _ordered(low, high)
+            if low == high:
+                raise ValueError(f"intervals needs low < high, got [{low!r}, {high!r}]")
+        for (low, high), (next_low, next_high) in pairwise(pieces):
+            if next_low < high:
+                raise ValueError(f"intervals overlap: [{low!r}, {high!r}] and [{next_low!r}, {next_high!r}]")
+        object.__setattr__(self, "pieces", pieces)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.pieces[0][0], self.pieces[-1][1]
+
+    def ppf(self, u: float) -> float:
+        left = u * sum(high - low for low, high in self.pieces)
+        for low, high in self.pieces:
+            if left < high - low:
+                return min(low + left, high)
+            left -= high - low
+        return self.pieces[-1][1]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`offset + scale * x` with x drawn from `inner`; a negative scale mirrors, a zero one is refused."""
+
+    inner: Distribution
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        _finite(scale=self.scale, offset=self.offset)
+        if self.scale == 0:
+            raise ValueError("a scale of 0 leaves one value; give a constant instead")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        low, high = (self.offset + self.scale * bound for bound in self.inner.bounds)
+        return min(low, high), max(low, high)
+
+    def ppf(self, u: float) -> float:
+        return self.offset + self.scale * self.inner.ppf(u if self.scale > 0 else 1.0 - u)
+
+
+KINDS = ("uniform", "log_uniform", "truncated_normal", "choice", "intervals", "constant")
+
+
+def from_data(kind: str, data: Any) -> Distribution:
+    """The distribution a file gives as `kind: data`; ValueError (one line) when it is none.
+
+    `uniform` and `log_uniform` [low, high]; `truncated_normal` {mean, std, low, high}; `choice` [v, …] or
+    {values, weights}; `intervals` [[low, high], …]; `constant` v.
+    """
+    if kind in ("uniform", "log_uniform"):
+        low, high = _numbers(kind, data, "[low, high]", 2)
+        return Uniform(low, high) if kind == "uniform" else LogUniform(low, high)
+    if kind == "truncated_normal":
+        fields = ("mean", "std", "low", "high")
+        if not isinstance(data, dict) or set(data) != set(fields):
+            raise ValueError(f"truncated_normal needs {{mean, std, low, high}}, got {shown(data)}")
+        return TruncatedNormal(*_numbers(kind, [data[name] for name in fields], "{mean, std, low, high}", 4))
+    if kind == "choice":
+        form = "[v, …] or {values: [v, …], weights: [w, …]}"
+        if not isinstance(data, dict):
+            return Choice(_numbers(kind, data, form))
+        if set(data) != {"values", "weights"}:
+            raise ValueError(f"choice needs {form}, got {shown(data)}")
+        return Choice(_numbers(kind, data["values"], form), _numbers(kind, data["weights"], form))
+    if kind == "intervals":
+        form = "[[low, high], …]"
+        if not isinstance(data, list):
+            raise ValueError(f"intervals needs {form}, got {shown(data)}")
+        pairs = [_numbers(kind, piece, form, 2) for piece in data]
+        return Intervals(tuple((low, high) for low, high in pairs))
+    if kind == "constant":
+        return Constant(*_numbers(kind, [data], "a number", 1))
+    raise ValueError(f"unknown distribution {shown(kind)}; choices: {', '.join(KINDS)}")
+
+
+def to_data(distribution: Distribution) -> dict[str, Any]:
+    """What `from_data` reads back: {kind: data}. An `Affine` has no such form of its own."""
+    match distribution:
+        case Uniform(low, high):
+            return {"uniform": [low, high]}
+        case LogUniform(low, high):
+            return {"log_uniform": [low, high]}
+        case TruncatedNormal(mean, std, low, high):
+            return {"truncated_normal": {"mean": mean, "std": std, "low": low, "high": high}}
+        case Choice(values, weights):
+            alike = len(set(weights)) == 1
+            return {"choice": list(values) if alike else {"values": list(values), "weights": list(weights)}}
+        case Intervals(pieces):
+            return {"intervals": [list(piece) for piece in pieces]}
+        case Constant(value):
+            return {"constant": value}
+    raise ValueError(f"no YAML form for {distribution!r}")
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2.0))
+
+
+def _finite(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+
+def _ordered(low: float, high: float) -> None:
+    _finite(low=low, high=high)
+    if low > high:
+        raise ValueError(f"low must not exceed high, got [{low!r}, {high!r}]")
+    if not math.isfinite(high - low):
+        raise ValueError(f"[{low!r}, {high!r}] is too wide to draw from")
+
+
+def _numbers(kind: str, data: Any, form: str, count: int | None = None) -> tuple[float, ...]:
+    if not isinstance(data, Iterable) or isinstance(data, str | dict):
+        raise ValueError(f"{kind} needs {form}, got {shown(data)}")
+    values = list(data)
+    if count is not None and len(values) != count:
+        raise ValueError(f"{kind} needs {form}, got {shown(data)}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{kind} needs {form}, got {shown(value)} where a number belongs")
+    return tuple(float(value) for value in values)

@@ -1,0 +1,90 @@
+"""Counter-based random numbers: every number has a name, and needs no other number to be drawn first.
+
+Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC11). The key is the
+64-bit hash of a name, the counter (seed, environment, episode), so adding a name, an environment or an episode changes
+no other number, and any one of them can be had again alone, in any process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+_WEYL = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)
+_LOW = np.array([0xFFFFFFFF], dtype=np.uint64)  # arrays, since numpy is slower with its scalars
+_SHIFT = np.array([32], dtype=np.uint64)
+RoundKeys = tuple[NDArray[np.uint64], ...]
+ROUNDS = 10
+
+
+def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Ten rounds of Philox4x32: `counter` [k, 4] and `key` [k, 2] (or [4] and [2]) to random words [k, 4] (or [4])."""
+    counters = np.atleast_2d(np.asarray(counter, dtype=np.uint64))
+    keys = np.atleast_2d(np.asarray(key, dtype=np.uint64))
+    count = max(len(counters), len(keys))
+    words = _rounds(np.ascontiguousarray(np.broadcast_to(counters, (count, 4)).T), _round_keys(keys))
+    block = words.T.astype(np.uint32)
+    return block[0] if np.ndim(counter) == 1 and np.ndim(key) == 1 else block
+
+
+def name_key(name: str) -> int:
+    """The 64-bit key of a name: BLAKE2b of its UTF-8 text, read little-endian."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def uniforms(seed: int, env: int, episode: int, names: Sequence[str]) -> NDArray[np.float64]:
+    """One number in [0, 1) for each name [k], of 53 random bits; the same for the same (seed, env, episode, name).
+
+    Raises ValueError unless `seed` is in [0, 2^64) and `env` and `episode` in [0, 2^32).
+    """
+    counter = np.array(_counter(seed, env, episode), dtype=np.uint64)[:, None]
+    words = _rounds(counter, _keys_of(tuple(names)))
+    bits = (words[0] >> np.uint64(5) << np.uint64(26)) | (words[1] >> np.uint64(6))
+    numbers: NDArray[np.float64] = bits.astype(np.float64) * 2.0**-53
+    return numbers
+
+
+def episode_seed(seed: int, env: int, episode: int) -> int:
+    """The seed in [0, 2^31) of one episode, for `env.reset(seed=…)`: any environment's generator takes it."""
+    words = _rounds(np.array(_counter(seed, env, episode), dtype=np.uint64)[:, None], _keys_of(("episode_seed",)))
+    return int(words[0, 0]) >> 1
+
+
+def _counter(seed: int, env: int, episode: int) -> tuple[int, int, int, int]:
+    for what, value, bits in (("seed", seed, 64), ("env", env, 32), ("episode", episode, 32)):
+        if not 0 <= value < 1 << bits:
+            raise ValueError(f"{what} must lie in [0, 2^{bits}), got {value}")
+    seed = int(seed)
+    return seed & 0xFFFFFFFF, seed >> 32, int(env), int(episode)
+
+
+@lru_cache(maxsize=256)
+def _keys_of(names: tuple[str, ...]) -> RoundKeys:
+    keys = np.array([name_key(name) for name in names], dtype=np.uint64)
+    return _round_keys(np.stack([keys & _LOW, keys >> _SHIFT], axis=-1))
+
+
+def _round_keys(keys: NDArray[np.uint64]) -> RoundKeys:
+    """Keys [k, 2] to the keys [2, k] of every round: a Weyl sequence."""
+    return tuple(np.ascontiguousarray(((keys + np.uint64(i) * _WEYL) & _LOW).T) for i in range(ROUNDS))
+
+
+def _rounds(counter: NDArray[np.uint64], round_keys: RoundKeys) -> NDArray[np.uint64]:
+    """`counter` [4, k or 1] and the keys of every round (each [2, k]) to words [4, k].
+
+    Both multiplications of a round are one product: words 0 and 2 (`even`) are multiplied, their high and low halves
+    change places, and words 1 and 3 (`odd`) and the key are mixed in.
+    """
+    even, odd = counter[0::2], counter[1::2]
+    for key in round_keys:
+        product = (even * _MULTIPLIERS)[::-1]
+        even = (product >> _SHIFT) ^ odd ^ key
+        odd = product & _LOW
+    words = np.empty((4, even.shape[1]), dtype=np.uint64)
+    words[0::2], words[1::2] = even, odd
+    return words

@@ -1,0 +1,281 @@
+"""Presets (names -> distributions, from YAML) and the randomizer that draws from them.
+
+A preset file:
+
+    task: A1Walk
+    version: 1
+    entries:
+      link.trunk.mass:    {scale: {uniform: [0.8, 1.2]}, source: Tan et al. 2018}      # times nominal
+      link.*.com.x:       {offset: {uniform: [-0.01, 0.01]}, source: ...}              # plus nominal, one draw a match
+      joint.*.damping:    {scale: {uniform: [0.5, 1.5]}, shared: true, source: ...}    # one draw for all matches
+      ground.friction:    {uniform: [0.5, 1.25], source: ...}                          # absolute
+      actuator.latency:   0.01                                                         # a constant
+
+An exact name wins over a pattern (`*`, `?`, `[...]`, as in a shell). What no entry names stays at nominal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from simtoreal.randomization.distributions import KINDS, Affine, Constant, Distribution, from_data, to_data
+from simtoreal.randomization.messages import nearest, shown
+from simtoreal.randomization.philox import uniforms
+from simtoreal.randomization.yaml_files import ConfigFileError, YamlFile, parse_yaml, read_yaml
+
+How = Literal["absolute", "scale", "offset"]
+_SLACK = 1e-9  # relative room for rounding when a range ends exactly on a bound
+
+
+class Parameter(Protocol):
+    """What the randomizer needs to know of a physical parameter: one float in `unit`, in [low, high]."""
+
+    @property
+    def unit(self) -> str: ...
+    @property
+    def nominal(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+Table = Mapping[str, Parameter]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a preset or of a suite's condition: which names, what is drawn, and how it applies.
+
+    `shared` is the name of the random number that all matches share ("" draws one for each match).
+    """
+
+    pattern: str
+    distribution: Distribution
+    how: How = "absolute"
+    shared: str = ""
+    source: str = ""
+    place: str = field(default="", compare=False)  # file:line
+
+    def error(self, message: str) -> ConfigFileError:
+        """The error to raise about this entry: `file:line: pattern: message`."""
+        return ConfigFileError(": ".join(part for part in (self.place, self.pattern, message) if part))
+
+    def matches(self, table: Table) -> list[str]:
+        """The names of `table` this entry means; ConfigFileError when there are none."""
+        names = [self.pattern] if self.pattern in table else [n for n in table if fnmatchcase(n, self.pattern)]
+        if not names:
+            what = "pattern matches no parameter" if is_pattern(self.pattern) else "no such parameter"
+            raise self.error(f"{what}; {nearest(self.pattern, table)}")
+        return names
+
+    def resolve(self, name: str, parameter: Parameter) -> Distribution:
+        """The distribution of parameter `name` in its own unit; ConfigFileError when it leaves the valid bounds."""
+        resolved = self.distribution
+        if self.how == "scale":
+            if parameter.nominal == 0:
+                raise self.error(f"scale of {name}, whose nominal is 0, changes nothing; use offset or absolute values")
+            resolved = Affine(resolved, scale=parameter.nominal)
+        elif self.how == "offset":
+            resolved = Affine(resolved, offset=parameter.nominal)
+        low, high = resolved.bounds
+        slack = _SLACK * max(abs(low), abs(high))
+        if not (low >= parameter.low - slack and high <= parameter.high + slack):
+            unit = "" if parameter.unit in ("", "-") else f" {parameter.unit}"
+            raise self.error(
+                f"range [{low:.6g}, {high:.6g}]{unit} of {name} leaves its valid bounds "
+                f"[{parameter.low:.6g}, {parameter.high:.6g}] (nominal {parameter.nominal:.6g})"
+            )
+        return resolved
+
+    def to_data(self) -> dict[str, Any]:
+        """This entry as a preset file holds it."""
+        draw = to_data(self.distribution)
+        data: dict[str, Any] = draw if self.how == "absolute" else {self.how: draw}
+        if self.shared:
+            data["shared"] = True if self.shared == self.pattern else self.shared
+        if self.source:
+            data["source"] = self.source
+        return data
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a task randomizes: a name and a draw for each entry; absent means off."""
+
+    task: str
+    version: int
+    entries: tuple[Entry, ...]
+    path: Path | None = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Preset:
+        """Read a preset file. Raises FileNotFoundError, or ConfigFileError naming file and line."""
+        return cls.parse(read_yaml(path))
+
+    @classmethod
+    def loads(cls, text: str, path: str | os.PathLike[str] = "<text>") -> Preset:
+        """Read a preset from text; `path` is only named in messages."""
+        return cls.parse(parse_yaml(text, path))
+
+    @classmethod
+    def parse(cls, file: YamlFile) -> Preset:
+        """The preset in a file already read."""
+        keys = ("task", "version", "entries")
+        data = file.mapping(allowed=keys, required=keys)
+        task, version = read_header(file, data)
+        return cls(task, version, tuple(read_entries(file, "entries")), file.path)
+
+    @classmethod
+    def none(cls, task: str) -> Preset:
+        """The preset that randomizes nothing."""
+        return cls(task, 1, ())
+
+    def to_data(self) -> dict[str, Any]:
+        """This preset as its file holds it."""
+        entries = {entry.pattern: entry.to_data() for entry in self.entries}
+        return {"task": self.task, "version": self.version, "entries": entries}
+
+
+class Randomizer:
+    """Draws a value for each randomized name of a parameter table; the same for the same (seed, env, episode)."""
+
+    def __init__(self, preset: Preset, table: Table) -> None:
+        """Match every entry of `preset` to `table`. Raises ConfigFileError for what does not fit."""
+        self.preset = preset
+        self._bounds = {name: (parameter.low, parameter.high) for name, parameter in table.items()}
+        for name, parameter in table.items():
+            if not (parameter.low <= parameter.nominal <= parameter.high and math.isfinite(parameter.nominal)):
+                bounds = f"[{parameter.low}, {parameter.high}]"
+                raise ValueError(f"parameter {name}: nominal {parameter.nominal} lies outside its bounds {bounds}")
+        chosen = assign(preset.entries, table)
+        self.distributions: dict[str, Distribution] = {}
+        streams = []
+        for name, entry in chosen.items():
+            self.distributions[name] = entry.resolve(name, table[name])
+            streams.append(entry.shared or name)
+        self._streams = tuple(streams)
+        rows = zip(self.distributions.items(), streams, strict=True)
+        text = "\n".join(sorted(f"{name} {stream} {distribution!r}" for (name, distribution), stream in rows))
+        self._version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @property
+    def task(self) -> str:
+        return self.preset.task
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The randomized names, in the table's order."""
+        return tuple(self.distributions)
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The least and greatest value of each randomized name, in its unit."""
+        return {name: self._clip(name, *distribution.bounds) for name, distribution in self.distributions.items()}
+
+    @property
+    def version(self) -> str:
+        """A hash of all that decides the draws: names, distributions and shared streams (16 hex digits)."""
+        return self._version
+
+    def draw(self, seed: int, env: int, episode: int) -> dict[str, float]:
+        """The value of each randomized name, in its unit, in episode `episode` of environment `env`."""
+        if not self._streams:
+            return {}
+        values = {}
+        for (name, distribution), u in zip(
+            self.distributions.items(), uniforms(seed, env, episode, self._streams).tolist(), strict=True
+        ):
+            low, high = self._bounds[name]
+            values[name] = min(max(distribution.ppf(u), low), high)
+        return values
+
+    def _clip(self, name: str, low: float, high: float) -> tuple[float, float]:
+        least, greatest = self._bounds[name]
+        return max(low, least), min(high, greatest)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether `name` may mean several parameters."""
+    return any(c in name for c in "*?[")
+
+
+def read_header(file: YamlFile, data: Mapping[str, Any]) -> tuple[str, int]:
+    """`task` and `version` of a preset or suite."""
+    task, version = data["task"], data["version"]
+    if not isinstance(task, str) or not task:
+        raise file.error(f"task must be a name, got {shown(task)}", "task")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise file.error(f"version must be a whole number from 1, got {shown(version)}", "version")
+    return task, version
+
+
+def read_entries(file: YamlFile, *keys: str) -> Iterator[Entry]:
+    """The entries (pattern -> draw) of the mapping at `keys` of a file."""
+    for pattern, data in file.mapping(*keys).items():
+        entry = _read_entry(file, (*keys, pattern), data)
+        yield replace(entry, place=f"{file.path}:{file.line(*keys, pattern)}")
+
+
+def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
+    pattern = keys[-1]
+    if _is_number(data):
+        return Entry(pattern, Constant(float(data)))
+    kinds = (*KINDS, "scale", "offset")
+    file.mapping(*keys, allowed=(*kinds, "shared", "source"))
+    given = [key for key in data if key in kinds]
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise file.error(f"{pattern} needs exactly one of {', '.join(kinds)}; got {got}", *keys)
+    kind, draw, how = given[0], data[given[0]], "absolute"
+    if kind in ("scale", "offset"):
+        how = kind
+        if _is_number(draw):
+            kind = "constant"
+        else:
+            draw = file.mapping(*keys, kind, allowed=KINDS)
+            if len(draw) != 1:
+                got = " and ".join(draw) or "none"
+                raise file.error(f"{how} of {pattern} needs exactly one of {', '.join(KINDS)}; got {got}", *keys, how)
+            kind, draw = next(iter(draw.items()))
+    try:
+        distribution = from_data(kind, draw)
+    except ValueError as error:
+        raise file.error(f"{pattern}: {error}", *keys, given[0]) from None
+    shared, source = data.get("shared", False), data.get("source", "")
+    if not isinstance(shared, bool) and not (isinstance(shared, str) and shared):
+        raise file.error(f"shared of {pattern} must be true, false or a name, got {shown(shared)}", *keys, "shared")
+    if not isinstance(source, str):
+        raise file.error(f"source of {pattern} must be text, got {shown(source)}", *keys, "source")
+    stream = pattern if shared is True else shared or ""
+    return Entry(pattern, distribution, how, stream, source)  # type: ignore[arg-type]
+
+
+def assign(entries: tuple[Entry, ...], table: Table) -> dict[str, Entry]:
+    """The entry of each randomized name, in the table's order: the exact one, else the only pattern that matches."""
+    matched: dict[str, Entry] = {}
+    claims = [(entry, entry.matches(table)) for entry in entries]
+    exact = {entry.pattern: entry for entry, _ in claims if entry.pattern in table}
+    for entry, names in claims:
+        for name in names:
+            if name in exact:
+                continue
+            if name in matched:
+                other = matched[name]
+                raise entry.error(
+                    f"{name} is matched by {other.pattern} too ({other.place or 'above'}); give it an entry of its own"
+                )
+            matched[name] = entry
+    chosen = exact | matched
+    return {name: chosen[name] for name in table if name in chosen}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,64 @@
+"""A gymnasium wrapper that gives every episode its draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium.utils import RecordConstructorArgs
+
+from simtoreal.randomization.philox import episode_seed
+from simtoreal.randomization.randomizer import Randomizer
+
+
+class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Resets `env` with the parameters that `randomizer` draws for (seed, env_index, episode).
+
+    Episodes count from 0 and go up by one at each reset; `reset(seed=s)` starts again at (s, episode 0). The
+    environment is seeded by the same key, so an episode is the same in any process and after any other episodes. What
+    the caller puts into `options["parameters"]` wins over the draw; other options pass through.
+
+    A reset's `info["parameters"]` is the environment's own report and `info["draw"]` the key of the draw:
+    `{"seed", "env", "episode", "version"}`.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], randomizer: Randomizer, seed: int = 0, env_index: int = 0) -> None:
+        RecordConstructorArgs.__init__(self, randomizer=randomizer, seed=seed, env_index=env_index)
+        super().__init__(env)
+        if not 0 <= env_index < 1 << 31:
+            raise ValueError(f"env_index must lie in [0, 2^31), got {env_index}")
+        self.randomizer = randomizer  # ADR puts one with wider ranges here; it applies from the next reset
+        self.env_index = env_index
+        self._seed = seed
+        self._next_episode = 0
+
+    @property
+    def episode(self) -> int:
+        """The number of the running episode, -1 before the first reset."""
+        return self._next_episode - 1
+
+    def set_next_episode(self, seed: int, episode: int) -> None:
+        """Let the next `reset()` start episode `episode` of `seed`: to have one again, or to resume."""
+        self._seed, self._next_episode = seed, episode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start the next episode. RuntimeError when the environment does not report the parameters it was given."""
+        if seed is not None:
+            self.set_next_episode(seed, 0)
+        key = {"seed": self._seed, "env": self.env_index, "episode": self._next_episode}
+        draw = self.randomizer.draw(**key)
+        own = dict(options or {})
+        parameters = draw | dict(own.pop("parameters", None) or {})
+        observation, info = self.env.reset(seed=episode_seed(**key), options={**own, "parameters": parameters})
+        self._check(parameters, info.get("parameters"))
+        self._next_episode += 1
+        return observation, {**info, "draw": {**key, "version": self.randomizer.version}}
+
+    def _check(self, asked: Mapping[str, float], reported: Any) -> None:
+        missing = list(asked) if not isinstance(reported, Mapping) else [name for name in asked if name not in reported]
+        if missing:
+            raise RuntimeError(
+                f'{self.unwrapped} was reset with {len(asked)} parameters but its info["parameters"] '
+                f"does not report {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}"
+            )

@@ -1,0 +1,1 @@
+"""Robots, physics worlds and tasks: everything that is simulated."""

@@ -1,0 +1,120 @@
+"""Drives: what turns a command into joint torque at the physics rate, imperfections included."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.sensors import MAX_LATENCY
+from simtoreal.robots.world import JointState
+
+STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered over torque asked for")
+LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a command to its effect")
+
+
+class Drive(Protocol):
+    """Turns a command into torques of all joints of a world."""
+
+    parameters: tuple[Parameter, ...]
+
+    def apply(self, values: Mapping[str, float]) -> None: ...
+
+    def read_back(self) -> dict[str, float]: ...
+
+    def torque(self, state: JointState, command: Sequence[float], gravity: Sequence[float]) -> list[float]: ...
+
+
+class ForceDrive:
+    """Force or torque commands to some joints; the others are passive."""
+
+    parameters = (STRENGTH, LATENCY)
+
+    def __init__(self, joints: Sequence[str], actuated: Sequence[str], effort: Sequence[float]) -> None:
+        self._size = len(joints)
+        self._actuated = [list(joints).index(joint) for joint in actuated]
+        self._effort = list(effort)
+        self._values = {p.name: p.nominal for p in self.parameters}
+
+    def apply(self, values: Mapping[str, float]) -> None:
+        self._values = {p.name: values[p.name] for p in self.parameters}
+
+    def read_back(self) -> dict[str, float]:
+        return dict(self._values)
+
+    def torque(self, state: JointState, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
+        strength = self._values["actuator.strength"]
+        out = [0.0] * self._size
+        for joint, wanted, limit in zip(self._actuated, command, self._effort, strict=True):
+            out[joint] = strength * min(max(wanted, -limit), limit)
+        return out
+
+
+class PDDrive:
+    """Joint position targets: strength * clip(kp (target - q - bias) - kd qd + gravity compensation, +-effort).
+
+    Explicit PD on the joint's own encoder (whose constant bias it therefore shares), evaluated every physics step;
+    the gravity term comes from the robot maker's nominal model. `actuator.kp` and `actuator.kd` multiply the
+    drive's gains. With `damping` c and inertia I at a joint, keep c dt / I < 1.
+    """
+
+    parameters = (
+        STRENGTH,
+        Parameter("actuator.kp", "-", 1.0, 0.4, 1.6, "factor on every position gain"),
+        Parameter("actuator.kd", "-", 1.0, 0.4, 1.6, "factor on every velocity gain"),
+        LATENCY,
+    )
+
+    def __init__(self, kp: Sequence[float], kd: Sequence[float], effort: Sequence[float]) -> None:
+        self._kp_nominal, self._kd_nominal, self._effort = list(kp), list(kd), list(effort)
+        self.encoder_bias: list[float] = [0.0] * len(self._kp_nominal)
+        self.apply({p.name: p.nominal for p in self.parameters})
+
+    def apply(self, values: Mapping[str, float]) -> None:
+        self._values = {p.name: values[p.name] for p in self.parameters}
+        self._kp = [values["actuator.kp"] * k for k in self._kp_nominal]
+        self._kd = [values["actuator.kd"] * k for k in self._kd_nominal]
+
+    def read_back(self) -> dict[str, float]:
+        return dict(self._values)
+
+    def torque(self, state: JointState, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
+        strength = self._values["actuator.strength"]
+        q, qd = state
+        return [
+            strength * min(max(kp * (target - (x + b)) - kd * v + g, -limit), limit)
+            for kp, kd, target, x, b, v, g, limit in zip(
+                self._kp, self._kd, command, q, self.encoder_bias, qd, gravity, self._effort, strict=True
+            )
+        ]
+
+
+class CommandDelay:
+    """A command takes effect `latency` after it was given, to a fraction of a physics step.
+
+    In the step in which two commands meet, each counts for its share of the step, so the impulse is exact.
+    """
+
+    def __init__(self, physics_dt: float, substeps: int) -> None:
+        self._dt = physics_dt
+        self._substeps = substeps
+        self._keep = int(MAX_LATENCY / (physics_dt * substeps)) + 2
+        self._history: deque[list[float]] = deque(maxlen=self._keep)
+
+    def fill(self, command: Sequence[float]) -> None:
+        """As if `command` had been given for ever."""
+        self._history.extend([list(command)] * self._keep)
+
+    def schedule(self, command: Sequence[float], latency: float) -> list[list[float]]:
+        """The command in force in each of the next control step's substeps."""
+        self._history.append(list(command))
+        if latency == 0.0:
+            return [self._history[-1]] * self._substeps
+        back = latency / self._dt  # [physics steps]
+        periods, rest = divmod(back, self._substeps)
+        newer, older = self._history[-1 - int(periods)], self._history[-2 - int(periods)]
+        whole = int(rest)
+        part = rest - whole
+        mixed = [n + part * (o - n) for n, o in zip(newer, older, strict=True)]
+        return [older] * whole + [mixed] + [newer] * (self._substeps - whole - 1)

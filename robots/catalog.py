@@ -1,0 +1,139 @@
+"""The robots we ship, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from simtoreal.robots.model import Inertial, RobotModel, Vector3
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class Drag:
+    """Viscous damping and Coulomb friction of one joint, nominal and at most, with their units."""
+
+    damping: float
+    max_damping: float
+    friction: float
+    max_friction: float
+    damping_unit: str = "N m s/rad"
+    friction_unit: str = "N m"
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What a world needs to know of a robot beside its URDF.
+
+    Attributes:
+        locked: moving joints that are held fixed.
+        inertials: replaces placeholders in the URDF.
+        payload: link -> point [m, link frame] where it may carry a point mass, of at most `max_payload` [kg].
+        table: mounted on a table whose top is z = 0.
+    """
+
+    name: str
+    urdf: Path
+    drag: Mapping[str, Drag]
+    locked: tuple[str, ...] = ()
+    inertials: Mapping[str, Inertial] = field(default_factory=dict)
+    payload: Mapping[str, Vector3] = field(default_factory=dict)
+    max_payload: float = 0.0
+    table: bool = False
+
+    @cached_property
+    def model(self) -> RobotModel:
+        return RobotModel(self.urdf)
+
+
+def pybullet_data() -> Path:
+    """The folder of models that comes with PyBullet (found without importing it).
+
+    Raises:
+        ModuleNotFoundError: PyBullet is not installed.
+    """
+    spec = find_spec("pybullet_data")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("no pybullet_data; install pybullet: pip install 'simtoreal'")
+    return Path(spec.origin).parent
+
+
+@lru_cache
+def cartpole() -> Robot:
+    """A cart of 1 kg with a 1 m pole of 0.1 kg; joints `slider` [m] and `hinge` [rad, 0 = upright]."""
+    return Robot(
+        name="cartpole",
+        urdf=ASSETS / "cartpole.urdf",
+        drag={
+            "slider": Drag(0.1, 2.0, 0.0, 2.0, "N s/m", "N"),
+            "hinge": Drag(0.001, 0.02, 0.0, 0.02),
+        },
+    )
+
+
+# CAD inertias published by the maker (franka_description, robots/fer/inertials.yaml and
+# end_effectors/franka_hand/inertials.yaml); pybullet_data's file has 0.1 kg m^2 on every link instead. Link 4 is
+# published with a largest principal moment (.01274) above the sum of the others (.01164), which no body can have
+# (and which Bullet answers by zeroing the tensor in silence): here that moment is .0116.
+_PANDA_CAD = {
+    "panda_link1": Inertial(
+        2.7907, (0.00033, -0.02204, -0.04762), (0.0156478, 0.0143988, 0.0050044, 5.31e-6, -3.677e-5, -0.0024848)
+    ),
+    "panda_link2": Inertial(
+        2.5420, (0.00038, -0.09211, 0.01908), (0.0166243, 0.0046250, 0.0154512, 3.086e-5, 8.36e-6, 0.0035590)
+    ),
+    "panda_link3": Inertial(
+        2.2513, (0.05152, 0.01696, -0.02971), (0.0063174, 0.0086629, 0.0065780, 0.0009731, 0.0029253, 0.0009347)
+    ),
+    "panda_link4": Inertial(
+        2.2037, (-0.05113, 0.05825, 0.01698), (0.007489, 0.006214, 0.009532, -0.003079, 0.001165, -0.00144)
+    ),
+    "panda_link5": Inertial(
+        2.2855, (-0.00005, 0.03730, -0.09280), (0.0229701, 0.0209506, 0.0043061, -9.49e-6, -2.063e-5, 0.0038235)
+    ),
+    "panda_link6": Inertial(
+        1.3530, (0.06572, -0.00371, 0.00153), (0.0008796, 0.0027780, 0.0028670, -0.0002149, -0.0001191, 1.274e-5)
+    ),
+    "panda_link7": Inertial(
+        0.35973, (0.00089, -0.00044, 0.05491), (0.0001954, 0.0001921, 0.0001794, 1.65e-6, 1.49e-6, -1.31e-6)
+    ),
+    "panda_hand": Inertial(0.6544, (-3.8e-5, 0.0119128, 0.020726), (0.00186, 0.00030, 0.00174, 0.0, 0.0, -0.00002)),
+    "panda_leftfinger": Inertial(0.0291, (0.0, 0.015285, 0.0219675), (8.49e-6, 8.53e-6, 1.77e-6, 0.0, 0.0, -1.06e-6)),
+    "panda_rightfinger": Inertial(0.0291, (0.0, -0.015285, 0.0219675), (8.49e-6, 8.53e-6, 1.77e-6, 0.0, 0.0, 1.06e-6)),
+}
+
+# Seen through its gears, a joint's motor is heavier than the links it turns (0.2-0.6 kg m^2 for this maker's FR3;
+# MuJoCo Menagerie's Panda has an armature of 0.1). PyBullet has no armature, so it is a disc on the link, about the
+# joint's axis (z): exact for the joint itself, a little too much for the joints before it.
+_ROTOR = 0.1  # [kg m^2]
+
+
+def _with_rotor(body: Inertial) -> Inertial:
+    xx, yy, zz, *products = body.inertia
+    return replace(body, inertia=(xx + _ROTOR / 2, yy + _ROTOR / 2, zz + _ROTOR, *products))
+
+
+PANDA_INERTIALS = {
+    link: _with_rotor(body) if link.startswith("panda_link") else body for link, body in _PANDA_CAD.items()
+}
+
+PANDA_JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
+
+
+@lru_cache
+def panda() -> Robot:
+    """Franka Emika Panda with its hand closed, on a table; tool point `panda_grasptarget`."""
+    return Robot(
+        name="panda",
+        urdf=pybullet_data() / "franka_panda" / "panda.urdf",
+        drag={joint: Drag(0.5, 10.0 if joint in PANDA_JOINTS[:4] else 3.0, 0.0, 3.0) for joint in PANDA_JOINTS},
+        locked=("panda_finger_joint1", "panda_finger_joint2"),
+        inertials=PANDA_INERTIALS,
+        payload={"panda_hand": (0.0, 0.0, 0.105)},
+        max_payload=3.0,
+        table=True,
+    )

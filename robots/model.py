@@ -1,0 +1,258 @@
+"""A robot's URDF as data: links, joints, forward kinematics, and the resolved file that an engine loads."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from defusedxml import ElementTree as SafeET
+from defusedxml.common import DefusedXmlException
+from numpy.typing import NDArray
+
+Vector3 = tuple[float, float, float]
+MOVING = ("revolute", "continuous", "prismatic")
+
+
+class ModelError(ValueError):
+    """A robot file that cannot be used, with the element at fault."""
+
+
+@dataclass(frozen=True)
+class Inertial:
+    """Mass [kg], centre of mass [m, link frame] and inertia about it (xx, yy, zz, xy, xz, yz) [kg m^2]."""
+
+    mass: float
+    com: Vector3
+    inertia: tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Link:
+    name: str
+    mass: float
+    has_collision: bool
+
+
+@dataclass(frozen=True)
+class Joint:
+    """`origin` [4, 4] places the child at zero; `axis` is in the child's frame; limits in rad or m, N m or N, rad/s or m/s."""
+
+    name: str
+    kind: str
+    parent: str
+    child: str
+    origin: NDArray[np.float64]
+    axis: Vector3
+    lower: float
+    upper: float
+    effort: float
+    velocity: float
+
+
+def _numbers(element: ET.Element | None, key: str, default: str, where: str) -> list[float]:
+    text = default if element is None else element.get(key, default)
+    try:
+        values = [float(word) for word in text.split()]
+    except ValueError:
+        raise ModelError(f"{where}: {key}={text!r} is not a list of numbers") from None
+    if not all(map(math.isfinite, values)):
+        raise ModelError(f"{where}: {key}={text!r} is not finite")
+    return values
+
+
+def rotation_rpy(roll: float, pitch: float, yaw: float) -> NDArray[np.float64]:
+    """Rotation matrix [3, 3] of URDF's fixed-axis roll, pitch, yaw [rad]."""
+    (cr, cp, cy), (sr, sp, sy) = np.cos([roll, pitch, yaw]), np.sin([roll, pitch, yaw])
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )
+
+
+def _transform(element: ET.Element | None, where: str) -> NDArray[np.float64]:
+    out = np.eye(4)
+    out[:3, 3] = _numbers(element, "xyz", "0 0 0", where)
+    out[:3, :3] = rotation_rpy(*_numbers(element, "rpy", "0 0 0", where))
+    return out
+
+
+class RobotModel:
+    """The parsed tree of one URDF.
+
+    Args:
+        path: the URDF; read with defusedxml, so no entity, DTD or external reference is ever followed.
+
+    Raises:
+        ModelError: not XML, no root, two roots, a negative or non-finite mass.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._tree = SafeET.parse(str(path))
+        except FileNotFoundError:
+            raise ModelError(f"{path}: no such robot file") from None
+        except (ET.ParseError, DefusedXmlException) as error:
+            raise ModelError(f"{path}: not a usable URDF: {error!r}") from None
+        root = self._tree.getroot()
+        self.links = {link.name: link for link in map(self._link, root.findall("link"))}
+        self.joints = {joint.name: joint for joint in map(self._joint, root.findall("joint"))}
+        self._parent_joint = {joint.child: joint for joint in self.joints.values()}
+        roots = [name for name in self.links if name not in self._parent_joint]
+        if len(roots) != 1:
+            raise ModelError(f"{path}: a robot has one root link, this has {len(roots)}: {', '.join(roots)}")
+
+    def _link(self, element: ET.Element) -> Link:
+        name = element.get("name", "")
+        where = f"{self.path}: link {name}"
+        mass = _numbers(element.find("inertial/mass"), "value", "0", where)[0]
+        if mass < 0:
+            raise ModelError(f"{where}: mass {mass} kg is negative")
+        return Link(name, mass, element.find("collision") is not None)
+
+    def _joint(self, element: ET.Element) -> Joint:
+        name = element.get("name", "")
+        where = f"{self.path}: joint {name}"
+        limit = element.find("limit")
+        ends = []
+        for end in ("parent", "child"):
+            found = element.find(end)
+            link = "" if found is None else found.get("link", "")
+            if link not in self.links:
+                raise ModelError(f"{where}: {end} link {link!r} is not in the file")
+            ends.append(link)
+        kind = element.get("type", "fixed")
+        axis = np.array(_numbers(element.find("axis"), "xyz", "1 0 0", where))
+        length = float(np.linalg.norm(axis))
+        if length == 0.0 and kind in MOVING:
+            raise ModelError(f"{where}: axis is zero")
+        axis = axis / (length or 1.0)
+        lower, upper, effort, velocity = (
+            _numbers(limit, key, default, where)[0]
+            for key, default in (("lower", "0"), ("upper", "0"), ("effort", "0"), ("velocity", "0"))
+        )
+        return Joint(
+            name,
+            kind,
+            ends[0],
+            ends[1],
+            _transform(element.find("origin"), where),
+            (float(axis[0]), float(axis[1]), float(axis[2])),
+            lower,
+            upper,
+            effort,
+            velocity,
+        )
+
+    def resolved(
+        self,
+        *,
+        lock: Sequence[str] = (),
+        inertials: Mapping[str, Inertial] | None = None,
+        ballast: Mapping[str, Vector3] | None = None,
+        visuals: bool = True,
+    ) -> str:
+        """The URDF text an engine loads.
+
+        Args:
+            lock: moving joints held fixed at zero.
+            inertials: replaces a link's inertial, e.g. where the file's is a placeholder.
+            ballast: link -> point [m, link frame] that gets a massless child link `LINK_ballast`, so that a payload
+                can be set later on engines that cannot move a centre of mass.
+            visuals: False drops what only a camera sees.
+        """
+        root = ET.fromstring(ET.tostring(self._tree.getroot()))
+        for mesh in root.iter("mesh"):
+            name = mesh.get("filename", "").removeprefix("package://")
+            target = (self.path.parent / name).resolve()
+            if not target.is_relative_to(self.path.parent.resolve()) or not target.is_file():
+                raise ModelError(f"{self.path}: mesh {mesh.get('filename')!r} is not a file beside the URDF")
+            mesh.set("filename", str(target))
+        for joint in root.iter("joint"):
+            if joint.get("name") in lock:
+                joint.set("type", "fixed")
+        for link in root.findall("link"):
+            name = link.get("name", "")
+            inertial = (inertials or {}).get(name)
+            if inertial is None and self.links[name].mass == 0.0:
+                inertial = Inertial(0.0, (0.0, 0.0, 0.0), (0.0,) * 6)
+            if inertial is not None:
+                for old in link.findall("inertial"):
+                    link.remove(old)
+                link.append(_inertial_element(inertial))
+            if not visuals:
+                for visual in link.findall("visual"):
+                    link.remove(visual)
+        for name, point in (ballast or {}).items():
+            child = ET.SubElement(root, "link", name=f"{name}_ballast")
+            child.append(_inertial_element(Inertial(0.0, (0.0, 0.0, 0.0), (0.0,) * 6)))
+            joint = ET.SubElement(root, "joint", name=f"{name}_ballast_joint", type="fixed")
+            ET.SubElement(joint, "parent", link=name)
+            ET.SubElement(joint, "child", link=f"{name}_ballast")
+            ET.SubElement(joint, "origin", xyz=" ".join(map(repr, point)), rpy="0 0 0")
+        return ET.tostring(root, encoding="unicode")
+
+    def chain(self, link: str, joints: Sequence[str]) -> Chain:
+        """Forward kinematics from the root to `link`; `joints` gives the order of the position vector."""
+        path: list[Joint] = []
+        while link in self._parent_joint:
+            joint = self._parent_joint[link]
+            path.append(joint)
+            link = joint.parent
+        return Chain(path, list(joints))
+
+
+def _inertial_element(inertial: Inertial) -> ET.Element:
+    element = ET.Element("inertial")
+    ET.SubElement(element, "origin", xyz=" ".join(map(repr, inertial.com)), rpy="0 0 0")
+    ET.SubElement(element, "mass", value=repr(inertial.mass))
+    keys = ("ixx", "iyy", "izz", "ixy", "ixz", "iyz")
+    ET.SubElement(element, "inertia", {key: repr(v) for key, v in zip(keys, inertial.inertia, strict=True)})
+    return element
+
+
+class Chain:
+    """Where a link's origin is, from joint positions alone, in plain Python (about 8 us for 7 joints)."""
+
+    def __init__(self, tip_to_root: Sequence[Joint], joints: list[str]) -> None:
+        self._steps = [
+            (
+                joints.index(joint.name) if joint.name in joints else -1,
+                joint.kind == "prismatic",
+                joint.axis,
+                joint.origin[:3, :3].tolist(),
+                joint.origin[:3, 3].tolist(),
+            )
+            for joint in tip_to_root
+        ]
+
+    def position(self, q: Sequence[float]) -> Vector3:
+        """Position [m] of the link's origin in the root's frame; `q` in the order given to `RobotModel.chain`."""
+        x = y = z = 0.0
+        for index, prismatic, (kx, ky, kz), rotation, offset in self._steps:
+            if index >= 0:
+                angle = q[index]
+                if prismatic:
+                    x, y, z = x + kx * angle, y + ky * angle, z + kz * angle
+                else:
+                    c, s = math.cos(angle), math.sin(angle)
+                    d = (kx * x + ky * y + kz * z) * (1.0 - c)
+                    x, y, z = (
+                        x * c + (ky * z - kz * y) * s + kx * d,
+                        y * c + (kz * x - kx * z) * s + ky * d,
+                        z * c + (kx * y - ky * x) * s + kz * d,
+                    )
+            (a, b, c_), (d_, e, f), (g, h, i) = rotation
+            x, y, z = (
+                a * x + b * y + c_ * z + offset[0],
+                d_ * x + e * y + f * z + offset[1],
+                g * x + h * y + i * z + offset[2],
+            )
+        return x, y, z

@@ -1,0 +1,286 @@
+"""The time base and step order that every task shares; a task adds layouts, reward terms and its robot."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from simtoreal.robots.actuators import CommandDelay, Drive
+from simtoreal.robots.catalog import Robot
+from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.parameters import ParameterTable
+from simtoreal.robots.pybullet_world import PyBulletWorld
+from simtoreal.robots.sensors import JointSensor, SensorReader, StateRing
+from simtoreal.robots.world import Camera, JointState, PhysicsFault, World, check_state
+
+Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
+Values = Mapping[str, float]
+
+
+class Task(gym.Env[Observation, NDArray[np.float32]]):
+    """One robot with one goal, as a gymnasium environment.
+
+    A control step is: command from the action and the observation it answers; physics substeps, in each of which the
+    drive turns the (delayed) command into torque; fault check; reward signals; reward terms, success, termination;
+    sensor readings; observation. The clock is the task's own, so truncation comes with `horizon` steps.
+
+    `info` holds `reward_terms` (name -> number), `is_success` (the success condition has held up to now),
+    `violation` (a joint faster than its limit, or contact with the table) and, after a reset, `parameters` (what
+    really applies, read back). If physics breaks, `physics_fault` is True, the episode is truncated, the
+    observation is the last sound one, and the next reset builds the world anew. A command that is not finite ends
+    the episode as a failure with `invalid_action` True.
+
+    Args:
+        privileged: observations become {"policy": [n], "privileged": [p]}; privileged holds the true joint state and
+            every parameter, scaled by its bounds, for critics and teachers. Only "policy" is ever exported.
+        render_mode: None, "rgb_array" or "human".
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"]}  # type: ignore[misc]
+
+    robot: Robot
+    physics_dt: float  # [s]
+    control_dt: float  # [s]
+    horizon: int  # [control steps]
+    success_hold: float  # [s] for which the success condition must have held when the episode ends
+    velocity_bound: float  # [rad/s or m/s] beyond which physics has failed
+    failure_reward: float = 0.0
+    observation_layout: Layout
+    command_layout: CommandLayout
+    reward_layout: Layout
+    sensors: tuple[JointSensor, ...]
+    commanded_joints: tuple[str, ...]
+    gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
+    compensates_gravity: bool = False
+    camera: Camera
+
+    def __init__(self, *, privileged: bool = False, render_mode: str | None = None) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"no render_mode {render_mode!r}; choices: rgb_array, human")
+        steps = self.control_dt / self.physics_dt
+        if abs(steps - round(steps)) > 1e-6:
+            raise ValueError(f"control_dt must be a whole number of physics steps, got {steps:.3f}")
+        self.render_mode = render_mode
+        self.metadata = self.metadata | {"render_fps": round(1.0 / self.control_dt)}
+        self._substeps = round(steps)
+        self._hold_steps = round(self.success_hold / self.control_dt)
+        self.world: World = PyBulletWorld(
+            self.robot, self.physics_dt, rendering=render_mode is not None, gui=render_mode == "human"
+        )
+        self.drive = self.make_drive()
+        self._readers = {sensor.name: SensorReader(sensor, self.world.joints) for sensor in self.sensors}
+        self.parameters = ParameterTable(
+            [
+                *self.world.parameters,
+                *self.drive.parameters,
+                *(parameter for sensor in self.sensors for parameter in sensor.parameters()),
+            ]
+        )
+        self._scales = {p.name: (p.nominal, (p.high - p.low) or 1.0) for p in self.parameters.values()}
+        self._ring = StateRing(self.physics_dt)
+        self._delay = CommandDelay(self.physics_dt, self._substeps)
+        self._values: dict[str, float] = {}
+        self._write(self.parameters.nominal)
+        self.action_space = self.command_layout.space()
+        self.privileged_layout = self._privileged_layout()
+        self.observation_space: spaces.Space[Any] = (
+            spaces.Dict({"policy": self.observation_layout.space(), "privileged": self.privileged_layout.space()})
+            if privileged
+            else self.observation_layout.space()
+        )
+        self._privileged = privileged
+        self._broken = False
+
+    @abstractmethod
+    def make_drive(self) -> Drive:
+        """The robot's drive; called once."""
+
+    @abstractmethod
+    def start(self, rng: np.random.Generator) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
+        """Begin an episode: joint positions, joint velocities and the command that was in force until now."""
+
+    @abstractmethod
+    def signals(self, state: JointState) -> dict[str, Sequence[float]]:
+        """The reward signals, what a lab could measure, by field of `reward_layout`."""
+
+    @abstractmethod
+    def observe(
+        self, readings: Mapping[str, list[float]], command: Sequence[float]
+    ) -> dict[str, Sequence[float] | NDArray[np.floating]]:
+        """The observation by field of `observation_layout`, from sensor readings and the last command."""
+
+    @staticmethod
+    @abstractmethod
+    def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
+        """Named terms whose sum is the reward; pure in the reward signals and the action in [-1, 1]."""
+
+    @staticmethod
+    @abstractmethod
+    def succeeds(signals: Mapping[str, Sequence[float]]) -> bool:
+        """Is the goal met at this instant?"""
+
+    @staticmethod
+    def fails(signals: Mapping[str, Sequence[float]]) -> bool:
+        """Does the episode end here, as a failure?"""
+        return False
+
+    def _privileged_layout(self) -> Layout:
+        joints = self.world.joints
+        return Layout(
+            Field("true_joint_position", len(joints), "rad or m", labels=joints),
+            Field("true_joint_velocity", len(joints), "rad/s or m/s", labels=joints),
+            Field(
+                "parameters", len(self.parameters), "-", "", tuple(self.parameters), "(value - nominal) / (high - low)"
+            ),
+        )
+
+    def _write(self, values: dict[str, float]) -> None:
+        self.world.apply(values)
+        self.drive.apply(values)
+        for reader in self._readers.values():
+            reader.apply(values)
+        self._values = values
+        self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
+        self.apply_bias()
+
+    def apply_bias(self) -> None:
+        """Hook for a drive that shares an encoder with a sensor, and so its bias."""
+
+    @property
+    def limits(self) -> dict[str, list[float]]:
+        """Limits of the commanded joints, in SI, in their order."""
+        joints = [self.robot.model.joints[name] for name in self.commanded_joints]
+        return {
+            "position_low": [joint.lower for joint in joints],
+            "position_high": [joint.upper for joint in joints],
+            "velocity": [joint.velocity for joint in joints],
+            "effort": [joint.effort for joint in joints],
+        }
+
+    def set_parameters(self, values: Values) -> dict[str, float]:
+        """Change some parameters now, in mid-episode; returns what really applies.
+
+        Raises:
+            ValueError: an unknown name or a value out of bounds; nothing is changed then.
+        """
+        self._write(self.parameters.complete(values, self._values))
+        return self.read_parameters()
+
+    def read_parameters(self) -> dict[str, float]:
+        """Every parameter as it really applies."""
+        real = self.world.read_back() | self.drive.read_back()
+        for reader in self._readers.values():
+            real |= reader.read_back()
+        return real
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; `options={"parameters": {name: value}}` departs from nominal by these names alone.
+
+        Raises:
+            ValueError: another option, an unknown parameter, a value out of bounds.
+        """
+        super().reset(seed=seed)
+        given = dict(options or {})
+        values = self.parameters.complete(given.pop("parameters", {}))
+        if given:
+            raise ValueError(f"no reset option {', '.join(map(repr, given))}; options: 'parameters'")
+        if self._broken:
+            self.world.reload()
+            self._broken = False
+        self._write(values)
+        noise_seed = int(self.np_random.integers(2**63))
+        for reader in self._readers.values():
+            reader.start(noise_seed)
+        position, velocity, command = self.start(self.np_random)
+        self.world.reset(position, velocity)
+        self._state = self.world.joint_state()
+        self._ring.fill(self._state)
+        self._delay.fill(command)
+        self._command = [float(c) for c in command]
+        self._step_count = 0
+        self._held = 0
+        self._observation = self._make_observation()
+        return self._as_space(), {"parameters": self.read_parameters()}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        action = np.asarray(action, float)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action must have shape {self.action_space.shape}, got {action.shape}")
+        self._step_count += 1
+        truncated = self._step_count >= self.horizon
+        if not np.isfinite(action).all():
+            info = {"is_success": False, "invalid_action": True, "violation": True, "reward_terms": {}}
+            return self._as_space(), self.failure_reward, True, False, info
+        self._command = self.command_layout.command(action, self._observation, self.observation_layout).tolist()
+        try:
+            self._simulate(self._command)
+        except PhysicsFault:
+            self._broken = True
+            info = {"is_success": False, "physics_fault": True, "violation": True, "reward_terms": {}}
+            return self._as_space(), 0.0, False, True, info
+        signals = self.signals(self._state)
+        terms = self.reward_terms(signals, action.tolist())
+        terminated = self.fails(signals)
+        if terminated:
+            terms["failure"] = self.failure_reward
+        self._held = self._held + 1 if self.succeeds(signals) else 0
+        self._observation = self._make_observation()
+        if self.render_mode == "human":
+            self.show()
+        info = {
+            "is_success": self._held >= self._hold_steps and not terminated,
+            "violation": self.violates(),
+            "reward_terms": terms,
+            "reward_signals": signals,
+        }
+        return self._as_space(), sum(terms.values()), terminated, truncated, info
+
+    def _simulate(self, command: list[float]) -> None:
+        world, drive, ring = self.world, self.drive, self._ring
+        state = self._state
+        needs_gravity = self.compensates_gravity
+        gravity: Sequence[float] = ()
+        for target in self._delay.schedule(command, self._values["actuator.latency"]):
+            if needs_gravity:
+                gravity = world.gravity_torque(state[0])
+            world.step(drive.torque(state, target, gravity))
+            state = world.joint_state()
+            ring.push(state)
+        check_state(state, self.velocity_bound)
+        self._state = state
+
+    def violates(self) -> bool:
+        """Does this state break a limit that a real robot's controller would stop at?"""
+        return False
+
+    def _make_observation(self) -> NDArray[np.float32]:
+        readings = {name: reader.read(self._ring, self._step_count) for name, reader in self._readers.items()}
+        return self.observation_layout.pack(self.observe(readings, self._command))
+
+    def _as_space(self) -> Observation:
+        policy = self._observation.copy()
+        if not self._privileged:
+            return policy
+        q, qd = self._state
+        return {"policy": policy, "privileged": np.array([*q, *qd, *self._scaled], np.float32)}
+
+    def show(self) -> None:
+        """Put markers where a viewer should look; called before a frame is taken."""
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """The task's camera image [height, width, 3] in render_mode "rgb_array"."""
+        if self.render_mode != "rgb_array":
+            return None
+        self.show()
+        return self.world.render(self.camera)
+
+    def close(self) -> None:
+        self.world.close()

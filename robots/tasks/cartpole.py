@@ -1,0 +1,122 @@
+"""Swing a pole up and keep it there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simtoreal.robots import catalog
+from simtoreal.robots.actuators import Drive, ForceDrive
+from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.sensors import JointSensor
+from simtoreal.robots.task import Task
+from simtoreal.robots.world import Camera, JointState
+
+MAX_FORCE = 10.0  # [N]
+TRACK = 2.0  # [m] each way
+POLE_LENGTH = 1.0  # [m]
+UPRIGHT = math.radians(12.0)  # [rad]
+
+
+class CartPoleSwingUp(Task):
+    """A pole hangs from a cart on a 4 m track; swing it up and hold it.
+
+    50 Hz control over 250 Hz physics, 10 s. Starts hanging, at rest, within 0.1 m of the middle and 0.05 rad of straight
+    down. Success: the pole is within 12 degrees of upright for the whole last 2 s.
+
+    Observation (6):
+
+    | index | field | unit | frame |
+    |---|---|---|---|
+    | 0 | cart_position | m | track, middle = 0 |
+    | 1 | cart_velocity | m/s | track |
+    | 2-3 | pole_direction (sin, cos of the angle from upright) | - | track |
+    | 4 | pole_velocity | rad/s | about the track's y axis |
+    | 5 | last_force | N | track |
+
+    Action (1): force = 10 N * a, a in [-1, 1]. Command: `force` [N].
+
+    Reward per step, both times (1 + exp(-x^2)) / 2: `energy` = 0.3 exp(-(E - 1)^2), E = cos angle + velocity^2 L / (3 g) the
+    pole's energy over that of standing still upright, as in swing-up by energy control (Astrom and Furuta 2000), and
+    `balanced` = 0.7 exp(-(angle / 0.4 rad)^2 - (velocity / 2 rad/s)^2); `effort` = -0.01 a^2.
+    Terminates, as a failure, when the cart leaves the track (|x| > 2 m). Truncates after 500 steps.
+    Reward signals: cart_position [m], pole_angle [rad], pole_velocity [rad/s], as motion capture gives them.
+    """
+
+    robot = catalog.cartpole()
+    physics_dt = 0.004
+    control_dt = 0.02
+    horizon = 500
+    success_hold = 2.0
+    velocity_bound = 100.0
+    camera = Camera(target=(0.0, 0.0, 0.1), distance=3.4, yaw=0.0, pitch=-10.0)
+    observation_layout = Layout(
+        Field("cart_position", 1, "m", "track"),
+        Field("cart_velocity", 1, "m/s", "track"),
+        Field("pole_direction", 2, "-", "track", ("sin", "cos"), "of the pole's angle from upright"),
+        Field("pole_velocity", 1, "rad/s", "track"),
+        Field("last_force", 1, "N", "track", description="the command given one control step ago"),
+    )
+    command_layout = CommandLayout(
+        Field("force", 1, "N", "track", ("slider",)), scale=[MAX_FORCE], low=[-MAX_FORCE], high=[MAX_FORCE]
+    )
+    reward_layout = Layout(
+        Field("cart_position", 1, "m", "track"),
+        Field("pole_angle", 1, "rad", "track"),
+        Field("pole_velocity", 1, "rad/s", "track"),
+    )
+    sensors = (
+        JointSensor("cart_position", "position", ("slider",), "m", 0.05, 0.1),
+        JointSensor("cart_velocity", "velocity", ("slider",), "m/s", 0.5, 0.1),
+        JointSensor("pole_angle", "position", ("hinge",), "rad", 0.2, 0.2),
+        JointSensor("pole_velocity", "velocity", ("hinge",), "rad/s", 1.0, 0.2),
+    )
+
+    commanded_joints = ("slider",)
+
+    def make_drive(self) -> Drive:
+        return ForceDrive(self.world.joints, ("slider",), (MAX_FORCE,))
+
+    def start(self, rng: np.random.Generator) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
+        x, lean = rng.uniform([-0.1, -0.05], [0.1, 0.05]).tolist()
+        return (x, math.pi + lean), (0.0, 0.0), (0.0,)
+
+    def signals(self, state: JointState) -> dict[str, Sequence[float]]:
+        (x, angle), (_, spin) = state
+        return {"cart_position": (x,), "pole_angle": (math.remainder(angle, 2 * math.pi),), "pole_velocity": (spin,)}
+
+    def observe(
+        self, readings: Mapping[str, list[float]], command: Sequence[float]
+    ) -> dict[str, Sequence[float] | NDArray[np.floating]]:
+        (angle,) = readings["pole_angle"]
+        return {
+            "cart_position": readings["cart_position"],
+            "cart_velocity": readings["cart_velocity"],
+            "pole_direction": (math.sin(angle), math.cos(angle)),
+            "pole_velocity": readings["pole_velocity"],
+            "last_force": command,
+        }
+
+    @staticmethod
+    def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
+        """`signals` as in `reward_layout`; `action` [1] in [-1, 1]."""
+        (x,), (angle,), (spin,) = signals["cart_position"], signals["pole_angle"], signals["pole_velocity"]
+        (a,) = action
+        centred = (1.0 + math.exp(-x * x)) / 2.0
+        energy = math.cos(angle) + spin * spin * POLE_LENGTH / (3.0 * 9.81)
+        return {
+            "energy": 0.3 * centred * math.exp(-((energy - 1.0) ** 2)),
+            "balanced": 0.7 * centred * math.exp(-((angle / 0.4) ** 2) - (spin / 2.0) ** 2),
+            "effort": -0.01 * min(a * a, 1.0),
+        }
+
+    @staticmethod
+    def succeeds(signals: Mapping[str, Sequence[float]]) -> bool:
+        return abs(signals["pole_angle"][0]) <= UPRIGHT
+
+    @staticmethod
+    def fails(signals: Mapping[str, Sequence[float]]) -> bool:
+        return abs(signals["cart_position"][0]) > TRACK

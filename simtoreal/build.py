@@ -1,0 +1,258 @@
+"""From names and configurations to environments, contracts and agents: where the islands meet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from simtoreal.config import ConfigError, RunConfig
+from simtoreal.export.onboard.spec import CommandMap, Spec
+from simtoreal.export.onboard.spec import Field as SpecField
+from simtoreal.randomization.messages import nearest
+from simtoreal.randomization.randomizer import Preset, Randomizer
+from simtoreal.randomization.shipped import find_preset, preset_paths
+from simtoreal.randomization.wrapper import RandomizedEnv
+from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.parameters import Parameter
+from simtoreal.workers import LocalVectorEnv
+
+NAMESPACE = "simtoreal/"
+EVALUATION_SEED = 1 << 20  # added to a run's seed: the episodes it is judged on while it trains are none it trains on
+
+
+def task_ids() -> dict[str, str]:
+    """Our tasks: short name -> gymnasium id."""
+    ids = sorted(name for name in gym.registry if name.startswith(NAMESPACE))
+    return {name.removeprefix(NAMESPACE).rsplit("-v", 1)[0]: name for name in ids}
+
+
+def task_id(task: str) -> str:
+    """The gymnasium id a user means: ours by short name, or any registered one (`CartPole-v1`, `module:Id-v0`).
+
+    Raises:
+        ConfigError: no such task.
+    """
+    ours = task_ids()
+    if task in ours:
+        return ours[task]
+    try:
+        return gym.spec(task).id if ":" not in task else task
+    except gym.error.Error:
+        raise ConfigError(f"no task {task!r}; {nearest(task, ours)} (or any gymnasium id)") from None
+
+
+def short_name(task: str) -> str:
+    """The name of presets, suites and recipes of a gymnasium id."""
+    return {full: short for short, full in task_ids().items()}.get(task, task)
+
+
+def make_env(task: str, *, privileged: bool = False, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """The environment of a gymnasium id; actions of others than ours are rescaled to [-1, 1].
+
+    Raises:
+        ConfigError: it cannot be made, or its spaces are not boxes.
+    """
+    options: dict[str, Any] = {"privileged": True} if privileged else {}
+    if render_mode is not None:
+        options["render_mode"] = render_mode
+    try:
+        env = gym.make(task, disable_env_checker=True, **options)
+    except (gym.error.Error, TypeError, ModuleNotFoundError) as error:
+        raise ConfigError(f"task {task} cannot be made: {str(error).splitlines()[0]}") from error
+    action = env.action_space
+    if not isinstance(action, spaces.Box) or not np.isfinite(np.concatenate([action.low, action.high])).all():
+        raise ConfigError(f"task {task} needs a bounded Box of actions, got {action}")
+    if not isinstance(policy_space(env), spaces.Box):
+        raise ConfigError(f"task {task} needs a Box of observations, got {env.observation_space}")
+    if (action.low != -1).any() or (action.high != 1).any():
+        env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return env
+
+
+def policy_space(env: gym.Env[Any, Any]) -> spaces.Space[Any]:
+    """The part of the observation space that a policy sees."""
+    space = env.observation_space
+    return space["policy"] if isinstance(space, spaces.Dict) else space
+
+
+def parameters_of(env: gym.Env[Any, Any]) -> Mapping[str, Parameter]:
+    """The named physical parameters of an environment, none if it offers none."""
+    if not env.has_wrapper_attr("parameters"):
+        return {}
+    table: Mapping[str, Parameter] = env.get_wrapper_attr("parameters")
+    return table
+
+
+def find_randomization(name: str | None, task: str) -> str:
+    """What `--randomization` means, as it is written into a run: a shipped preset's name, a file's path, or "none".
+
+    None is the task's own preset where there is one. Raises FileNotFoundError naming the choices.
+    """
+    if name is None:
+        return task if task in preset_paths() else "none"
+    return name if name == "none" else (name if find_preset(name) in preset_paths().values() else str(Path(name)))
+
+
+def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Randomizer | None:
+    """The draws of a preset on this environment's parameters; None for "none".
+
+    Raises:
+        ConfigFileError, ConfigError: the preset is for another task, or names what the environment has not.
+    """
+    if randomization == "none":
+        return None
+    table = parameters_of(env)
+    if not table:
+        raise ConfigError(
+            f"task {task} has no named parameters, so nothing can be randomized; use --randomization none"
+        )
+    preset = Preset.load(find_preset(randomization))
+    if preset.task != task:
+        raise ConfigError(f"{randomization} is a preset for {preset.task}, not for {task}")
+    return Randomizer(preset, table)
+
+
+def make_training_env(config: RunConfig, index: int, seed: int) -> gym.Env[Any, Any]:
+    """Environment `index` of a run, every reset keyed by (seed, index, episode)."""
+    env = make_env(task_id(config.task), privileged=config.privileged)
+    randomizer = make_randomizer(config.randomization, env, config.task)
+    if randomizer is None and not parameters_of(env):
+        return SeededEnv(env, seed, index)
+    return RandomizedEnv(env, randomizer or Randomizer(Preset.none(config.task), parameters_of(env)), seed, index)
+
+
+class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Seeds every episode of an environment without named parameters by (seed, index, episode)."""
+
+    def __init__(self, env: gym.Env[Any, Any], seed: int, index: int) -> None:
+        super().__init__(env)
+        self._seed, self._index, self._episode = seed, index, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self._seed, self._episode = seed, 0
+        key = f"{self._seed} {self._index} {self._episode}".encode()
+        self._episode += 1
+        word = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little") >> 1
+        return self.env.reset(seed=word, options=options)
+
+
+class TrainingEnvs(LocalVectorEnv):
+    """A run's vector of environments; `reset(seed)` is that of the run, each environment differing by its index."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(
+            [lambda i=i: make_training_env(config, i, config.seed) for i in range(config.envs)]  # type: ignore[misc]
+        )
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return super().reset(seed=None if seed is None else [seed] * self.num_envs, options=options)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a policy of a task reads and writes, whoever made the environment."""
+
+    task: str
+    control_dt: float  # [s]
+    observation: Layout
+    command: CommandLayout
+    reward_signals: Layout
+    joints: tuple[str, ...]
+    gains: Mapping[str, Sequence[float]]
+    limits: Mapping[str, Sequence[float]]
+    parameters: Mapping[str, Parameter]
+
+    @classmethod
+    def of(cls, task: str, env: gym.Env[Any, Any]) -> Contract:
+        """The contract of an environment made by `make_env`.
+
+        An environment of others has one field of observation and one of command without units: what it does not say
+        of itself cannot be known.
+        """
+        if env.has_wrapper_attr("command_layout"):
+            get = env.get_wrapper_attr
+            return cls(
+                task,
+                get("control_dt"),
+                get("observation_layout"),
+                get("command_layout"),
+                get("reward_layout"),
+                get("commanded_joints"),
+                get("gains"),
+                get("limits"),
+                parameters_of(env),
+            )
+        box = env.unwrapped.action_space
+        assert isinstance(box, spaces.Box)
+        low, high = box.low.astype(float).ravel(), box.high.astype(float).ravel()
+        rate = env.metadata.get("render_fps") or 50
+        return cls(
+            task,
+            1.0 / rate,
+            Layout(Field("observation", int(np.prod(policy_space(env).shape or (1,))), "unknown")),
+            CommandLayout(
+                Field("command", len(low), "unknown"),
+                scale=(high - low) / 2,
+                offset=(high + low) / 2,
+                low=low.tolist(),
+                high=high.tolist(),
+            ),
+            Layout(),
+            (),
+            {},
+            {},
+            parameters_of(env),
+        )
+
+    def action(self, command: NDArray[np.floating], observation: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The action in [-1, 1]^m that means the SI command [m] in answer to `observation` [n]."""
+        return self.command.action(np.asarray(command, float), observation, self.observation)
+
+    def command_map(self) -> CommandMap:
+        """The command's map as a bundle carries it."""
+        c = self.command
+        offset, scale, low, high = (tuple(map(float, values)) for values in (c.offset, c.scale, c.low, c.high))
+        return CommandMap(offset, scale, low, high, relative_to=c.relative_to)
+
+    def spec(
+        self, *, algorithm: str, training_ranges: Mapping[str, tuple[float, float]], provenance: Mapping[str, Any]
+    ) -> Spec:
+        """The contract as a bundle carries it."""
+        return Spec(
+            task=self.task,
+            algorithm=algorithm,
+            control_dt=self.control_dt,
+            observation=_fields(self.observation),
+            command=_fields(self.command),
+            command_map=self.command_map(),
+            reward_signals=_fields(self.reward_signals),
+            joints=self.joints,
+            gains={name: tuple(values) for name, values in self.gains.items()},
+            limits={name: tuple(values) for name, values in self.limits.items()},
+            training_ranges=dict(training_ranges),
+            parameters={
+                name: {"unit": p.unit, "nominal": p.nominal, "low": p.low, "high": p.high}
+                for name, p in self.parameters.items()
+            },
+            tolerance=1e-5,
+            provenance=dict(provenance),
+        )
+
+
+def _fields(layout: Layout) -> tuple[SpecField, ...]:
+    return tuple(SpecField(f.name, f.size, f.unit, f.frame, f.labels, f.description) for f in layout.fields)
+
+
+def policy_part(observation: Any) -> NDArray[np.float32]:
+    """The vector a policy sees of an observation."""
+    part: NDArray[np.float32] = observation["policy"] if isinstance(observation, Mapping) else observation
+    return part

@@ -1,0 +1,151 @@
+"""From a run to a bundle, and what must hold of a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from simtoreal import build
+from simtoreal.export.bundle import write_bundle
+from simtoreal.export.onboard.runtime import Runtime
+from simtoreal.export.onnx import PolicyGraph
+from simtoreal.export.verify import Check, compare_closed_loop, verify_bundle
+from simtoreal.runs import Run, RunError, versions
+
+RECORDED_STEPS = 1_000  # of observations that go into the golden vectors
+CLOSED_LOOP_STEPS = 1_000
+
+
+def export(
+    run: str | os.PathLike[str], out: str | os.PathLike[str], *, checkpoint: str = "best", force: bool = False
+) -> Path:
+    """Write checkpoint `checkpoint` ("best", "last" or a step) of a run as the bundle folder `out`.
+
+    Raises:
+        RunError, CheckpointError: no such run or checkpoint, or a damaged one.
+        ExportError: `out` exists and `force` is False, or ONNX and torch disagree.
+    """
+    source = Run.load(run)
+    actor, meta = source.actor(checkpoint)
+    env = build.make_training_env(source.config, 0, source.config.seed + build.EVALUATION_SEED)
+    try:
+        contract = build.Contract.of(build.task_id(source.config.task), env)
+        _check_sizes(actor, contract, source)
+        spec = contract.spec(
+            algorithm=source.config.algorithm,
+            training_ranges={name: (low, high) for name, (low, high) in source.summary["training_ranges"].items()},
+            provenance={
+                "run": os.path.relpath(source.path, Path(out)),
+                "checkpoint": meta["step"],
+                "seed": source.config.seed,
+                "randomization": source.config.randomization,
+                "best": source.summary["best"],
+                "versions": versions(),
+            },
+        )
+        recorded = np.stack(list(_observations(env, actor, RECORDED_STEPS)))
+    finally:
+        env.close()
+    return write_bundle(out, actor=actor, spec=spec, recorded_observations=recorded, force=force)
+
+
+def _check_sizes(actor: nn.Module, contract: build.Contract, run: Run) -> None:
+    description: Any = actor.describe
+    made_for = (description()["observation_size"], description()["action_size"])
+    sizes = (contract.observation.size, contract.command.size)
+    if made_for != sizes:
+        raise RunError(
+            f"{run.path}: its actor maps {made_for[0]} observations to {made_for[1]} actions, "
+            f"task {contract.task} has {sizes[0]} and {sizes[1]}"
+        )
+
+
+def _observations(env: gym.Env[Any, Any], actor: nn.Module, steps: int) -> Iterator[NDArray[np.float32]]:
+    obs, _ = env.reset()
+    for _ in range(steps):
+        policy = build.policy_part(obs)
+        yield policy
+        with torch.inference_mode():
+            action = actor(torch.from_numpy(np.ascontiguousarray(policy))[None])[0].numpy()
+        obs, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            obs, _ = env.reset()
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found; `passed` only if every check did."""
+
+    bundle: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"bundle": str(self.bundle), "passed": self.passed, "checks": [asdict(check) for check in self.checks]}
+
+
+def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None = None) -> Verification:
+    """Check a bundle: integrity, contract, ONNX, golden vectors, batches, latency, and 1,000 control steps in which the
+    bundle's runtime drives the task and torch sees the same raw observations.
+
+    Args:
+        run: the run it was exported from; None takes the one its provenance names. Without it there is no torch policy
+            to compare with, and the check "closed loop" fails, saying so.
+
+    Raises:
+        SpecError: the bundle must not be armed: tampered with, damaged, of a newer format.
+        RunError: `run` was given and is no run.
+    """
+    path = Path(bundle)
+    checks = verify_bundle(path)
+    runtime = Runtime(path)
+    provenance = runtime.spec.provenance
+    source = Path(run) if run is not None else path / str(provenance.get("run", ""))
+    if run is None and not (source / "config.yaml").is_file():
+        detail = f"the run it came from is not at {source}; name it with --run"
+        return Verification(path, (*checks, Check("closed loop", False, detail)))
+    origin = Run.load(source)
+    actor, _ = origin.actor(str(provenance.get("checkpoint", "best")))
+    env = build.make_training_env(origin.config, 0, origin.config.seed + 2 * build.EVALUATION_SEED)
+    try:
+        contract = build.Contract.of(runtime.spec.task, env)
+        stream = _driven(env, runtime, contract, CLOSED_LOOP_STEPS)
+        parity = compare_closed_loop(runtime, PolicyGraph(actor, runtime.spec), stream)
+    finally:
+        env.close()
+    detail = (
+        f"{parity.steps} control steps, largest |onnx - torch| {parity.worst:.1e} of the command's range "
+        f"at step {parity.worst_step}, tolerance {parity.tolerance:.0e}"
+    )
+    return Verification(path, (*checks, Check("closed loop", parity.held, detail, parity.worst)))
+
+
+def _driven(
+    env: gym.Env[Any, Any], runtime: Runtime, contract: build.Contract, steps: int
+) -> Iterator[NDArray[np.float32]]:
+    """Observations of a loop that the bundle's runtime drives."""
+    obs, _ = env.reset()
+    for _ in range(steps):
+        policy = build.policy_part(obs)
+        yield policy
+        action = contract.action(runtime.act(policy), policy).astype(np.float32)
+        obs, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            obs, _ = env.reset()
+
+
+def describe_checks(verification: Verification) -> Mapping[str, str]:
+    """Check -> one line."""
+    return {check.name: ("ok    " if check.passed else "FAIL  ") + check.detail for check in verification.checks}

@@ -1,0 +1,352 @@
+"""The command line: verbs, exit codes, `--json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Heavy imports stay inside the verbs, so that --help answers at once.
+
+GROUPS = {
+    "look": ("tasks", "play"),
+    "learn": ("train",),
+    "leave": ("export", "verify"),
+    "judge": ("evaluate", "replay"),
+    "all of it": ("demo", "bench"),
+}
+ONE_LINE = {
+    "tasks": "list tasks, algorithms, presets and suites",
+    "play": "look at a task or a policy, in a window or as a film",
+    "train": "train a policy and leave a run folder",
+    "export": "turn a run into a self-describing ONNX bundle",
+    "verify": "check a bundle: integrity, contract, parity with torch, latency",
+    "evaluate": "judge bundles over suites and write a report",
+    "replay": "run one evaluated episode again, exactly",
+    "demo": "the whole way on one robot, in minutes",
+    "bench": "the benchmarks, as a table",
+}
+DONE, NO, BAD_INPUT, FAILURE = 0, 1, 2, 3
+
+Outcome = tuple[dict[str, Any], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code.
+
+    0 done; 1 the answer is no; 2 bad input or usage; 3 an internal or physics failure; 130/143 interrupted.
+    """
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.verb is None:
+        parser.print_help()
+        return BAD_INPUT
+    try:
+        result, code = options.run(options)
+        if options.json:
+            print(json.dumps(result, allow_nan=False))
+        return int(code)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    from simtoreal.errors import Interrupted
+
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Interrupted):
+        return _say(line, 128 + error.signum)
+    if isinstance(error, ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | PermissionError):
+        return _say(line, BAD_INPUT)
+    if isinstance(error, ModuleNotFoundError):
+        return _say(f"{line}; install it, or the whole package with its dependencies", BAD_INPUT)
+    if os.environ.get("SIMTOREAL_TRACEBACK"):
+        traceback.print_exc()
+    return _say(f"{type(error).__name__}: {line} (SIMTOREAL_TRACEBACK=1 shows where)", FAILURE)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"simtoreal: {text}", file=sys.stderr)
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs; a bad argument exits with 2."""
+    epilog = "\n".join(
+        f"{group}:\n" + "\n".join(f"  {verb:<10}{ONE_LINE[verb]}" for verb in verbs) for group, verbs in GROUPS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="simtoreal",
+        description="Take a robot controller from simulation to hardware.",
+        epilog=epilog + "\n\n'simtoreal VERB --help' says more. Exit codes: 0 done, 1 the answer is no, "
+        "2 bad input,\n3 internal or physics failure, 130/143 interrupted.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="simtoreal VERB ...",
+    )
+    from simtoreal import __version__
+
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(verb=None)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", help=argparse.SUPPRESS)
+    for add in (_tasks, _play, _train, _export, _verify, _evaluate, _replay, _demo, _bench):
+        add(verbs)
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Outcome]) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, description=ONE_LINE[name].capitalize() + ".", help=ONE_LINE[name]
+    )
+    verb.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _success(reached: bool) -> str:
+    return "success" if reached else "no success"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _tasks(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.listing import print_listing, print_preset, tasks
+
+        if options.preset is not None:
+            table = print_preset(options.preset, quiet=options.json)
+            return table, DONE
+        found = tasks()
+        if not options.json:
+            print_listing(found)
+        return found, DONE
+
+    verb = _verb(verbs, "tasks", run)
+    verb.add_argument(
+        "--preset", metavar="NAME|FILE", help="print one preset as a table, with the source of each range"
+    )
+
+
+def _play(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.film import play
+
+        result = play(
+            options.task,
+            options.policy,
+            video=options.video,
+            episodes=options.episodes,
+            seed=options.seed,
+            randomization=options.randomization,
+        )
+        if not options.json:
+            for number, o in enumerate(result.outcomes):
+                print(f"episode {number}: return {o.return_:.2f}, {_success(o.success)}, {o.length} steps")
+            if result.video:
+                print(f"film: {result.video}")
+        return result.to_json(), DONE
+
+    verb = _verb(verbs, "play", run)
+    verb.add_argument("task", metavar="TASK")
+    verb.add_argument(
+        "policy", nargs="?", metavar="BUNDLE", help="a bundle or module:function; without it the robot holds still"
+    )
+    verb.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
+    verb.add_argument("--episodes", type=_count, default=3)
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--randomization", metavar="PRESET|FILE|none", default="none")
+
+
+def _train(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.progress import training_progress
+        from simtoreal.train import train
+
+        with training_progress(options.steps, f"{options.task} {options.algorithm}") as reporter:
+            result = train(
+                options.task,
+                algorithm=options.algorithm,
+                steps=options.steps,
+                seed=options.seed,
+                out=options.out,
+                randomization=options.randomization,
+                device=options.device,
+                envs=options.envs,
+                checkpoint_every=options.checkpoint_every,
+                config_file=options.config,
+                assignments=options.set,
+                force=options.force,
+                reporter=reporter,
+            )
+        if not options.json:
+            success = "" if result.best_success is None else f", success {result.best_success:.0%}"
+            print(
+                f"{result.steps:,} steps in {result.wall_seconds:.0f} s; best checkpoint at {result.best_step:,}: "
+                f"return {result.best_return:.2f}{success} (training conditions, fresh episodes)\nrun: {result.run}"
+            )
+        return result.to_json(), DONE
+
+    verb = _verb(verbs, "train", run)
+    verb.add_argument("task", metavar="TASK", help="ours by short name, or any gymnasium id")
+    verb.add_argument("--algorithm", metavar="NAME", default="sac", help="sac or sb3-sac (default sac)")
+    verb.add_argument("--steps", type=_count, required=True, help="environment steps, over all environments")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
+    verb.add_argument("--randomization", metavar="PRESET|FILE|none", help="default: the task's own preset")
+    verb.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    verb.add_argument("--envs", type=_count, metavar="K", help="environments stepped together")
+    verb.add_argument("--config", metavar="FILE", help="YAML with settings of the run")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="path=value", help="one setting, e.g. agent.gamma=0.98"
+    )
+    verb.add_argument(
+        "--checkpoint-every", type=_count, metavar="N", help="keep a checkpoint every N steps, beside best and last"
+    )
+    verb.add_argument("--force", action="store_true", help="replace an earlier run")
+
+
+def _export(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.bundles import export
+
+        path = export(options.run_folder, options.out, checkpoint=options.checkpoint, force=options.force)
+        if not options.json:
+            print(f"bundle: {path}")
+        return {"bundle": str(path)}, DONE
+
+    verb = _verb(verbs, "export", run)
+    verb.add_argument("run_folder", metavar="RUN")
+    verb.add_argument("--out", required=True, metavar="BUNDLE")
+    verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP")
+    verb.add_argument("--force", action="store_true", help="replace an earlier bundle")
+
+
+def _verify(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.bundles import verify
+
+        result = verify(options.bundle, run=options.run_folder)
+        if not options.json:
+            for check in result.checks:
+                print(f"{'ok  ' if check.passed else 'FAIL'}  {check.name:<12}  {check.detail}")
+        return result.to_json(), DONE if result.passed else NO
+
+    verb = _verb(verbs, "verify", run)
+    verb.add_argument("bundle", metavar="BUNDLE")
+    verb.add_argument(
+        "--run", dest="run_folder", metavar="RUN", help="the run it came from (default: as the bundle says)"
+    )
+
+
+def _evaluate(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.evaluate import evaluate
+        from simtoreal.progress import counting_progress
+        from simtoreal.verdict import verdict
+
+        with counting_progress("episodes") as progress:
+            result = evaluate(
+                options.policies,
+                out=options.out,
+                suites=options.suite,
+                episodes=options.episodes,
+                seed=options.seed,
+                engine=options.engine,
+                workers=options.workers,
+                gates=options.gate,
+                task=options.task,
+                force=options.force,
+                progress=progress,
+            )
+        if not options.json:
+            for sentence in verdict(result.summary, result.comparisons):
+                print(sentence)
+            for gate in result.gates:
+                print(gate.text)
+            print(f"report: {result.report}")
+        return result.to_json(), DONE if result.passed else NO
+
+    verb = _verb(verbs, "evaluate", run)
+    verb.add_argument("policies", nargs="+", metavar="BUNDLE|module:function")
+    verb.add_argument(
+        "--suite", action="append", default=[], metavar="NAME|FILE", help="repeatable; default: all of the task"
+    )
+    verb.add_argument("--episodes", type=_count, default=20, help="for each condition (default 20)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--out", required=True, metavar="DIR")
+    verb.add_argument("--engine", default="pybullet", metavar="NAME")
+    verb.add_argument("--workers", type=_count, default=1, metavar="K")
+    verb.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="GATE",
+        help="[suite/condition:]metric op number, e.g. 'success >= 0.9'",
+    )
+    verb.add_argument("--task", metavar="TASK", help="where only controllers are judged")
+    verb.add_argument("--force", action="store_true", help="replace an earlier evaluation")
+
+
+def _replay(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.film import replay
+
+        result = replay(options.folder, options.case, bundle=options.bundle, video=options.video)
+        if not options.json:
+            returns = f"return {result.replayed_return!r}, recorded {result.recorded_return!r}"
+            print(f"{result.case} by {result.bundle}: {returns}: {'identical' if result.identical else 'DIFFERENT'}")
+            print(f"{_success(result.success)} after {result.length} steps")
+            if result.video:
+                print(f"film: {result.video}")
+        return result.to_json(), DONE if result.identical else NO
+
+    verb = _verb(verbs, "replay", run)
+    verb.add_argument("folder", metavar="DIR", help="an evaluation")
+    verb.add_argument("case", metavar="CASE", help="suite/condition/number, as the report prints it")
+    verb.add_argument("--bundle", metavar="NAME", help="where several were judged")
+    verb.add_argument("--video", metavar="FILE", help=".mp4 or .gif")
+
+
+def _demo(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.demo import demo, print_result
+
+        def say(text: str) -> None:
+            print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+        result = demo(options.task, out=options.out, seed=options.seed, force=options.force, say=say)
+        print_result(result, say)
+        return result.to_json(), DONE if result.verified else NO
+
+    verb = _verb(verbs, "demo", run)
+    verb.add_argument("task", nargs="?", default="PandaReach", metavar="TASK")
+    verb.add_argument("--out", default="runs/demo", metavar="DIR")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--force", action="store_true", help="replace an earlier demo")
+
+
+def _bench(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.bench import bench, print_bench
+
+        result = bench(options.names, rounds=options.rounds)
+        if not options.json:
+            print_bench(result)
+        return result, DONE
+
+    verb = _verb(verbs, "bench", run)
+    verb.add_argument("names", nargs="*", metavar="NAME", help="step, update, inference, loop (default: all)")
+    verb.add_argument("--rounds", type=_count, default=5, help="interleaved repetitions (default 5)")

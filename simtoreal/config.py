@@ -1,0 +1,133 @@
+"""The configuration of a run: what can be asked, checked before anything is simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from simtoreal.randomization.messages import nearest
+from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
+
+ALGORITHMS = {
+    "sac": "our SAC: twin stacked critics, automatic temperature",
+    "sb3-sac": "Stable-Baselines3's SAC",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the field."""
+
+
+class RunConfig(BaseModel):
+    """Everything a training run depends on; written as `config.yaml` beside its results."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    task: str
+    algorithm: Literal["sac", "sb3-sac"] = "sac"
+    steps: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    randomization: str = "none"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1, le=256)
+    envs: int = Field(default=1, ge=1, le=1024)
+    privileged: bool = False
+    evaluate_every: int = Field(default=2_500, ge=1)
+    evaluate_episodes: int = Field(default=20, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    agent: dict[str, Any] = Field(default_factory=dict)
+
+
+def make_config(
+    task: str,
+    *,
+    algorithm: str,
+    overrides: Mapping[str, Any],
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+) -> RunConfig:
+    """The resolved configuration: our recipe for the task, then a file, then arguments, then `path=value` assignments.
+
+    Raises:
+        ConfigError: unknown key or algorithm, value of the wrong kind or out of range; with the file and line where
+            one is at fault (ConfigFileError, also a ValueError).
+    """
+    if algorithm not in ALGORITHMS:
+        raise ConfigError(f"no algorithm {algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
+    merged: dict[str, Any] = {"task": task, "algorithm": algorithm}
+    merged |= _copy(recipe(task, algorithm))
+    file = None
+    if config_file is not None:
+        file = read_yaml(config_file)
+        data = file.mapping(allowed=tuple(RunConfig.model_fields))
+        if data.get("task", task) != task or data.get("algorithm", algorithm) != algorithm:
+            raise ConfigError(
+                f"{config_file} is for {data.get('task')} {data.get('algorithm')}, not {task} {algorithm}"
+            )
+        merged = _merge(merged, data)
+    merged = _merge(merged, {key: value for key, value in overrides.items() if value is not None})
+    for text in assignments:
+        merged = _merge(merged, _assignment(text))
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = f"{where}: {first['msg']}, got {first['input']!r}"
+        if first["type"] == "extra_forbidden":
+            message = f"no setting {where!r}; {nearest(str(first['loc'][-1]), RunConfig.model_fields)}"
+        if file is not None and first["loc"] and first["loc"][0] in file.mapping():
+            raise file.error(message, str(first["loc"][0])) from None
+        raise ConfigError(message) from None
+
+
+def load_config(path: Path) -> RunConfig:
+    """The `config.yaml` of a run."""
+    data = read_yaml(path).mapping(allowed=tuple(RunConfig.model_fields))
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+@cache
+def _recipes() -> dict[str, Any]:
+    out = {}
+    for entry in files("simtoreal").joinpath("recipes").iterdir():
+        if entry.name.endswith(".yaml"):
+            out[entry.name.removesuffix(".yaml")] = parse_yaml(entry.read_text(), entry.name).mapping()
+    return out
+
+
+def recipe(task: str, algorithm: str) -> dict[str, Any]:
+    """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md."""
+    found: dict[str, Any] = _recipes().get(task, {}).get(algorithm, {})
+    return found
+
+
+def _copy(data: Any) -> Any:
+    return {key: _copy(value) for key, value in data.items()} if isinstance(data, Mapping) else data
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _merge(out[key], value) if both else value
+    return out
+
+
+def _assignment(text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set expects path=value, got {text!r}")
+    tree: Any = parse_yaml(f"value: {value}", f"--set {text}").mapping()["value"]
+    for key in reversed(path.split(".")):
+        tree = {key: tree}
+    return dict(tree)

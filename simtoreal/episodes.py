@@ -1,0 +1,144 @@
+"""One episode of one policy, driven as a robot would be: SI observation in, SI command out."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from simtoreal.build import Contract, policy_part
+from simtoreal.config import ConfigError
+from simtoreal.export.onboard.runtime import CommandError, Runtime
+from simtoreal.export.onboard.spec import SPEC_FILE, Spec
+
+Frame = Callable[[], None]
+
+
+class Policy(Protocol):
+    """What can be judged."""
+
+    def reset(self) -> None: ...
+
+    def act(self, observation: NDArray[np.float32]) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """A bundle folder or a `module:function` controller, not yet opened: small enough to send to a worker."""
+
+    text: str
+    name: str
+    is_bundle: bool
+
+    def open(self) -> Policy:
+        """The policy, armed. Raises what `Runtime` raises, ConfigError for a function that is not there."""
+        return Runtime(self.text) if self.is_bundle else Controller(self.text)
+
+    def spec(self) -> Spec | None:
+        """The bundle's contract; None for a controller, which says nothing of itself."""
+        return Runtime(self.text).spec if self.is_bundle else None
+
+
+class Controller:
+    """A function from an SI observation [n] to an SI command [m], named `module:function`."""
+
+    def __init__(self, text: str) -> None:
+        module, _, name = text.partition(":")
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            self._function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"no controller {text}: {error}") from None
+        if not callable(self._function):
+            raise ConfigError(f"controller {text} is not a function")
+
+    def reset(self) -> None:
+        """A function keeps no state that we know of."""
+
+    def act(self, observation: NDArray[np.float32]) -> NDArray[Any]:
+        return np.asarray(self._function(observation), float)
+
+
+def find_policies(texts: list[str]) -> list[PolicySource]:
+    """What a user named: bundle folders and `module:function` controllers, each with a name of its own.
+
+    Raises:
+        ConfigError: neither.
+    """
+    sources: list[PolicySource] = []
+    taken: set[str] = set()
+    for text in texts:
+        path = Path(text)
+        is_bundle = (path / SPEC_FILE).is_file()
+        if not is_bundle and (path.exists() or ":" not in text):
+            what = f"has no {SPEC_FILE}" if path.is_dir() else "is not there"
+            raise ConfigError(f"{text} {what}: expected a bundle folder or a module:function")
+        base = path.resolve().name if is_bundle else text
+        name, count = base, 2
+        while name in taken:
+            name, count = f"{base}-{count}", count + 1
+        taken.add(name)
+        sources.append(PolicySource(text, name, is_bundle))
+    return sources
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one episode went; `parameters` are those that really applied."""
+
+    return_: float
+    success: bool
+    length: int
+    falls: int
+    violations: int
+    faults: int
+    parameters: dict[str, float]
+
+
+def run_episode(
+    env: gym.Env[Any, Any],
+    contract: Contract,
+    policy: Policy,
+    *,
+    seed: int,
+    parameters: Mapping[str, float],
+    each_step: Frame | None = None,
+) -> Outcome:
+    """Reset `env` with `seed` and `parameters`, then let `policy` drive it to its end.
+
+    A command that is not finite ends the episode as a failure; physics that breaks is counted in `faults`.
+    """
+    obs, info = env.reset(seed=seed, options={"parameters": dict(parameters)} if contract.parameters else None)
+    applied = {name: float(value) for name, value in info.get("parameters", {}).items()}
+    policy.reset()
+    total, length, violations, faults = 0.0, 0, 0, 0
+    terminated = truncated = False
+    if each_step is not None:
+        each_step()
+    while not (terminated or truncated):
+        seen = policy_part(obs)
+        try:
+            command = np.asarray(policy.act(seen), float)
+        except CommandError:
+            command = np.full(contract.command.size, np.nan)
+        if command.shape != (contract.command.size,):
+            raise ConfigError(
+                f"the policy gave a command of shape {command.shape}, expected ({contract.command.size},)"
+            )
+        obs, reward, terminated, truncated, info = env.step(contract.action(command, seen).astype(np.float32))
+        total += float(reward)
+        length += 1
+        violations += bool(info.get("violation", False))
+        faults += bool(info.get("physics_fault", False))
+        if each_step is not None:
+            each_step()
+    success = bool(info.get("is_success", False))
+    return Outcome(total, success, length, int(terminated), violations, faults, applied)

@@ -1,0 +1,400 @@
+"""The verdict: exported policies over fixed suites, in parallel workers, every policy on the same cases and draws."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import multiprocessing
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from simtoreal import build
+from simtoreal.config import ConfigError
+from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
+from simtoreal.randomization.randomizer import Preset, Randomizer
+from simtoreal.randomization.shipped import find_suite, preset_paths, suite_paths
+from simtoreal.randomization.suites import Case, Suite, nominal, severity
+from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
+from simtoreal.report import write_report
+from simtoreal.runs import RunError, claim_output, read_json, versions, write_json
+from simtoreal.statistics import (
+    Episode,
+    Gate,
+    GateResult,
+    PairedDifference,
+    Summary,
+    compare_bundles,
+    summarise,
+)
+
+EPISODES, SUMMARY, REPORT = "episodes.csv", "summary.json", "report.html"
+COLUMNS = (
+    "bundle", "suite", "condition", "case", "seed", "engine", "return", "success", "length", "falls", "violations",
+    "held_out", "severity", "faults",
+)  # fmt: skip
+ENGINES = ("pybullet",)
+MAX_FAULT_SHARE = 0.01  # of the episodes; beyond it the simulation, not the policy, is on trial
+CHUNK = 5  # cases a job
+
+Progress = Callable[[int, int], None]
+
+
+class PhysicsFailure(RuntimeError):
+    """Too many episodes ended because physics broke: there is no verdict."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A verdict and where it is written."""
+
+    out: Path
+    summary: Summary
+    episodes: tuple[Episode, ...]
+    comparisons: tuple[PairedDifference, ...]
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Are all gates met?"""
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def report(self) -> Path:
+        return self.out / REPORT
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "out": str(self.out),
+            "passed": self.passed,
+            "report": str(self.report),
+            "gates": [gate.to_json() for gate in self.gates],
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            **self.summary.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some cases of one suite for one policy."""
+
+    policy: int
+    suite: str
+    cases: tuple[Case, ...]
+
+
+class Bench:
+    """One environment and the opened policies: what a worker keeps between jobs."""
+
+    def __init__(self, task: str, sources: Sequence[PolicySource]) -> None:
+        self._sources = sources
+        self._policies: dict[int, Policy] = {}
+        self._env: gym.Env[Any, Any] = build.make_env(task)
+        self._contract = build.Contract.of(task, self._env)
+
+    def run(self, job: Job) -> list[Outcome]:
+        if job.policy not in self._policies:
+            self._policies[job.policy] = self._sources[job.policy].open()
+        policy = self._policies[job.policy]
+        return [
+            run_episode(self._env, self._contract, policy, seed=case.seed, parameters=case.parameters)
+            for case in job.cases
+        ]
+
+    def close(self) -> None:
+        self._env.close()
+
+
+_bench: Bench | None = None
+
+
+def _start_worker(task: str, sources: Sequence[PolicySource]) -> None:
+    global _bench
+    _bench = Bench(task, sources)
+
+
+def _work(job: Job) -> list[Outcome]:
+    assert _bench is not None
+    return _bench.run(job)
+
+
+def run_jobs(
+    jobs: Sequence[Job], task: str, sources: Sequence[PolicySource], workers: int
+) -> Iterator[tuple[Job, list[Outcome]]]:
+    """Every job with its outcomes, in the order of `jobs` whatever `workers` is.
+
+    Raises:
+        RuntimeError: a worker process died.
+    """
+    if workers == 1:
+        bench = Bench(task, sources)
+        try:
+            for job in jobs:
+                yield job, bench.run(job)
+        finally:
+            bench.close()
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(task, sources)) as pool:
+        try:
+            yield from zip(jobs, pool.map(_work, jobs), strict=True)
+        except BrokenProcessPool as error:
+            raise RuntimeError("an evaluation worker died; nothing was written") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def evaluate(
+    policies: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str],
+    suites: Sequence[str] = (),
+    episodes: int = 20,
+    seed: int = 0,
+    engine: str = "pybullet",
+    workers: int = 1,
+    gates: Sequence[str] = (),
+    task: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Judge bundles and `module:function` controllers, and write `episodes.csv`, `summary.json` and `report.html`.
+
+    Args:
+        suites: shipped names or YAML files; none means every suite shipped for the task.
+        episodes: for each condition. `seed` with a case's name keys its draws, the same for every policy.
+        gates: "[suite/condition:]metric op number"; they decide `passed`.
+        task: needed where only controllers are judged; a bundle names its own.
+
+    Raises:
+        ValueError: unknown policy, suite, gate, engine; bundles of different tasks; a suite with nothing held out.
+        PhysicsFailure: more than 1 % of the episodes ended because physics broke.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"no engine {engine!r}; engines: {', '.join(ENGINES)}")
+    if episodes < 1 or workers < 1:
+        raise ConfigError(f"episodes and workers must be at least 1, got {episodes} and {workers}")
+    parsed_gates = [Gate.parse(text) for text in gates]
+    sources = find_policies([os.fspath(policy) for policy in policies])
+    if not sources:
+        raise ConfigError("nothing to evaluate: name a bundle or a module:function")
+    specs = [source.spec() for source in sources]
+    full = _task_of(sources, specs, task)
+    short = build.short_name(full)
+    env = build.make_env(full)
+    try:
+        table = build.parameters_of(env)
+    finally:
+        env.close()
+    loaded = [_load_suite(short, name, table) for name in suites or _default_suites(short)]
+    names = [suite.name for suite in loaded]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two suites have the same name: {', '.join(sorted(names))}")
+    ranges = [{} if spec is None else dict(spec.training_ranges) for spec in specs]
+    held_out = [
+        {suite.name: suite.held_out_cases(seed, episodes, known, table) for suite in loaded} for known in ranges
+    ]
+    folder = Path(out)
+    claim_output(folder, force=force, marker=SUMMARY)
+    jobs = [
+        Job(index, suite.name, tuple(chunk))
+        for index in range(len(sources))
+        for suite in loaded
+        for chunk in _chunks(list(suite.cases(seed, episodes)), CHUNK)
+    ]
+    reference = _reference_ranges(short, table)
+    rows: list[Episode] = []
+    total = sum(len(job.cases) for job in jobs)
+    for job, outcomes in run_jobs(jobs, full, sources, workers):
+        for case, outcome in zip(job.cases, outcomes, strict=True):
+            rows.append(
+                Episode(
+                    bundle=sources[job.policy].name,
+                    suite=job.suite,
+                    condition=case.condition,
+                    case=case.name,
+                    seed=case.seed,
+                    engine=engine,
+                    return_=outcome.return_,
+                    success=outcome.success,
+                    length=outcome.length,
+                    falls=outcome.falls,
+                    violations=outcome.violations,
+                    held_out=held_out[job.policy][job.suite][case.name],
+                    severity=severity(case.parameters, reference or ranges[job.policy], table) if table else 0.0,
+                    faults=outcome.faults,
+                    parameters=outcome.parameters,
+                )
+            )
+        if progress is not None:
+            progress(len(rows), total)
+    broken = sum(row.faults for row in rows)
+    if broken > MAX_FAULT_SHARE * len(rows):
+        raise PhysicsFailure(f"physics broke in {broken} of {len(rows)} episodes: no verdict")
+    provenance = {
+        "task": full,
+        "seed": seed,
+        "episodes_per_condition": episodes,
+        "engine": engine,
+        "policies": {source.name: _identity(source) for source in sources},
+        "suites": {suite.name: {"version": suite.version, "sha256": _digest(suite.path)} for suite in loaded},
+        "versions": versions(),
+    }
+    heldout = [suite.name for suite in loaded if suite.held_out]
+    return _write(folder, rows, heldout, parsed_gates, provenance, {name: p.unit for name, p in table.items()})
+
+
+def _write(
+    folder: Path,
+    rows: list[Episode],
+    heldout: Sequence[str],
+    gates: Sequence[Gate],
+    provenance: Mapping[str, Any],
+    units: Mapping[str, str],
+) -> Evaluation:
+    seed = int(provenance["seed"])
+    summary = summarise(rows, heldout=heldout, seed=seed)
+    comparisons = compare_bundles(rows, seed, heldout=heldout)
+    results = tuple(gate.check(summary) for gate in gates)
+    write_episodes(folder / EPISODES, rows)
+    evaluation = Evaluation(folder, summary, tuple(rows), comparisons, results)
+    several = len(summary.bundles) > 1
+
+    def command(e: Episode) -> str:
+        extra = f" --bundle {shlex.quote(e.bundle)}" if several else ""
+        return f"simtoreal replay {shlex.quote(str(folder))} {e.suite}/{e.case}{extra} --video worst.mp4"
+
+    write_report(
+        folder / REPORT,
+        summary,
+        rows,
+        title=f"{build.short_name(provenance['task'])}: {' and '.join(summary.bundles)}",
+        replay_command=command,
+        provenance=provenance,
+        comparisons=comparisons,
+        gates=results,
+        units=units,
+    )
+    write_json(folder / SUMMARY, evaluation.to_json() | {"provenance": provenance})
+    return evaluation
+
+
+def _task_of(sources: Sequence[PolicySource], specs: Sequence[Any], task: str | None) -> str:
+    tasks = {spec.task: source.name for source, spec in zip(sources, specs, strict=True) if spec is not None}
+    if task is not None:
+        tasks.setdefault(build.task_id(task), "--task")
+    if len(tasks) > 1:
+        listed = ", ".join(f"{name} is for {task_name}" for task_name, name in tasks.items())
+        raise ConfigError(f"policies of different tasks cannot be judged together: {listed}")
+    if not tasks:
+        raise ConfigError("a controller does not say its task; name it with --task")
+    return next(iter(tasks))
+
+
+def _default_suites(task: str) -> list[str]:
+    order = {"nominal": 0, "train": 1, "heldout": 2}
+    return sorted(suite_paths(task), key=lambda name: (order.get(name, 3), name)) or ["nominal"]
+
+
+def _load_suite(task: str, name: str, table: Mapping[str, Any]) -> Suite:
+    if name == "nominal" and not suite_paths(task):
+        import json
+
+        return Suite.parse(parse_yaml(json.dumps(nominal(task)), "nominal"), table)
+    suite = Suite.parse(read_yaml(find_suite(task, name)), table)
+    if suite.task != task:
+        raise ConfigError(f"suite {name} is for {suite.task}, not for {task}")
+    return suite
+
+
+def _reference_ranges(task: str, table: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The ranges from which severity is measured: the task's shipped preset, the same for every policy."""
+    shipped = preset_paths()
+    return Randomizer(Preset.load(shipped[task]), table).ranges if task in shipped and table else {}
+
+
+def _chunks(cases: list[Case], size: int) -> Iterator[list[Case]]:
+    for start in range(0, len(cases), size):
+        yield cases[start : start + size]
+
+
+def _identity(source: PolicySource) -> dict[str, Any]:
+    if not source.is_bundle:
+        return {"controller": source.text}
+    path = Path(source.text)
+    return {"path": str(path.resolve()), "spec_sha256": _digest(path / "spec.json")}
+
+
+def _digest(path: Path | None) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else ""
+
+
+def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
+    """One row an episode, one column a parameter; numbers in full, so that a row can be replayed bit for bit."""
+    names = sorted({name for row in rows for name in row.parameters})
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, *names])
+        for r in rows:
+            numbers = (r.falls, r.violations, int(r.held_out), repr(r.severity), r.faults)
+            drawn = (repr(r.parameters[name]) if name in r.parameters else "" for name in names)
+            key = (r.bundle, r.suite, r.condition, r.case, r.seed, r.engine)
+            writer.writerow([*key, repr(r.return_), int(r.success), r.length, *numbers, *drawn])
+    os.replace(partial, path)
+
+
+def read_episodes(path: Path) -> list[Episode]:
+    """The rows of an `episodes.csv`. Raises RunError naming the file and line."""
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            missing = set(COLUMNS) - set(reader.fieldnames or ())
+            if missing:
+                raise RunError(f"{path}: no column {', '.join(sorted(missing))}")
+            rows = []
+            for line, row in enumerate(reader, 2):
+                try:
+                    rows.append(_episode(row))
+                except (TypeError, ValueError) as error:
+                    raise RunError(f"{path}:{line}: {error}") from None
+            return rows
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from None
+
+
+def _episode(row: Mapping[str, str]) -> Episode:
+    return Episode(
+        bundle=row["bundle"],
+        suite=row["suite"],
+        condition=row["condition"],
+        case=row["case"],
+        seed=int(row["seed"]),
+        engine=row["engine"],
+        return_=float(row["return"]),
+        success=row["success"] == "1",
+        length=int(row["length"]),
+        falls=int(row["falls"]),
+        violations=int(row["violations"]),
+        held_out=row["held_out"] == "1",
+        severity=float(row["severity"]),
+        faults=int(row["faults"]),
+        parameters={name: float(v) for name, v in row.items() if name not in COLUMNS and v not in ("", None)},
+    )
+
+
+def read_evaluation(folder: Path) -> tuple[list[Episode], dict[str, Any]]:
+    """The episodes and the provenance of an evaluation folder. Raises RunError when it is none."""
+    if not (folder / SUMMARY).is_file() or not (folder / EPISODES).is_file():
+        raise RunError(f"{folder} is not an evaluation: no {EPISODES} and {SUMMARY} in it")
+    provenance = read_json(folder / SUMMARY).get("provenance")
+    if not isinstance(provenance, dict):
+        raise RunError(f"{folder / SUMMARY}: no provenance")
+    return read_episodes(folder / EPISODES), provenance

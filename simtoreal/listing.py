@@ -1,0 +1,91 @@
+"""What there is: tasks, algorithms, presets, suites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from simtoreal import build
+from simtoreal.config import ALGORITHMS
+from simtoreal.randomization.distributions import to_data
+from simtoreal.randomization.randomizer import Preset, Randomizer
+from simtoreal.randomization.shipped import find_preset, preset_paths, suite_paths
+
+
+def tasks() -> dict[str, Any]:
+    """Tasks with their id, summary, rates and sizes; algorithms; presets; suites."""
+    found = {}
+    for short, full in build.task_ids().items():
+        env = build.make_env(full)
+        contract = build.Contract.of(full, env)
+        horizon = env.get_wrapper_attr("horizon")
+        found[short] = {
+            "id": full,
+            "summary": (env.unwrapped.__doc__ or "").strip().splitlines()[0],
+            "rate_hz": round(1.0 / contract.control_dt, 3),
+            "seconds": horizon * contract.control_dt,
+            "observation": contract.observation.size,
+            "command": contract.command.size,
+            "parameters": len(contract.parameters),
+            "suites": list(suite_paths(short)),
+        }
+        env.close()
+    return {"tasks": found, "algorithms": ALGORITHMS, "presets": list(preset_paths())}
+
+
+def print_listing(found: dict[str, Any]) -> None:
+    """The listing as tables on stdout."""
+    console = Console()
+    table = Table(title="tasks (any other gymnasium id works too)", title_justify="left")
+    for column in ("task", "what", "rate", "length", "observation", "command", "parameters", "suites"):
+        table.add_column(column)
+    for name, task in found["tasks"].items():
+        table.add_row(
+            name,
+            task["summary"],
+            f"{task['rate_hz']:g} Hz",
+            f"{task['seconds']:g} s",
+            str(task["observation"]),
+            str(task["command"]),
+            str(task["parameters"]),
+            ", ".join(task["suites"]),
+        )
+    console.print(table)
+    console.print("algorithms: " + "; ".join(f"{name} ({what})" for name, what in found["algorithms"].items()))
+    console.print(f"presets: {', '.join(found['presets'])}; see one with --preset NAME")
+
+
+def print_preset(name: str, *, quiet: bool) -> dict[str, Any]:
+    """One preset, resolved on its task's robot: each entry's range in SI, how it applies, and its source."""
+    preset = Preset.load(Path(find_preset(name)))
+    env = build.make_env(build.task_id(preset.task))
+    try:
+        parameters = build.parameters_of(env)
+        randomizer = Randomizer(preset, parameters)
+    finally:
+        env.close()
+    rows: list[dict[str, Any]] = [
+        {
+            "entry": entry.pattern,
+            "how": entry.how,
+            "draw": to_data(entry.distribution),
+            "ranges": {
+                name: randomizer.ranges[name] for name in entry.matches(parameters) if name in randomizer.ranges
+            },
+            "unit": parameters[entry.matches(parameters)[0]].unit,
+            "source": entry.source,
+        }
+        for entry in preset.entries
+    ]
+    if not quiet:
+        table = Table(title=f"{preset.task}, version {preset.version}", title_justify="left")
+        for column in ("parameter", "how", "draw", "unit", "matches", "source"):
+            table.add_column(column)
+        for row in rows:
+            draw = "; ".join(f"{kind} {value}" for kind, value in row["draw"].items())
+            table.add_row(row["entry"], row["how"], draw, row["unit"], str(len(row["ranges"])), row["source"])
+        Console().print(table)
+    return {"task": preset.task, "version": preset.version, "entries": rows}

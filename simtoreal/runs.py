@@ -1,0 +1,133 @@
+"""The run folder: what a training leaves behind, and how it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from simtoreal.config import RunConfig, load_config
+from simtoreal.policies.checkpoint import CheckpointError, build_actor, check_compatible, load_checkpoint
+
+CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "checkpoints",
+    "tensorboard",
+)
+LIBRARIES = ("torch", "numpy", "gymnasium", "pybullet", "stable-baselines3", "onnx", "onnxruntime")
+
+
+class RunError(ValueError):
+    """A folder that is not a run, or an output that is in the way."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what its results depend on."""
+    from simtoreal import __version__
+
+    return {"simtoreal": __version__} | {name: version(name) for name in LIBRARIES}
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` in place of `path`, whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            json.dump(data, file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises RunError when it is not one."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: {error}") from None
+    if not isinstance(data, dict):
+        raise RunError(f"{path}: a JSON object is expected")
+    return data
+
+
+def claim_output(out: Path, *, force: bool, marker: str) -> None:
+    """Make the folder `out` ready to be written.
+
+    Raises:
+        RunError: it exists and `force` is False, or holds something else than what `marker` (a file's name) marks, or
+            cannot be made.
+    """
+    if out.is_symlink() and not out.exists():
+        raise RunError(f"{out} is a dangling symbolic link")
+    if out.exists():
+        if not out.is_dir():
+            raise RunError(f"{out} is a file; a folder is written there")
+        if any(out.iterdir()):
+            if not force:
+                raise RunError(f"{out} exists; choose another folder or pass --force")
+            if not (out / marker).is_file():
+                raise RunError(f"{out} holds no {marker}, so --force will not write over it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training's folder, read."""
+
+    path: Path
+    config: RunConfig
+    summary: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Run:
+        """Raises RunError or ConfigFileError when `path` is not a run folder."""
+        folder = Path(path)
+        if not (folder / CONFIG).is_file() or not (folder / SUMMARY).is_file():
+            raise RunError(f"{folder} is not a run: no {CONFIG} and {SUMMARY} in it")
+        return cls(folder, load_config(folder / CONFIG), read_json(folder / SUMMARY))
+
+    def checkpoint(self, which: str = "best") -> Path:
+        """The folder of checkpoint `best`, `last` or a step. Raises RunError naming the choices."""
+        step = str(self.summary[which]["step"]) if which in ("best", "last") else which
+        folder = self.path / CHECKPOINTS / step
+        if not step.isdigit() or not folder.is_dir():
+            found = sorted(int(p.name) for p in (self.path / CHECKPOINTS).glob("*") if p.name.isdigit())
+            raise RunError(
+                f"{self.path} has no checkpoint {which!r}; checkpoints: best, last, {', '.join(map(str, found))}"
+            )
+        return folder
+
+    def actor(self, which: str = "best") -> tuple[nn.Module, dict[str, Any]]:
+        """The deterministic actor of a checkpoint and the checkpoint's meta.
+
+        Raises:
+            CheckpointError: damaged, foreign, or of another task or algorithm than this run.
+        """
+        tensors, meta = load_checkpoint(self.checkpoint(which))
+        check_compatible(meta, {"task": self.config.task, "algorithm": self.config.algorithm})
+        return build_actor(meta, _only_actor(tensors)), meta
+
+
+def _only_actor(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    actor = {name: tensor for name, tensor in tensors.items() if name.startswith("actor.")}
+    if not actor:
+        raise CheckpointError("the checkpoint holds no actor")
+    return actor

@@ -1,0 +1,340 @@
+"""What evaluated episodes say about a bundle: figures a condition, differences between bundles, gates.
+
+Success rates carry Wilson's score interval; returns carry a percentile bootstrap over episodes, resampled within each
+condition where several are pooled. Both are two-sided at `confidence`. The pooled Wilson interval takes the conditions
+for one population, which errs on the wide side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from simtoreal.gates import METRICS, Gate, GateResult
+from simtoreal.intervals import CONFIDENCE, CVAR_LEVEL, Estimate, Statistic, bootstrap_interval, cvar, iqm, wilson
+
+__all__ = [
+    "METRICS",
+    "Episode",
+    "Estimate",
+    "Figures",
+    "Gate",
+    "GateResult",
+    "PairedDifference",
+    "SuiteFigures",
+    "Summary",
+    "bootstrap_interval",
+    "compare_bundles",
+    "cvar",
+    "heldout_suites",
+    "iqm",
+    "paired_difference",
+    "summarise",
+    "wilson",
+]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One evaluated episode of one bundle; a row of `episodes.csv`.
+
+    `case` names it within its suite ("payload/17") and is the same for every bundle. `return_` is undiscounted.
+    `held_out` says that at least one parameter lay outside the bundle's training ranges; `severity` [range widths] how
+    far outside the ranges the farthest one lay, 0 inside, inf where no width is defined. `falls`, `violations` and
+    physics `faults` are counts. Raises ValueError for numbers that no episode can have.
+    """
+
+    bundle: str
+    suite: str
+    condition: str
+    case: str
+    seed: int
+    engine: str
+    return_: float
+    success: bool
+    length: int
+    falls: int = 0
+    violations: int = 0
+    held_out: bool = False
+    severity: float = 0.0
+    faults: int = 0
+    parameters: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"episode {self.suite}:{self.case} of {self.bundle}"
+        if not math.isfinite(self.return_):
+            raise ValueError(f"{where}: return must be finite, got {self.return_}")
+        if math.isnan(self.severity) or self.severity < 0:
+            raise ValueError(f"{where}: severity must be 0 or more, got {self.severity}")
+        for name in ("length", "falls", "violations", "faults"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{where}: {name} must be 0 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one bundle over `n` episodes of one condition, or of a whole suite (`condition` None).
+
+    In a held-out suite they are over the held-out cases alone and `seen` counts those left out; where every case was
+    seen, `held_out` is False and they are over the seen ones. `severity` is the median over the episodes.
+    """
+
+    condition: str | None
+    n: int
+    seen: int
+    held_out: bool
+    success: Estimate
+    return_mean: Estimate
+    return_iqm: Estimate
+    cvar: Estimate
+    length: float
+    severity: float
+    falls: int
+    violations: int
+    faults: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, JSON-able."""
+        plain: dict[str, Any] = asdict(self) | {metric: getattr(self, metric).to_json() for metric in METRICS}
+        return plain | {"severity": self.severity if math.isfinite(self.severity) else None}
+
+
+def _strength(figures: Figures) -> tuple[float, float]:
+    return figures.success.value, figures.return_iqm.value
+
+
+@dataclass(frozen=True)
+class SuiteFigures:
+    """One bundle in one suite: all conditions `pooled`, each condition, and the weakest one.
+
+    `held_out` marks a suite meant to lie outside training. The weakest condition has the lowest success rate, then the
+    lowest interquartile mean; a condition whose every case was seen does not compete in a held-out suite.
+    """
+
+    bundle: str
+    suite: str
+    engine: str
+    held_out: bool
+    pooled: Figures
+    conditions: tuple[Figures, ...]
+
+    @property
+    def judged(self) -> tuple[Figures, ...]:
+        """The conditions that count: all, or in a held-out suite those with held-out cases."""
+        return tuple(c for c in self.conditions if c.held_out or not self.held_out)
+
+    @property
+    def worst(self) -> Figures:
+        """The weakest condition."""
+        return min(self.judged, key=_strength)
+
+    @property
+    def weakest_single(self) -> Figures | None:
+        """The weakest of several conditions, leaving out `all`, which changes everything at once."""
+        single = [c for c in self.judged if c.condition != "all"]
+        return min(single, key=_strength) if len(self.judged) > 1 and single else None
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, JSON-able."""
+        head = {"bundle": self.bundle, "suite": self.suite, "engine": self.engine, "held_out": self.held_out}
+        body = {"pooled": self.pooled.to_json(), "conditions": [c.to_json() for c in self.conditions]}
+        return head | {"worst_condition": self.worst.condition} | body
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Every bundle in every suite it ran, in order of first appearance."""
+
+    suites: tuple[SuiteFigures, ...]
+    confidence: float
+    seed: int
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """The bundles."""
+        return tuple(dict.fromkeys(s.bundle for s in self.suites))
+
+    @property
+    def suite_names(self) -> tuple[str, ...]:
+        """The suites."""
+        return tuple(dict.fromkeys(s.suite for s in self.suites))
+
+    def find(self, bundle: str, suite: str) -> SuiteFigures | None:
+        """One bundle in one suite; None where it did not run."""
+        return next((s for s in self.suites if (s.bundle, s.suite) == (bundle, suite)), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `summary.json`."""
+        head = {"format_version": 1, "confidence": self.confidence, "cvar_level": CVAR_LEVEL, "seed": self.seed}
+        return head | {"bundles": list(self.bundles), "suites": [s.to_json() for s in self.suites]}
+
+
+def summarise(
+    episodes: Iterable[Episode],
+    *,
+    heldout: Collection[str] | None = None,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Summary:
+    """Figures per bundle, suite and condition.
+
+    `heldout` names the suites meant to lie outside training; None takes those in which every bundle has a held-out
+    case. In them only a bundle's held-out cases count. `seed` drives the bootstrap. Raises ValueError for no episodes,
+    a case that appears twice for one bundle, two engines in one bundle's suite, and a held-out suite with nothing held
+    out for a bundle.
+    """
+    groups: dict[tuple[str, str], list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault((episode.bundle, episode.suite), []).append(episode)
+    if not groups:
+        raise ValueError("no episodes to summarise")
+    names = heldout_suites(itertools.chain.from_iterable(groups.values())) if heldout is None else set(heldout)
+    suites = tuple(_suite(group, suite in names, seed, confidence) for (_, suite), group in groups.items())
+    return Summary(suites, confidence, seed)
+
+
+def heldout_suites(episodes: Iterable[Episode]) -> set[str]:
+    """The suites in which every bundle that ran has at least one held-out case."""
+    some: dict[tuple[str, str], bool] = {}
+    for e in episodes:
+        some[e.suite, e.bundle] = some.get((e.suite, e.bundle), False) or e.held_out
+    return {suite for suite, _ in some} - {suite for (suite, _), held_out in some.items() if not held_out}
+
+
+def _suite(group: list[Episode], held_out: bool, seed: int, confidence: float) -> SuiteFigures:
+    first = group[0]
+    cases: set[str] = set()
+    conditions: dict[str, list[Episode]] = {}
+    for e in group:
+        if e.engine != first.engine:
+            raise ValueError(f"{e.bundle} ran suite {e.suite} in {first.engine} and in {e.engine}; name them apart")
+        if e.case in cases:
+            raise ValueError(f"case {e.case} of suite {e.suite} appears twice for {e.bundle}")
+        cases.add(e.case)
+        conditions.setdefault(e.condition, []).append(e)
+    if held_out and not any(e.held_out for e in group):
+        raise ValueError(f"suite {first.suite} holds nothing out for {first.bundle}: all lies in its training ranges")
+    pooled = _figures(group, None, held_out, seed, confidence)
+    parts = tuple(_figures(part, name, held_out, seed, confidence) for name, part in conditions.items())
+    return SuiteFigures(first.bundle, first.suite, first.engine, held_out, pooled, parts)
+
+
+def _figures(group: list[Episode], condition: str | None, held_out: bool, seed: int, confidence: float) -> Figures:
+    counted = [e for e in group if e.held_out] if held_out else group
+    any_held_out = bool(counted)
+    counted = counted or group
+    n, successes = len(counted), sum(e.success for e in counted)
+    returns = np.array([e.return_ for e in counted])
+    strata = [e.condition for e in counted]
+
+    def estimate(statistic: Statistic) -> Estimate:
+        low, high = bootstrap_interval(returns, statistic, seed, confidence=confidence, strata=strata)
+        return Estimate(float(statistic(returns, axis=-1)), low, high)
+
+    return Figures(
+        condition=condition,
+        n=n,
+        seen=sum(not e.held_out for e in group),
+        held_out=held_out and any_held_out,
+        success=Estimate(successes / n, *wilson(successes, n, confidence)),
+        return_mean=estimate(np.mean),
+        return_iqm=estimate(iqm),
+        cvar=estimate(cvar),
+        length=float(np.mean([e.length for e in counted])),
+        severity=float(np.median([e.severity for e in counted])),
+        falls=sum(e.falls for e in counted),
+        violations=sum(e.violations for e in counted),
+        faults=sum(e.faults for e in counted),
+    )
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Bundle `a` minus bundle `b` over the same `n` cases: the mean difference, and how often each was ahead."""
+
+    a: str
+    b: str
+    suite: str
+    metric: str
+    n: int
+    difference: Estimate
+    wins: int
+    losses: int
+    ties: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, JSON-able."""
+        return asdict(self) | {"difference": self.difference.to_json()}
+
+
+def paired_difference(
+    a: Sequence[Episode], b: Sequence[Episode], seed: int, *, metric: str = "success", confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Mean difference of `metric` ("success" or "return_mean"), bootstrapped over cases within each condition.
+
+    `a` and `b` hold one bundle each over the same cases of the same seeds, in any order. Raises ValueError otherwise.
+    """
+    if metric not in ("success", "return_mean"):
+        raise ValueError(f"no paired metric {metric!r}; metrics: success, return_mean")
+    left, right = _by_case(a), _by_case(b)
+    if left.keys() != right.keys():
+        odd = min(left.keys() ^ right.keys())
+        raise ValueError(f"{a[0].bundle} and {b[0].bundle} ran different cases: only one of them ran {odd[0]}:{odd[1]}")
+    for case, e in left.items():
+        if e.seed != right[case].seed:
+            raise ValueError(f"case {case[0]}:{case[1]} was drawn from seed {e.seed} and from seed {right[case].seed}")
+    values = [
+        float(e.success) - float(right[case].success) if metric == "success" else e.return_ - right[case].return_
+        for case, e in left.items()
+    ]
+    strata = [(e.suite, e.condition) for e in left.values()]
+    low, high = bootstrap_interval(values, np.mean, seed, confidence=confidence, strata=strata)
+    wins, losses = sum(v > 0 for v in values), sum(v < 0 for v in values)
+    suites = "+".join(dict.fromkeys(e.suite for e in a))
+    difference = Estimate(float(np.mean(values)), low, high)
+    n = len(values)
+    return PairedDifference(a[0].bundle, b[0].bundle, suites, metric, n, difference, wins, losses, n - wins - losses)
+
+
+def _by_case(episodes: Sequence[Episode]) -> dict[tuple[str, str], Episode]:
+    if not episodes:
+        raise ValueError("a paired difference wants episodes on both sides, got none")
+    cases = {(e.suite, e.case): e for e in episodes}
+    bundles = dict.fromkeys(e.bundle for e in episodes)
+    if len(bundles) > 1 or len(cases) < len(episodes):
+        raise ValueError(f"a side of a paired difference holds each case of one bundle once, got {', '.join(bundles)}")
+    return cases
+
+
+def compare_bundles(
+    episodes: Sequence[Episode],
+    seed: int = 0,
+    *,
+    metrics: Sequence[str] = ("success", "return_mean"),
+    heldout: Collection[str] | None = None,
+    confidence: float = CONFIDENCE,
+) -> tuple[PairedDifference, ...]:
+    """The paired difference of every two bundles in each suite that both ran.
+
+    In a held-out suite the cases held out for both count; two bundles that share none are left out. Raises ValueError
+    where two bundles ran different cases of one suite.
+    """
+    names = heldout_suites(episodes) if heldout is None else set(heldout)
+    groups: dict[str, dict[str, list[Episode]]] = {}
+    for e in episodes:
+        groups.setdefault(e.suite, {}).setdefault(e.bundle, []).append(e)
+    found = []
+    for suite, bundles in groups.items():
+        for a, b in itertools.combinations(bundles.values(), 2):
+            whole = [paired_difference(a, b, seed, metric=metric, confidence=confidence) for metric in metrics]
+            if suite in names:
+                both = {e.case for e in a if e.held_out} & {e.case for e in b if e.held_out}
+                left, right = [e for e in a if e.case in both], [e for e in b if e.case in both]
+                whole = [paired_difference(left, right, seed, metric=m, confidence=confidence) for m in metrics if both]
+            found += whole
+    return tuple(found)

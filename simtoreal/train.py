@@ -1,0 +1,447 @@
+"""Train a policy and leave a run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from simtoreal import build
+from simtoreal.config import ConfigError, RunConfig, make_config
+from simtoreal.errors import Interrupted
+from simtoreal.policies.checkpoint import save_checkpoint
+from simtoreal.policies.loops import Progress
+from simtoreal.randomization.yaml_files import write_yaml
+from simtoreal.runs import CHECKPOINTS, CONFIG, EVENTS, METRICS, SUMMARY, claim_output, versions, write_json
+
+REPORT_EVERY = 100  # environment steps between looks at a stop request
+LOG_EVERY = 1_000  # environment steps between lines of metrics
+
+
+class Reporter(Protocol):
+    """Sees a training as it goes; `update` gets the step and the latest figures."""
+
+    def update(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+
+class Learner(Protocol):
+    """An algorithm on its environments, ready to run."""
+
+    def run(self) -> Iterator[Progress]: ...
+
+    def actor(self) -> nn.Module: ...
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training: its folder and what its periodic evaluation said (training conditions, unseen episodes)."""
+
+    run: Path
+    steps: int
+    best_step: int
+    best_success: float | None
+    best_return: float
+    last_success: float | None
+    last_return: float
+    wall_seconds: float
+    cpu_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: str(v) if isinstance(v, Path) else v for name, v in vars(self).items()}
+
+
+def train(
+    task: str,
+    *,
+    algorithm: str = "sac",
+    steps: int,
+    seed: int = 0,
+    out: str | os.PathLike[str],
+    randomization: str | None = None,
+    device: str | None = None,
+    envs: int | None = None,
+    checkpoint_every: int | None = None,
+    config_file: str | os.PathLike[str] | None = None,
+    assignments: Sequence[str] = (),
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> TrainResult:
+    """Train `algorithm` on `task` for `steps` environment steps and write the run folder `out`.
+
+    Args:
+        task: ours by short name ("PandaReach") or any gymnasium id.
+        randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda"; None leaves it to the configuration.
+        config_file: YAML with fields of `RunConfig`; `assignments` are "path=value", e.g. "agent.gamma=0.98".
+        force: replace an earlier run at `out`.
+
+    Raises:
+        ValueError: bad configuration (ConfigError), preset (ConfigFileError) or output folder (RunError).
+        Interrupted: stopped by a signal, after saving a checkpoint.
+        NonFiniteError, FaultRateError: learning or physics broke; the last good checkpoint is kept.
+    """
+    name = build.short_name(build.task_id(task))
+    config = make_config(
+        name,
+        algorithm=algorithm,
+        overrides={
+            "steps": steps,
+            "seed": seed,
+            "randomization": build.find_randomization(randomization, name),
+            "device": device,
+            "envs": envs,
+            "checkpoint_every": checkpoint_every,
+        },
+        config_file=None if config_file is None else Path(config_file),
+        assignments=assignments,
+    )
+    folder = Path(out)
+    chosen = pick_device(config.device)
+    torch.set_num_threads(config.threads)
+    environments = build.TrainingEnvs(config)
+    try:
+        learner = make_learner(config, environments, chosen)
+        judge = Judge(config)
+        claim_output(folder, force=force, marker=CONFIG)
+        recorder = Recorder(folder, config, judge, environments, chosen)
+        return recorder.follow(learner, reporter)
+    finally:
+        environments.close()
+
+
+def pick_device(wanted: str) -> str:
+    """ "cpu" or "cuda". Raises ConfigError when CUDA is asked for and absent."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda was asked for, but torch finds no CUDA GPU; use --device cpu or auto")
+    return wanted
+
+
+def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:
+    """The algorithm a configuration names. Raises ConfigError for settings it does not take."""
+    if config.algorithm == "sac":
+        return OffPolicyLearner(config, envs, device)
+    return BaselineLearner(config, envs, device)
+
+
+class OffPolicyLearner:
+    """Our SAC with its replay on a run's environments."""
+
+    def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
+        from simtoreal.policies.replay import Replay
+        from simtoreal.policies.sac import SAC, SACConfig
+
+        try:
+            self._settings = SACConfig(**config.agent)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"agent: {error}") from None
+        space = envs.single_observation_space
+        privileged = int(np.prod(space["privileged"].shape or ())) if isinstance(space, spaces.Dict) else 0
+        observation = int(np.prod(build.policy_space(envs.envs[0]).shape or ()))
+        action = int(np.prod(envs.single_action_space.shape or ()))
+        self._agent = SAC(observation, action, privileged, self._settings, seed=config.seed, device=device)
+        capacity = min(self._settings.buffer_size, config.steps + config.envs)
+        self._replay = Replay(capacity, observation, action, privileged, device=device)
+        self._envs, self._seed, self._steps = envs, config.seed, config.steps
+
+    def run(self) -> Iterator[Progress]:
+        from simtoreal.policies.loops import off_policy
+
+        s = self._settings
+        return off_policy(
+            self._agent,
+            self._envs,
+            self._replay,
+            steps=self._steps,
+            seed=self._seed,
+            batch_size=s.batch_size,
+            learning_starts=s.learning_starts,
+            updates_per_step=s.updates_per_step,
+            report_every=REPORT_EVERY,
+        )
+
+    def actor(self) -> nn.Module:
+        return self._agent.actor()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self._agent.state_dict()
+
+
+class BaselineLearner:
+    """Stable-Baselines3 on a run's environments."""
+
+    def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
+        from simtoreal.policies.baselines import learn_sb3
+
+        name = config.algorithm.removeprefix("sb3-")
+        try:
+            self._baseline = learn_sb3(
+                name, envs, config.agent, steps=config.steps, seed=config.seed, device=device, report_every=REPORT_EVERY
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"agent: {error}") from None
+
+    def run(self) -> Iterator[Progress]:
+        return iter(self._baseline)
+
+    def actor(self) -> nn.Module:
+        return self._baseline.actor()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self._baseline.model.policy.state_dict())
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A deterministic evaluation in mid-training. `success` is None where the task does not report `is_success`."""
+
+    success: float | None
+    mean_return: float
+
+    def better_than(self, other: Judgement | None) -> bool:
+        return other is None or (self.success or 0.0, self.mean_return) >= (other.success or 0.0, other.mean_return)
+
+
+class Judge:
+    """Plays the same episodes, of the training distribution but none that is trained on, each time it is asked."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._env = build.make_training_env(config, 0, config.seed + build.EVALUATION_SEED)
+        self._seed = config.seed + build.EVALUATION_SEED
+        self._episodes = config.evaluate_episodes
+
+    def __call__(self, actor: nn.Module) -> Judgement:
+        returns, successes = [], []
+        for episode in range(self._episodes):
+            obs, _ = self._env.reset(seed=self._seed if episode == 0 else None)
+            total, ended = 0.0, False
+            info: dict[str, Any] = {}
+            while not ended:
+                with torch.inference_mode():
+                    action = actor(torch.from_numpy(np.ascontiguousarray(build.policy_part(obs)))[None])[0].numpy()
+                obs, reward, terminated, truncated, info = self._env.step(action)
+                total += float(reward)
+                ended = terminated or truncated
+            returns.append(total)
+            successes.append(info.get("is_success"))
+        known = [s for s in successes if s is not None]
+        return Judgement(float(np.mean(known)) if known else None, float(np.mean(returns)))
+
+    @property
+    def env(self) -> gym.Env[Any, Any]:
+        """Its environment, to read the task's contract from."""
+        return self._env
+
+    def close(self) -> None:
+        self._env.close()
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them (in the main thread; elsewhere nothing is collected)."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        caught.append(signum)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@dataclass
+class Recorder:
+    """Follows a learner: metrics, TensorBoard, periodic evaluation, checkpoints, summary."""
+
+    folder: Path
+    config: RunConfig
+    judge: Judge
+    envs: build.TrainingEnvs
+    device: str
+    _recent: list[dict[str, Any]] = field(default_factory=list)
+    _evaluations: list[dict[str, Any]] = field(default_factory=list)
+    _sums: dict[str, list[float]] = field(default_factory=dict)
+    _faults: int = 0
+
+    def follow(self, learner: Learner, reporter: Reporter | None) -> TrainResult:
+        """Run the learner to its end. See `train` for what is raised."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        for name in (CHECKPOINTS, EVENTS):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        self._best: Judgement | None = None
+        self._last: Judgement | None = None
+        self._best_step = self._step = 0
+        due = {
+            "log": LOG_EVERY,
+            "evaluate": self.config.evaluate_every,
+            "checkpoint": self.config.checkpoint_every or 0,
+        }
+        writer = SummaryWriter(str(self.folder / EVENTS))
+        try:
+            with stop_requests() as stops, (self.folder / METRICS).open("w") as metrics:
+                for progress in learner.run():
+                    self._step, finished = progress.step, progress.step >= self.config.steps
+                    self._take(progress)
+                    if progress.step >= due["log"] or finished:
+                        due["log"] += LOG_EVERY
+                        self._log(metrics, writer)
+                    keep = due["checkpoint"] and progress.step >= due["checkpoint"]
+                    if keep:
+                        due["checkpoint"] += self.config.checkpoint_every or 0
+                    if progress.step >= due["evaluate"] or finished or stops or keep:
+                        due["evaluate"] += self.config.evaluate_every
+                        self._evaluate(learner, writer, keep=bool(keep), finished=finished)
+                    if reporter is not None:
+                        reporter.update(progress.step, self.figures())
+                    if stops:
+                        raise Interrupted(stops[0], self.folder)
+        finally:
+            writer.close()
+            self.judge.close()
+        assert self._best is not None
+        assert self._last is not None
+        return TrainResult(
+            run=self.folder,
+            steps=self._step,
+            best_step=self._best_step,
+            best_success=self._best.success,
+            best_return=self._best.mean_return,
+            last_success=self._last.success,
+            last_return=self._last.mean_return,
+            wall_seconds=time.perf_counter() - self._began,
+            cpu_seconds=time.process_time() - self._cpu_began,
+        )
+
+    def figures(self) -> dict[str, float]:
+        """Mean return and success of the last 100 training episodes, and the latest evaluation."""
+        out: dict[str, float] = {}
+        if self._recent:
+            out["return"] = float(np.mean([episode["r"] for episode in self._recent]))
+            known = [episode["is_success"] for episode in self._recent if episode["is_success"] is not None]
+            if known:
+                out["success"] = float(np.mean(known))
+        if self._last is not None:
+            out["evaluation_return"] = self._last.mean_return
+            if self._last.success is not None:
+                out["evaluation_success"] = self._last.success
+        return out
+
+    def _take(self, progress: Progress) -> None:
+        self._recent = (self._recent + progress.episodes)[-100:]
+        self._faults = progress.faults
+        for name, value in progress.metrics.items():
+            self._sums.setdefault(name, []).append(value)
+
+    def _log(self, metrics: Any, writer: Any) -> None:
+        seconds = time.perf_counter() - self._began
+        figures = self.figures()
+        tags = {"time/fps": self._step / seconds}
+        tags |= {f"train/{name}": float(np.mean(values)) for name, values in self._sums.items()}
+        if "return" in figures:
+            tags["rollout/ep_rew_mean"] = figures["return"]
+            tags["rollout/ep_len_mean"] = float(np.mean([episode["l"] for episode in self._recent]))
+        if "success" in figures:
+            tags["rollout/success_rate"] = figures["success"]
+        self._sums = {}
+        self._write(metrics, writer, tags)
+
+    def _write(self, metrics: Any, writer: Any, tags: Mapping[str, float]) -> None:
+        finite = {name: value for name, value in tags.items() if math.isfinite(value)}
+        for name, value in finite.items():
+            writer.add_scalar(name, value, self._step)
+        line = {"step": self._step, "seconds": time.perf_counter() - self._began, **finite}
+        metrics.write(json.dumps(line) + "\n")
+        metrics.flush()
+
+    def _evaluate(self, learner: Learner, writer: Any, *, keep: bool, finished: bool) -> None:
+        actor = learner.actor().cpu().eval()
+        judgement = self._last = self.judge(actor)
+        best_before = self._best_step
+        if judgement.better_than(self._best):
+            self._best, self._best_step = judgement, self._step
+        entry = {"step": self._step, "success": judgement.success, "return": judgement.mean_return}
+        self._evaluations.append(entry)
+        with (self.folder / METRICS).open("a") as metrics:
+            tags = {"eval/mean_reward": judgement.mean_return}
+            if judgement.success is not None:
+                tags["eval/success_rate"] = judgement.success
+            self._write(metrics, writer, tags)
+        previous = self._saved
+        self._save(learner, actor)
+        for step in {previous, best_before} - {self._best_step, self._step, 0} - self._kept:
+            shutil.rmtree(self.folder / CHECKPOINTS / str(step))
+        if keep:
+            self._kept.add(self._step)
+        self._saved = self._step
+        self._summarise(finished)
+
+    _saved: int = 0
+    _kept: set[int] = field(default_factory=set)
+
+    def _save(self, learner: Learner, actor: nn.Module) -> None:
+        weights = {f"actor.{name}": tensor for name, tensor in actor.state_dict().items()}
+        own = {f"agent.{name}": tensor for name, tensor in learner.tensors().items()}
+        describe: Any = actor.describe
+        meta = {
+            "task": self.config.task,
+            "algorithm": self.config.algorithm,
+            "step": self._step,
+            "seed": self.config.seed,
+            "actor": describe(),
+        }
+        save_checkpoint(self.folder / CHECKPOINTS / str(self._step), weights | own, meta, replace=True)
+
+    def _summarise(self, finished: bool) -> None:
+        assert self._best is not None
+        assert self._last is not None
+        env = self.judge.env
+        randomizer = build.make_randomizer(self.config.randomization, env, self.config.task)
+        write_json(
+            self.folder / SUMMARY,
+            {
+                "task": self.config.task,
+                "algorithm": self.config.algorithm,
+                "seed": self.config.seed,
+                "steps": self._step,
+                "finished": finished,
+                "best": {"step": self._best_step, **vars(self._best)},
+                "last": {"step": self._step, **vars(self._last)},
+                "evaluations": self._evaluations,
+                "physics_faults": self._faults,
+                "training_ranges": {} if randomizer is None else randomizer.ranges,
+                "wall_seconds": time.perf_counter() - self._began,
+                "cpu_seconds": time.process_time() - self._cpu_began,
+                "device": self.device,
+                "threads": torch.get_num_threads(),
+                "versions": versions(),
+                "parent": None,
+            },
+        )

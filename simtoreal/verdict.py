@@ -1,0 +1,114 @@
+"""A summary of episodes in words, and its numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from simtoreal.intervals import Estimate
+from simtoreal.statistics import Figures, PairedDifference, SuiteFigures, Summary
+
+
+def verdict(summary: Summary, comparisons: Sequence[PairedDifference] = ()) -> list[str]:
+    """The verdict as sentences, the most important first.
+
+    Of several held-out suites the most severe one speaks; of more than three bundles the best and the worst.
+    """
+    unseen = [s for s in summary.suites if s.held_out]
+    name = max(unseen, key=lambda s: s.pooled.severity).suite if unseen else summary.suite_names[0]
+    judged = [s for s in summary.suites if s.suite == name]
+    opening = ""
+    if len(judged) > 3:
+        opening = f"Best and worst of {len(judged)} bundles: "
+        ranked = sorted(judged, key=lambda s: (s.pooled.success.value, s.pooled.return_iqm.value))
+        judged = [ranked[-1], ranked[0]]
+    spoken = {s.bundle for s in judged}
+    rates = [f"{s.bundle} {'succeeds ' if i == 0 else ''}in {percent(s.pooled.success)}" for i, s in enumerate(judged)]
+    where = "of its episodes under conditions it never saw" if unseen else f"of its episodes in suite {name}"
+    said = [f"{opening}{rates[0]} {where}" + "".join(f"; {rate}" for rate in rates[1:]) + ".", *_weakest(judged)]
+    for other in summary.suite_names:
+        found = [(s.bundle, s.pooled) for s in summary.suites if s.suite == other != name and s.bundle in spoken]
+        if found:
+            said.append(f"In suite {other}: {_rates(found)}.")
+    said += [_difference(c) for c in comparisons if (c.suite, c.metric) == (name, "success") and {c.a, c.b} <= spoken]
+    if not unseen:
+        said.append("No suite lay outside every bundle's training ranges: nothing here tells how they do beyond them.")
+    faults = sum(s.pooled.faults for s in summary.suites)
+    if faults:
+        times = "once" if faults == 1 else f"{faults} times"
+        said.append(f"Physics broke {times}; see the faults below before trusting a figure.")
+    return said
+
+
+def _weakest(judged: Sequence[SuiteFigures]) -> list[str]:
+    together = [(s.bundle, c) for s in judged for c in s.judged if c.condition == "all" and len(s.judged) > 1]
+    single = [(s.bundle, worst) for s in judged if (worst := s.weakest_single) is not None]
+    weak = [(bundle, c) for bundle, c in single if c.success.value < 1]
+    said = [f"No condition by itself cost {bundle} an episode." for bundle, c in single if c.success.value == 1]
+    if len({c.condition for _, c in weak}) == 1:
+        said.append(f"Weakest condition: {weak[0][1].condition} ({_rates(weak)}).")
+    elif weak:
+        each = [f"for {bundle} {c.condition}, {percent(c.success)}" for bundle, c in weak]
+        said.append(f"Weakest condition: {'; '.join(each)}.")
+    if together:
+        said.append(f"With everything changed at once: {_rates(together)}.")
+    return said
+
+
+def _rates(found: Sequence[tuple[str, Figures]]) -> str:
+    return ", ".join(f"{bundle} {percent(c.success)}" for bundle, c in found)
+
+
+def _difference(c: PairedDifference) -> str:
+    if c.difference.low > 0 or c.difference.high < 0:
+        ahead, behind = (c.a, c.b) if c.difference.value > 0 else (c.b, c.a)
+        low, high = sorted((abs(c.difference.low), abs(c.difference.high)))
+        size = points(Estimate(abs(c.difference.value), low, high), sign=False)
+        return f"Over the same {c.n} cases {ahead} is ahead of {behind} by {size}."
+    return f"Over the same {c.n} cases {c.a} and {c.b} cannot be told apart: {points(c.difference)}."
+
+
+def percent(estimate: Estimate) -> str:
+    """A rate as `93 % [90, 95]`; one more digit where rounding would say none or all."""
+
+    def digits(rate: float) -> str:
+        return f"{100 * rate:.{1 if 0.0005 <= rate < 0.005 or 0.995 <= rate < 0.9995 else 0}f}"
+
+    return f"{digits(estimate.value)} % [{digits(estimate.low)}, {digits(estimate.high)}]"
+
+
+def points(estimate: Estimate, sign: bool = True) -> str:
+    """A difference of rates as `+33 points [+30, +36]`."""
+    form = "+.0f" if sign else ".0f"
+    low, value, high = (
+        _minus(f"{100 * v:{form}}") if math.isfinite(v) else "–" for v in (estimate.low, estimate.value, estimate.high)
+    )
+    return f"{value} point{'' if value.strip('+−') == '1' else 's'} [{low}, {high}]"
+
+
+def quantity(estimate: Estimate, sign: str = "") -> str:
+    """A return as `412 [398, 421]`, with the decimals that its interval deserves; an unknown bound is a dash."""
+    half = (estimate.high - estimate.low) / 2
+    scale = half if 0 < half < math.inf else abs(estimate.value) / 1000 or 1.0
+    decimals = max(0, min(6, -math.floor(math.log10(scale))))
+    value, low, high = (
+        _minus(f"{v:{sign},.{decimals}f}".replace(",", "\u202f")) if math.isfinite(v) else "–"
+        for v in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def tight(text: str) -> str:
+    """The same text with the spaces that no line may break at: before a percent sign and within an interval."""
+    text = re.sub(r"(?<=\d) %", "\u202f%", text)
+    return re.sub(r" \[([^\[\]]*), ([^\[\]]*)\]", "\u00a0[\\1,\u00a0\\2]", text)
+
+
+def number(value: float) -> str:
+    """A number in four digits, with a true minus sign."""
+    return _minus(f"{value:.4g}")
+
+
+def _minus(text: str) -> str:
+    return "0" if text in {"-0", "+0"} else text.replace("-", "−")

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+
+from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.baselines import VecEnvAdapter, learn_sb3
+
+CONFIG = {"learning_starts": 20, "batch_size": 16, "buffer_size": 500, "policy_kwargs": {"net_arch": [16, 8]}}
+
+
+def test_the_copied_actor_predicts_what_sb3_predicts(vectorized):
+    baseline = learn_sb3("sac", vectorized(2, length=5, truncate=True), CONFIG, steps=100, seed=0, report_every=40)
+    reports = list(baseline)
+    assert [report.step for report in reports] == [40, 80, 100]
+    assert {"actor_loss", "critic_loss", "ent_coef"} <= reports[-1].metrics.keys()
+    assert sum(len(report.episodes) for report in reports) == 20
+    assert all(episode["l"] == 5 for episode in reports[0].episodes)
+    obs = np.random.default_rng(0).uniform(-1, 1, (64, 1)).astype(np.float32)
+    expected, _ = baseline.model.predict(obs, deterministic=True)
+    np.testing.assert_allclose(baseline.actor()(torch.from_numpy(obs)), expected, atol=1e-6)
+
+
+def test_reports_do_not_change_what_is_learned(vectorized):
+    def weights(report_every: int) -> list[torch.Tensor]:
+        baseline = learn_sb3("sac", vectorized(2), CONFIG, steps=80, seed=0, report_every=report_every)
+        list(baseline)
+        return list(baseline.actor().parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(20), weights(80), strict=True))
+
+
+@pytest.mark.parametrize("terminate", [True, False])
+def test_the_adapter_says_how_an_episode_ended(scripted, terminate):
+    adapter = VecEnvAdapter(scripted(terminate=terminate), seed=0)
+    adapter.reset()
+    for _ in range(3):
+        obs, reward, done, infos = adapter.step(np.zeros((2, 1), dtype=np.float32))
+    assert done.tolist() == [True, False]
+    assert infos[0]["terminal_observation"].tolist() == [0, 3]
+    assert obs.tolist() == [[0, 1003], [1, 3]]
+    assert infos[0]["TimeLimit.truncated"] is not terminate
+    assert (infos[0]["episode"], infos[1]) == ({"r": 3.0, "l": 3}, {})
+    assert reward.dtype == np.float32
+
+
+def test_a_broken_transition_stops_sb3(scripted):
+    def broken(obs, reward, terminated, truncated, infos):
+        return obs, reward * np.array([1, np.nan]), terminated, truncated, infos
+
+    with pytest.raises(NonFiniteError, match="environment 1"):
+        list(learn_sb3("sac", scripted({5: broken}), CONFIG, steps=100, seed=0))
+
+
+def test_unknown_names_are_refused(vectorized):
+    with pytest.raises(ValueError, match="no SB3 algorithm 'a3c'; algorithms: sac"):
+        learn_sb3("a3c", vectorized(), {}, steps=10, seed=0)
+    with pytest.raises(ValueError, match="speed"):
+        learn_sb3("sac", vectorized(), {"speed": 9}, steps=10, seed=0)
