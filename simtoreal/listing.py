@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from simtoreal import build
 from simtoreal.config import ALGORITHMS
+from simtoreal.progress import console as make_console
 from simtoreal.randomization.distributions import to_data
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths, suite_paths
@@ -38,7 +38,7 @@ def tasks() -> dict[str, Any]:
 
 def print_listing(found: dict[str, Any]) -> None:
     """The listing as tables on stdout."""
-    console = Console()
+    console = make_console()
     table = Table(title="tasks (any other gymnasium id works too)", title_justify="left")
     for column in ("task", "what", "rate", "length", "observation", "command", "parameters", "suites"):
         table.add_column(column)
@@ -87,5 +87,5 @@ def print_preset(name: str, *, quiet: bool) -> dict[str, Any]:
         for row in rows:
             draw = "; ".join(f"{kind} {value}" for kind, value in row["draw"].items())
             table.add_row(row["entry"], row["how"], draw, row["unit"], str(len(row["ranges"])), row["source"])
-        Console().print(table)
+        make_console().print(table)
     return {"task": preset.task, "version": preset.version, "entries": rows}

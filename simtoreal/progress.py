@@ -11,6 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 
+def console() -> Console:
+    """Standard output for tables: as wide as the terminal, or wide enough for any table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
 class RateColumn(ProgressColumn):
     """Steps per second."""
 

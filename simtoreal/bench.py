@@ -1,0 +1,231 @@
+"""Benchmarks: each figure is a ratio against a named peer in the same run, interleaved, the median of several rounds.
+
+Times are CPU seconds of this process, so that other work on the machine disturbs them little.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from rich.table import Table
+
+from simtoreal import build
+from simtoreal.config import ConfigError
+from simtoreal.progress import console
+from simtoreal.randomization.messages import nearest
+from simtoreal.runs import versions
+
+OBSERVATION, ACTION, HIDDEN, BATCH = 48, 12, (256, 256), 256  # the size of a quadruped's policy
+Work = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`ours` and `peer` in `unit`; `ratio` is how many times better ours is (above 1) than the peer."""
+
+    name: str
+    what: str
+    ours: float
+    peer_name: str
+    peer: float
+    unit: str
+    ratio: float
+
+
+def _seconds(work: Work, repeat: int) -> float:
+    began = time.process_time()
+    for _ in range(repeat):
+        work()
+    return (time.process_time() - began) / repeat
+
+
+def _interleaved(ours: Work, peer: Work, *, repeat: int, rounds: int) -> tuple[float, float, float]:
+    """Median CPU seconds a call of both, and the median over rounds of peer / ours."""
+    _seconds(ours, max(1, repeat // 10))
+    _seconds(peer, max(1, repeat // 10))
+    pairs = [(_seconds(ours, repeat), _seconds(peer, repeat)) for _ in range(rounds)]
+    return (
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+        statistics.median(b / a for a, b in pairs),
+    )
+
+
+def bench_step(rounds: int) -> list[Row]:
+    """A control step with everything on against the Bullet calls alone that such a controller cannot avoid."""
+    rows = []
+    for short, full in build.task_ids().items():
+        env = build.make_env(full)
+        short_randomizer = build.make_randomizer(short, env, short)
+        assert short_randomizer is not None
+        env.reset(seed=0, options={"parameters": short_randomizer.draw(0, 0, 0)})
+        world, task = env.unwrapped.world, env.unwrapped  # type: ignore[attr-defined]
+        substeps = round(task.control_dt / task.physics_dt)
+        action = np.zeros(env.action_space.shape or (), np.float32)
+        zero = [0.0] * len(world.joints)
+
+        def ours(env: Any = env, action: Any = action) -> None:
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+
+        def bare(world: Any = world, task: Any = task, n: int = substeps, zero: list[float] = zero) -> None:
+            for _ in range(n):
+                q, _ = world.joint_state()
+                world.step(world.gravity_torque(q) if task.compensates_gravity else zero)
+
+        mine, theirs, ratio = _interleaved(ours, bare, repeat=200, rounds=rounds)
+        what = f"{short}: one control step ({substeps} substeps), all sensors noisy and late"
+        rows.append(Row("step", what, mine * 1e6, "bare Bullet calls", theirs * 1e6, "us", ratio))
+        env.close()
+    return rows
+
+
+def _sac_batch() -> tuple[Any, Any]:
+    from simtoreal.policies.replay import Replay
+    from simtoreal.policies.sac import SAC, SACConfig
+
+    rng = np.random.default_rng(0)
+    replay = Replay(4096, OBSERVATION, ACTION)
+    replay.add(
+        rng.standard_normal((4096, OBSERVATION), np.float32),
+        rng.uniform(-1, 1, (4096, ACTION)).astype(np.float32),
+        rng.standard_normal(4096).astype(np.float32),
+        rng.standard_normal((4096, OBSERVATION), np.float32),
+        np.zeros(4096, np.float32),
+    )
+    return SAC(OBSERVATION, ACTION, 0, SACConfig(hidden=HIDDEN, batch_size=BATCH), seed=0), replay
+
+
+class _Free(gym.Env[np.ndarray, np.ndarray]):
+    """An environment that costs nothing; never stepped here."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (ACTION,), np.float32)
+
+
+def _sb3_sac() -> Any:
+    from simtoreal.policies.baselines import learn_sb3
+    from simtoreal.workers import LocalVectorEnv
+
+    settings = {"batch_size": BATCH, "policy_kwargs": {"net_arch": list(HIDDEN)}}
+    model: Any = learn_sb3("sac", LocalVectorEnv([_Free]), settings, steps=1, seed=0).model
+    rng = np.random.default_rng(0)
+    for _ in range(4096):
+        row = rng.standard_normal((2, 1, OBSERVATION)).astype(np.float32)
+        action = rng.uniform(-1, 1, (1, ACTION)).astype(np.float32)
+        model.replay_buffer.add(row[0], row[1], action, np.zeros(1), np.zeros(1), [{}])
+    return model
+
+
+def bench_update(rounds: int) -> list[Row]:
+    """A SAC gradient step against Stable-Baselines3's, same networks and batch, float32, one thread."""
+    agent, replay = _sac_batch()
+    model = _sb3_sac()
+    generator = torch.Generator().manual_seed(0)
+
+    def ours() -> None:
+        agent.update(replay.sample(BATCH, generator))
+
+    def peer() -> None:
+        model.train(gradient_steps=1, batch_size=BATCH)
+
+    mine, theirs, ratio = _interleaved(ours, peer, repeat=40, rounds=rounds)
+    what = f"SAC updates, observation {OBSERVATION}, action {ACTION}, 2x256, batch {BATCH}, fp32, 1 thread"
+    return [Row("update", what, 1 / mine, "Stable-Baselines3", 1 / theirs, "updates/s", ratio)]
+
+
+def bench_inference(rounds: int) -> list[Row]:
+    """One inference of the exported policy through the onboard runtime against torch and SB3's predict."""
+    from simtoreal.export.bundle import write_bundle
+    from simtoreal.export.onboard.runtime import Runtime
+    from simtoreal.export.onboard.spec import CommandMap, Field, Spec
+
+    agent, _ = _sac_batch()
+    actor, model = agent.actor(), _sb3_sac()
+    ones = (1.0,) * ACTION
+    spec = Spec(
+        task="bench",
+        algorithm="sac",
+        control_dt=0.02,
+        observation=(Field("observation", OBSERVATION, "-"),),
+        command=(Field("command", ACTION, "-"),),
+        command_map=CommandMap((0.0,) * ACTION, ones, tuple(-x for x in ones), ones),
+    )
+    observations = np.random.default_rng(0).standard_normal((64, OBSERVATION)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = Runtime(
+            write_bundle(Path(folder) / "bundle", actor=actor, spec=spec, recorded_observations=observations)
+        )
+    one = observations[0]
+
+    def ours() -> None:
+        runtime.act(one)
+
+    def in_torch() -> None:
+        with torch.inference_mode():
+            actor(torch.from_numpy(one)[None])
+
+    rows = []
+    for name, peer in (
+        ("torch", in_torch),
+        ("Stable-Baselines3 predict", lambda: model.predict(one, deterministic=True)),
+    ):
+        mine, theirs, ratio = _interleaved(ours, peer, repeat=1000, rounds=rounds)
+        what = f"one inference, {OBSERVATION} -> 256 -> 256 -> {ACTION}, checks included"
+        rows.append(Row("inference", what, mine * 1e6, name, theirs * 1e6, "us", ratio))
+    return rows
+
+
+BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
+    "step": bench_step,
+    "update": bench_update,
+    "inference": bench_inference,
+}
+
+
+def bench(names: Sequence[str] = (), *, rounds: int = 5) -> dict[str, Any]:
+    """Run the named benchmarks (all if none), interleaving ours with its peer `rounds` times.
+
+    Raises:
+        ConfigError: no such benchmark.
+    """
+    for name in names:
+        if name not in BENCHMARKS:
+            raise ConfigError(f"no benchmark {name!r}; {nearest(name, BENCHMARKS)}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = [row for name in names or BENCHMARKS for row in BENCHMARKS[name](rounds)]
+    finally:
+        torch.set_num_threads(threads)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
+    return {"rows": [asdict(row) for row in rows], "rounds": rounds, "machine": machine, "versions": versions()}
+
+
+def print_bench(result: Mapping[str, Any]) -> None:
+    """The rows as a table on stdout."""
+    table = Table(title=f"median of {result['rounds']} interleaved rounds, CPU time", title_justify="left")
+    for column in ("benchmark", "what", "ours", "peer", "its figure", "unit", "ratio"):
+        table.add_column(column)
+    for row in result["rows"]:
+        figures = [f"{row[key]:,.1f}" for key in ("ours", "peer")]
+        table.add_row(
+            row["name"], row["what"], figures[0], row["peer_name"], figures[1], row["unit"], f"{row['ratio']:.2f}"
+        )
+    console().print(table)
