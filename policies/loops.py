@@ -18,6 +18,8 @@ from simtoreal.policies.replay import Replay
 Transition = dict[str, np.ndarray]
 """Rows of one vector step under the names of `Replay.add`: obs, action, reward, next_obs, terminated, ..."""
 
+Augment = Callable[[Transition, Mapping[str, Any]], Transition]
+
 FAULT_GRACE = 200
 """Environment steps before the share of faults is judged."""
 
@@ -114,7 +116,7 @@ def off_policy(
     updates_per_step: float = 1.0,
     report_every: int = 1_000,
     state: LoopState | None = None,
-    augment: Callable[[Transition], Transition] | None = None,
+    augment: Augment | None = None,
     max_fault_rate: float = 0.05,
 ) -> Iterator[Progress]:
     """Train until `steps` environment steps over all environments; report every `report_every` of them and at the end.
@@ -122,8 +124,9 @@ def off_policy(
     Before `learning_starts` actions are uniform in [-1, 1]. Then every environment step earns `updates_per_step`
     gradient steps, so a ratio of .25 with 8 environments is 2 updates a vector step. An ended environment's next
     observation is its `final_obs`, and only `terminated` stops the bootstrap. A transition that is invalid
-    (`infos["valid"]`) or not finite is counted in `faults`, not stored. `augment` maps transitions to further ones,
-    stored as well (a robot's mirror image, say).
+    (`infos["valid"]`) or not finite is counted in `faults`, not stored. `augment` makes further
+    transitions of a vector step's E, a whole multiple of E in blocks of E, stored as well (a robot's mirror image, or
+    the same motion towards another goal); it also gets the step's infos.
 
     Raises ValueError for environments that do not reset in the same step, FaultRateError above `max_fault_rate` of
     invalid transitions, and what `agent.update` raises.
@@ -156,8 +159,9 @@ def off_policy(
         ended = terminated | truncated
         rows = transition(state.observation, action, reward, final_observation(next_obs, ended, infos), terminated)
         valid = np.asarray(infos.get("valid", np.ones(n_envs, dtype=bool)), dtype=bool) & finite_rows(rows)
-        for stored in [rows, augment(rows)] if augment else [rows]:
-            kept = {name: value[valid] for name, value in stored.items()}
+        for stored in [rows, augment(rows, infos)] if augment else [rows]:
+            mask = np.tile(valid, len(stored["reward"]) // n_envs)
+            kept = {name: value[mask] for name, value in stored.items()}
             if len(kept["reward"]):
                 replay.add(**kept)
                 agent.observe(observation_of(kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from math import copysign
 from typing import Protocol
 
 from simtoreal.robots.parameters import Parameter
@@ -17,7 +18,8 @@ LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a comm
 class Drive(Protocol):
     """Turns a command into torques of all joints of a world."""
 
-    parameters: tuple[Parameter, ...]
+    @property
+    def parameters(self) -> tuple[Parameter, ...]: ...
 
     def apply(self, values: Mapping[str, float]) -> None: ...
 
@@ -82,8 +84,9 @@ class PDDrive:
     def torque(self, state: JointState, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
         strength = self._values["actuator.strength"]
         q, qd = state
+        # seldom saturated, and comparing first costs half of min(max())
         return [
-            strength * min(max(kp * (target - (x + b)) - kd * v + g, -limit), limit)
+            strength * (t if -limit <= (t := kp * (target - (x + b)) - kd * v + g) <= limit else copysign(limit, t))
             for kp, kd, target, x, b, v, g, limit in zip(
                 self._kp, self._kd, command, q, self.encoder_bias, qd, gravity, self._effort, strict=True
             )

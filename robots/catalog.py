@@ -113,8 +113,8 @@ _ROTOR = 0.1  # [kg m^2]
 
 
 def _with_rotor(body: Inertial) -> Inertial:
-    xx, yy, zz, *products = body.inertia
-    return replace(body, inertia=(xx + _ROTOR / 2, yy + _ROTOR / 2, zz + _ROTOR, *products))
+    xx, yy, zz, xy, xz, yz = body.inertia
+    return replace(body, inertia=(xx + _ROTOR / 2, yy + _ROTOR / 2, zz + _ROTOR, xy, xz, yz))
 
 
 PANDA_INERTIALS = {

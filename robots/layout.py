@@ -49,11 +49,17 @@ class Layout:
         return Box(-np.inf, np.inf, (self.size,), np.float32)
 
     def pack(self, values: Mapping[str, Sequence[float] | FloatArray]) -> NDArray[np.float32]:
-        """One float32 vector [size] from a value sequence for each field name."""
-        out = np.empty(self.size, np.float32)
-        for name, where in self.slices.items():
-            out[where] = values[name]
-        return out
+        """One float32 vector [size] from a value sequence for each field name.
+
+        Raises:
+            ValueError: the sequences do not have `size` elements together.
+        """
+        numbers: list[float] = []
+        for name in self.slices:
+            numbers.extend(values[name])
+        if len(numbers) != self.size:
+            raise ValueError(f"a layout of {self.size} elements got {len(numbers)}: fields {', '.join(self.slices)}")
+        return np.array(numbers, np.float32)
 
 
 class CommandLayout(Layout):
@@ -99,10 +105,16 @@ class CommandLayout(Layout):
 
     def command(self, action: FloatArray, observation: FloatArray, layout: Layout) -> FloatArray:
         """SI command [m] of an action [m] in [-1, 1], given the observation it answers."""
-        command = self.reference(observation, layout) + self.scale * np.clip(action, -1.0, 1.0)
-        return np.clip(command, self.low, self.high)
+        command = self.reference(observation, layout) + self.scale * _clip(action, -1.0, 1.0)
+        return _clip(command, self.low, self.high)
 
     def action(self, command: FloatArray, observation: FloatArray, layout: Layout) -> FloatArray:
         """The action [m] that stands for an SI command [m]: the inverse of `command`."""
-        clipped = np.clip(command, self.low, self.high)
-        return np.clip((clipped - self.reference(observation, layout)) / self.scale, -1.0, 1.0)
+        clipped = _clip(command, self.low, self.high)
+        return _clip((clipped - self.reference(observation, layout)) / self.scale, -1.0, 1.0)
+
+
+def _clip(x: FloatArray, low: FloatArray | float, high: FloatArray | float) -> FloatArray:
+    """`np.clip` at a third of its cost on a few numbers."""
+    clipped: FloatArray = np.minimum(np.maximum(x, low), high)
+    return clipped

@@ -32,6 +32,8 @@ class Inertial:
 
 @dataclass(frozen=True)
 class Link:
+    """A link; `mass` in kg, 0 where the file gives none."""
+
     name: str
     mass: float
     has_collision: bool
@@ -39,7 +41,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Joint:
-    """`origin` [4, 4] places the child at zero; `axis` is in the child's frame; limits in rad or m, N m or N, rad/s or m/s."""
+    """A joint; `origin` [4, 4] places the child at zero, the unit `axis` is in the child's frame.
+
+    `lower` and `upper` in rad or m, `effort` in N m or N, `velocity` in rad/s or m/s; 0 where the file gives none.
+    """
 
     name: str
     kind: str
@@ -59,6 +64,8 @@ def _numbers(element: ET.Element | None, key: str, default: str, where: str) -> 
         values = [float(word) for word in text.split()]
     except ValueError:
         raise ModelError(f"{where}: {key}={text!r} is not a list of numbers") from None
+    if len(values) != len(default.split()):
+        raise ModelError(f"{where}: {key}={text!r} should be {len(default.split())} numbers")
     if not all(map(math.isfinite, values)):
         raise ModelError(f"{where}: {key}={text!r} is not finite")
     return values
@@ -90,24 +97,32 @@ class RobotModel:
         path: the URDF; read with defusedxml, so no entity, DTD or external reference is ever followed.
 
     Raises:
-        ModelError: not XML, no root, two roots, a negative or non-finite mass.
+        ModelError: not XML, no root, two roots, a loop, a joint between unknown links, a negative or non-finite mass.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._tree = SafeET.parse(str(path))
+            self._root: ET.Element = SafeET.fromstring(path.read_bytes())
         except FileNotFoundError:
             raise ModelError(f"{path}: no such robot file") from None
         except (ET.ParseError, DefusedXmlException) as error:
             raise ModelError(f"{path}: not a usable URDF: {error!r}") from None
-        root = self._tree.getroot()
-        self.links = {link.name: link for link in map(self._link, root.findall("link"))}
-        self.joints = {joint.name: joint for joint in map(self._joint, root.findall("joint"))}
-        self._parent_joint = {joint.child: joint for joint in self.joints.values()}
+        self.links = {link.name: link for link in map(self._link, self._root.findall("link"))}
+        self.joints = {joint.name: joint for joint in map(self._joint, self._root.findall("joint"))}
+        self._parent_joint: dict[str, Joint] = {}
+        for joint in self.joints.values():
+            other = self._parent_joint.setdefault(joint.child, joint)
+            if other is not joint:
+                raise ModelError(f"{path}: link {joint.child} has two parents: joints {other.name} and {joint.name}")
         roots = [name for name in self.links if name not in self._parent_joint]
         if len(roots) != 1:
             raise ModelError(f"{path}: a robot has one root link, this has {len(roots)}: {', '.join(roots)}")
+        tree = {*roots}
+        while grown := {joint.child for joint in self.joints.values() if joint.parent in tree} - tree:
+            tree |= grown
+        if loop := sorted(set(self.links) - tree):
+            raise ModelError(f"{path}: links in a loop, apart from root {roots[0]}: {', '.join(loop)}")
 
     def _link(self, element: ET.Element) -> Link:
         name = element.get("name", "")
@@ -168,7 +183,7 @@ class RobotModel:
                 can be set later on engines that cannot move a centre of mass.
             visuals: False drops what only a camera sees.
         """
-        root = ET.fromstring(ET.tostring(self._tree.getroot()))
+        root = ET.fromstring(ET.tostring(self._root))
         for mesh in root.iter("mesh"):
             name = mesh.get("filename", "").removeprefix("package://")
             target = (self.path.parent / name).resolve()
@@ -200,7 +215,13 @@ class RobotModel:
         return ET.tostring(root, encoding="unicode")
 
     def chain(self, link: str, joints: Sequence[str]) -> Chain:
-        """Forward kinematics from the root to `link`; `joints` gives the order of the position vector."""
+        """Forward kinematics from the root to `link`; `joints` gives the order of the position vector.
+
+        Raises:
+            ModelError: no such link.
+        """
+        if link not in self.links:
+            raise ModelError(f"no link {link!r}; links: {', '.join(self.links)}")
         path: list[Joint] = []
         while link in self._parent_joint:
             joint = self._parent_joint[link]

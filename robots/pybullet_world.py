@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import pybullet as bullet
 from numpy.typing import NDArray
 
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import Camera, JointState, World
+
+with quiet():
+    import pybullet as bullet
 
 FIXED = bullet.JOINT_FIXED
 GROUND_FRICTION = 1.0  # Bullet multiplies the two surfaces' numbers: with 1 here, a link's number is the pair's
 SOLVER_ITERATIONS = 50
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Bullet's loader prints from C; a robot's own warnings come from `robots.model`."""
-    saved = os.dup(1), os.dup(2)
-    with open(os.devnull, "w") as null:
-        os.dup2(null.fileno(), 1)
-        os.dup2(null.fileno(), 2)
-        try:
-            yield
-        finally:
-            for stream, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, stream)
-                os.close(copy)
 
 
 class PyBulletWorld(World):
@@ -58,7 +45,11 @@ class PyBulletWorld(World):
         self._rendering = rendering or gui
         self._client = bullet.connect(bullet.GUI if gui else bullet.DIRECT)
         self._marker: int | None = None
-        self._load()
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
         self.joints = tuple(self._joint_names)
         self.parameters = tuple(self._parameters())
 
@@ -79,7 +70,7 @@ class PyBulletWorld(World):
             ballast=self._robot.payload,
             visuals=self._rendering,
         )
-        with tempfile.NamedTemporaryFile("w", suffix=".urdf") as file, _quiet():
+        with tempfile.NamedTemporaryFile("w", suffix=".urdf") as file, quiet():
             file.write(text)
             file.flush()
             flags = bullet.URDF_USE_INERTIA_FROM_FILE
@@ -190,17 +181,17 @@ class PyBulletWorld(World):
     def read_back(self) -> dict[str, float]:
         """Masses, payloads and frictions as `getDynamicsInfo` has them; PyBullet has no getter for joint damping and
         motor force, so those are what was last written."""
+        joints = dict(zip(self._joint_names, self._joint_indices, strict=True))
         out: dict[str, float] = {}
-        indices = {name: self._link_index[name] for name in self._nominal}
         for parameter in self.parameters:
             kind, name, what = parameter.name.split(".")
             if kind == "joint":
-                index = self._joint_indices[self._joint_names.index(name)]
-                out[parameter.name] = self._written["jointDamping" if what == "damping" else "jointFriction", index][0]
-            elif what == "payload":
-                out[parameter.name] = self._dynamics(indices[f"{name}_ballast"])[0]
+                field = "jointDamping" if what == "damping" else "jointFriction"
+                out[parameter.name] = self._written[field, joints[name]][0]
             else:
-                out[parameter.name] = self._dynamics(indices[name])[0 if what == "mass" else 1]
+                link = self._link_index[f"{name}_ballast" if what == "payload" else name]
+                mass, friction, _ = self._dynamics(link)
+                out[parameter.name] = friction if what == "friction" else mass
         return out
 
     def inertia(self, link: str) -> tuple[float, float, float]:

@@ -42,7 +42,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         render_mode: None, "rgb_array" or "human".
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"]}  # type: ignore[misc]
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012 (gymnasium's declaration)
 
     robot: Robot
     physics_dt: float  # [s]
@@ -87,7 +87,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._delay = CommandDelay(self.physics_dt, self._substeps)
         self._values: dict[str, float] = {}
         self._write(self.parameters.nominal)
-        self.action_space = self.command_layout.space()
+        self.action_space: spaces.Space[Any] = self.command_layout.space()
         self.privileged_layout = self._privileged_layout()
         self.observation_space: spaces.Space[Any] = (
             spaces.Dict({"policy": self.observation_layout.space(), "privileged": self.privileged_layout.space()})
@@ -217,14 +217,26 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._step_count += 1
         truncated = self._step_count >= self.horizon
         if not np.isfinite(action).all():
-            info = {"is_success": False, "invalid_action": True, "violation": True, "reward_terms": {}}
+            info = {
+                "is_success": False,
+                "invalid_action": True,
+                "violation": True,
+                "reward_terms": {},
+                "reward_signals": self.signals(self._state),
+            }
             return self._as_space(), self.failure_reward, True, False, info
         self._command = self.command_layout.command(action, self._observation, self.observation_layout).tolist()
         try:
             self._simulate(self._command)
         except PhysicsFault:
             self._broken = True
-            info = {"is_success": False, "physics_fault": True, "violation": True, "reward_terms": {}}
+            info = {
+                "is_success": False,
+                "physics_fault": True,
+                "violation": True,
+                "reward_terms": {},
+                "reward_signals": self.signals(self._state),
+            }
             return self._as_space(), 0.0, False, True, info
         signals = self.signals(self._state)
         terms = self.reward_terms(signals, action.tolist())
@@ -275,7 +287,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def show(self) -> None:
         """Put markers where a viewer should look; called before a frame is taken."""
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The task's camera image [height, width, 3] in render_mode "rgb_array"."""
         if self.render_mode != "rgb_array":
             return None

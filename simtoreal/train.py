@@ -26,7 +26,7 @@ from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, make_config
 from simtoreal.errors import Interrupted
 from simtoreal.policies.checkpoint import save_checkpoint
-from simtoreal.policies.loops import Progress
+from simtoreal.policies.loops import Augment, Progress, Transition
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.runs import CHECKPOINTS, CONFIG, EVENTS, METRICS, SUMMARY, claim_output, versions, write_json
 
@@ -159,9 +159,10 @@ class OffPolicyLearner:
         observation = int(np.prod(build.policy_space(envs.envs[0]).shape or ()))
         action = int(np.prod(envs.single_action_space.shape or ()))
         self._agent = SAC(observation, action, privileged, self._settings, seed=config.seed, device=device)
-        capacity = min(self._settings.buffer_size, config.steps + config.envs)
+        capacity = min(self._settings.buffer_size, (config.steps + config.envs) * (1 + config.hindsight))
         self._replay = Replay(capacity, observation, action, privileged, device=device)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
+        self._augment = hindsight(envs, config) if config.hindsight else None
 
     def run(self) -> Iterator[Progress]:
         from simtoreal.policies.loops import off_policy
@@ -177,6 +178,7 @@ class OffPolicyLearner:
             learning_starts=s.learning_starts,
             updates_per_step=s.updates_per_step,
             report_every=REPORT_EVERY,
+            augment=self._augment,
         )
 
     def actor(self) -> nn.Module:
@@ -184,6 +186,25 @@ class OffPolicyLearner:
 
     def tensors(self) -> dict[str, Tensor]:
         return self._agent.state_dict()
+
+
+def hindsight(envs: build.TrainingEnvs, config: RunConfig) -> Augment:
+    """`config.hindsight` copies of each transition towards other goals, as the task relabels them.
+
+    Raises:
+        ConfigError: the task has no goals to relabel.
+    """
+    env = envs.envs[0]
+    if not env.has_wrapper_attr("relabel"):
+        raise ConfigError(f"hindsight: task {config.task} has no goals to relabel; set hindsight to 0")
+    relabel = env.get_wrapper_attr("relabel")
+    rng = np.random.default_rng(config.seed)
+
+    def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
+        copies = [relabel(rows, infos["reward_signals"], rng) for _ in range(config.hindsight)]
+        return {name: np.concatenate([copy[name] for copy in copies]) for name in copies[0]}
+
+    return augment
 
 
 class BaselineLearner:

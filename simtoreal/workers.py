@@ -21,7 +21,8 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     `step` returns observations ([E, n], or {"policy": [E, n], "privileged": [E, p]}), rewards [E], terminated [E],
     truncated [E] and infos. Where environment i ended, the observation is the first of its next episode,
     `infos["final_obs"][i]` the last of the ended one and `infos["final_info"][i]` its info, with `episode` =
-    {"r": return, "l": length}. `infos["valid"][i]` False marks a transition that physics broke.
+    {"r": return, "l": length}. `infos["valid"][i]` False marks a transition that physics broke, and
+    `infos["reward_signals"][i]` is what the reward was computed from, where the environment says so.
 
     Args:
         factories: make one environment each; environment i's episodes are its own, whoever steps beside it.
@@ -57,12 +58,14 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     def step(self, actions: NDArray[Any]) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         n = self.num_envs
         observations: list[Any] = []
+        signals: list[Any] = []
         rewards, terminated, truncated, valid = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool), np.ones(n, bool)
         final_obs, final_info = np.empty(n, object), np.empty(n, object)
         for i, env in enumerate(self.envs):
             obs, reward, terminated[i], truncated[i], info = env.step(actions[i])
             rewards[i] = reward
             valid[i] = not info.get("physics_fault", False)
+            signals.append(info.get("reward_signals"))
             self._returns[i] += rewards[i]
             self._lengths[i] += 1
             if terminated[i] or truncated[i]:
@@ -71,7 +74,7 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
                 self._returns[i], self._lengths[i] = 0.0, 0
                 obs, _ = env.reset()
             observations.append(obs)
-        infos: dict[str, Any] = {"valid": valid}
+        infos: dict[str, Any] = {"valid": valid, "reward_signals": signals}
         if terminated.any() or truncated.any():
             infos |= {"final_obs": final_obs, "final_info": final_info}
         return self._stack(observations), rewards, terminated, truncated, infos

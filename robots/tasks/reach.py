@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +21,19 @@ TOOL = "panda_grasptarget"
 HOME = (0.0, -1.2, 0.0, -2.4, 0.0, 1.8, 0.785)  # [rad] the tool at (0.256, 0, 0.615) m, outside the goals' box
 KP = (500.0, 600.0, 350.0, 350.0, 100.0, 80.0, 40.0)  # [N m/rad]
 KD = (40.0, 46.0, 24.0, 24.0, 10.0, 8.0, 6.0)  # [N m s/rad]
-MAX_STEP = 0.15  # [rad] a target may lie ahead of the joint
+MAX_STEP = 0.1  # [rad] a target may move in one control step: 2 rad/s
 GOAL_LOW = (0.3, -0.35, 0.1)  # [m]
 GOAL_HIGH = (0.65, 0.35, 0.6)  # [m]
 GOAL_RADIUS = 0.02  # [m]
+HINDSIGHT_SPREAD = 0.04  # [m] of relabelled goals around the tool
 
 
 class PandaReach(Task):
     """A Franka Panda on a table brings its tool to a goal and keeps it there.
 
-    20 Hz joint position targets; explicit PD with gravity compensation of the nominal robot at 500 Hz; 2.5 s. Success: the
-    tool is within 2 cm of the goal for the last 0.25 s. Goals are uniform in x .3-.65, y +-.35, z .1-.6 m of the base.
+    20 Hz joint position targets; explicit PD with gravity compensation of the nominal robot at 500 Hz; 2.5 s. Goals are
+    uniform in x .3-.65, y +-.35, z .1-.6 m of the base. Success: the tool is within 2 cm of the goal for the last
+    0.25 s.
 
     Observation (27):
 
@@ -46,9 +48,10 @@ class PandaReach(Task):
     Action (7): the joint targets move by 0.1 rad * a, a in [-1, 1]. Command (7): `joint_target` [rad] =
     clip(joint_position + tracking_error + 0.1 a, joint limits).
 
-    Reward per step: `distance` = -d, `near` = (1 - tanh(d / 0.1 m)) / 2, `there` = exp(-(d / 0.02 m)^2) / 2,
-    `motion` = -0.02 |a|^2 / 7, d the tool's distance from the goal [m]. Never terminates; truncates after 50 steps. Reward signals: tool_position, goal [m, base], as
-    motion capture gives them. A violation is a joint above its speed limit or contact with the table.
+    Reward per step, d the tool's distance from the goal [m]: `distance` = -d, `near` = (1 - tanh(d / 0.1 m)) / 2,
+    `there` = exp(-(d / 0.02 m)^2) / 2, `motion` = -0.02 |a|^2 / 7. Never terminates; truncates after 50 steps. Reward
+    signals: tool_position, goal [m, base], as motion capture gives them. A violation is a joint above its speed limit
+    or contact with the table.
     """
 
     robot = catalog.panda()
@@ -72,7 +75,7 @@ class PandaReach(Task):
         scale=[MAX_STEP] * 7,
         low=[joint.lower for joint in _limits],
         high=[joint.upper for joint in _limits],
-        relative_to=("joint_position",),
+        relative_to=("joint_position", "tracking_error"),
     )
     reward_layout = Layout(
         Field("tool_position", 3, "m", "base", ("x", "y", "z")), Field("goal", 3, "m", "base", ("x", "y", "z"))
@@ -129,6 +132,34 @@ class PandaReach(Task):
     @staticmethod
     def succeeds(signals: Mapping[str, Sequence[float]]) -> bool:
         return math.dist(signals["tool_position"], signals["goal"]) <= GOAL_RADIUS
+
+    @classmethod
+    def relabel(
+        cls,
+        rows: Mapping[str, NDArray[Any]],
+        signals: Sequence[Mapping[str, Sequence[float]]],
+        rng: np.random.Generator,
+    ) -> dict[str, NDArray[Any]]:
+        """The same motions towards other goals: hindsight in the manner of Andrychowicz et al. 2017 (arXiv 1707.01495).
+
+        `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and whatever
+        else; `signals` [E] the reward signals each led to. Half of the new goals lie within centimetres of where the
+        tool came to be, half are drawn as a reset draws them.
+        """
+        tool = np.array([s["tool_position"] for s in signals])
+        near = tool + rng.normal(0.0, HINDSIGHT_SPREAD, tool.shape)
+        goals = np.where(rng.random((len(tool), 1)) < 0.5, near, rng.uniform(GOAL_LOW, GOAL_HIGH, tool.shape))
+        out = dict(rows)
+        where, measured = (cls.observation_layout.slices[name] for name in ("goal_from_tool", "tool_position"))
+        for name in ("obs", "next_obs"):
+            out[name] = rows[name].copy()
+            out[name][:, where] = goals - rows[name][:, measured]
+        rewards = [
+            sum(cls.reward_terms({**s, "goal": goal}, action).values())
+            for s, goal, action in zip(signals, goals.tolist(), rows["action"].tolist(), strict=True)
+        ]
+        out["reward"] = np.array(rewards)
+        return out
 
     def violates(self) -> bool:
         too_fast = any(abs(v) > joint.velocity for v, joint in zip(self._state[1], self._limits, strict=True))

@@ -1,0 +1,161 @@
+"""Small robots whose motion has an analytic answer, and the shipped tasks by registry."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import simtoreal
+from simtoreal.robots import catalog
+from simtoreal.robots.actuators import ForceDrive, PDDrive
+from simtoreal.robots.catalog import Drag, Robot
+from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.pybullet_world import PyBulletWorld
+from simtoreal.robots.sensors import JointSensor
+from simtoreal.robots.task import Task
+from simtoreal.robots.world import Camera
+
+assert simtoreal.__version__  # importing it registers the ids
+TASKS = sorted(name for name in gym.registry if name.startswith("simtoreal/"))
+ASSETS = Path(__file__).parent / "assets"
+NO_DRAG = Drag(0.0, 50.0, 0.0, 50.0, "N s/m", "N")
+
+
+def pytest_generate_tests(metafunc):
+    if "task_id" in metafunc.fixturenames:
+        metafunc.parametrize("task_id", TASKS)
+
+
+@pytest.fixture
+def make(task_id):
+    """Makes the task under test; everything it made is closed at the end."""
+    made = []
+
+    def build(**options):
+        made.append(gym.make(task_id, disable_env_checker=True, **options).unwrapped)
+        return made[-1]
+
+    yield build
+    for env in made:
+        env.close()
+
+
+@pytest.fixture
+def world():
+    """Makes a PyBulletWorld of a robot by name, at nominal values overlaid with the given ones."""
+    robots = {
+        "slider": Robot("slider", ASSETS / "slider.urdf", {"slide": NO_DRAG}),
+        "lift": Robot("lift", ASSETS / "lift.urdf", {"rope": NO_DRAG}, payload={"cage": (0.2, 0.0, 0.0)}, max_payload=5.0),
+        "block": Robot("block", ASSETS / "block.urdf", {"along": NO_DRAG, "up": NO_DRAG}, table=True),
+        "cartpole": catalog.cartpole(),
+        "pendulum": replace(
+            catalog.cartpole(), locked=("slider",), payload={"pole": (0.0, 0.0, 1.0)}, max_payload=3.0
+        ),
+        "cart with locked pole": replace(catalog.cartpole(), locked=("hinge",)),
+        "panda": catalog.panda(),
+    }
+    made = []
+
+    def build(name, values=None, physics_dt=0.001):
+        out = PyBulletWorld(robots[name], physics_dt)
+        made.append(out)
+        out.apply({p.name: p.nominal for p in out.parameters} | (values or {}))
+        return out
+
+    yield build
+    for each in made:
+        each.close()
+
+
+class Slide(Task):
+    """2 kg on a frictionless horizontal rail, pushed by up to 20 N."""
+
+    robot = Robot("slider", ASSETS / "slider.urdf", {"slide": NO_DRAG})
+    physics_dt = 0.004
+    control_dt = 0.02
+    horizon = 200
+    success_hold = 0.1
+    velocity_bound = 90.0
+    camera = Camera((0.0, 0.0, 0.0), 2.0)
+    observation_layout = Layout(Field("position", 1, "m"), Field("velocity", 1, "m/s"))
+    command_layout = CommandLayout(Field("force", 1, "N"), scale=[20.0], low=[-20.0], high=[20.0])
+    reward_layout = Layout(Field("position", 1, "m"))
+    sensors = (
+        JointSensor("position", "position", ("slide",), "m", 1.0, 1.0),
+        JointSensor("velocity", "velocity", ("slide",), "m/s", 1.0, 1.0),
+    )
+    commanded_joints = ("slide",)
+
+    def make_drive(self):
+        return ForceDrive(self.world.joints, ("slide",), (20.0,))
+
+    def start(self, rng):
+        return (0.0,), (0.0,), (0.0,)
+
+    def signals(self, state):
+        return {"position": state[0]}
+
+    def observe(self, readings, command):
+        return readings
+
+    @staticmethod
+    def reward_terms(signals, action):
+        return {"position": signals["position"][0]}
+
+    @staticmethod
+    def succeeds(signals):
+        return False
+
+
+class Lift(Slide):
+    """2 kg on a vertical rail under a PD drive of 400 N/m and 80 N s/m that compensates 2 kg of gravity, up to 60 N."""
+
+    robot = Robot("lift", ASSETS / "lift.urdf", {"rope": NO_DRAG}, payload={"cage": (0.2, 0.0, 0.0)}, max_payload=5.0)
+    command_layout = CommandLayout(Field("height", 1, "m"), scale=[1.0], low=[-1.0], high=[1.0])
+    sensors = (
+        JointSensor("position", "position", ("rope",), "m", 1.0, 1.0),
+        JointSensor("velocity", "velocity", ("rope",), "m/s", 1.0, 1.0),
+    )
+    commanded_joints = ("rope",)
+    compensates_gravity = True
+
+    def make_drive(self):
+        return PDDrive([400.0], [80.0], [60.0])
+
+    def apply_bias(self):
+        self.drive.encoder_bias = self._readers["position"].bias
+
+
+@pytest.fixture
+def slide():
+    env = Slide()
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def lift():
+    env = Lift()
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def rollout():
+    """Observations [steps + 1, n] of one episode under seeded random actions, or those of `policy(env)`."""
+
+    def run(env, seed, steps, parameters=None, policy=None):
+        rng = np.random.default_rng(seed)
+        obs, _ = env.reset(seed=seed, options={"parameters": parameters or {}})
+        out = [obs]
+        for _ in range(steps):
+            action = policy(env) if policy else rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
+            obs, _, terminated, truncated, _ = env.step(action)
+            out.append(obs)
+            if terminated or truncated:
+                break
+        return np.array(out)
+
+    return run

@@ -1,0 +1,132 @@
+"""Drives on one known mass: everything here is F = m a."""
+
+import numpy as np
+import pytest
+from pytest import approx
+
+from simtoreal.robots.actuators import CommandDelay, ForceDrive, PDDrive
+
+G = 9.81  # [m/s^2]
+
+
+def act(env, action, steps):
+    for _ in range(steps):
+        obs = env.step(np.array([action], np.float32))[0]
+    return obs
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.004, 0.02, 0.0017, 0.0333, 0.059, 0.1])
+def test_a_force_arrives_late_by_exactly_its_latency(slide, latency):
+    """From t = latency on, 20 N accelerate 2 kg: the speed after 10 steps is 10 (0.2 - latency)."""
+    slide.reset(seed=0, options={"parameters": {"actuator.latency": latency}})
+    act(slide, 1.0, 10)
+    assert slide.world.joint_state()[1][0] == approx(10.0 * (0.2 - latency), rel=1e-9)
+
+
+def test_a_late_command_is_not_lost_when_the_next_one_comes(slide):
+    """One step of 20 N is an impulse of 0.4 N s, whenever it comes."""
+    slide.reset(seed=0, options={"parameters": {"actuator.latency": 0.0513}})
+    act(slide, 1.0, 1)
+    act(slide, 0.0, 2)
+    early = slide.world.joint_state()[1][0]
+    assert early == approx(10.0 * (0.06 - 0.0513), rel=1e-9)
+    act(slide, 0.0, 5)
+    assert slide.world.joint_state()[1][0] == approx(0.2, rel=1e-9)
+
+
+def test_the_schedule_by_hand():
+    """5 substeps of 4 ms; 10 ms late: 2 substeps of the old command, half of the third, then the new."""
+    delay = CommandDelay(0.004, 5)
+    delay.fill([0.0])
+    assert delay.schedule([1.0], 0.010) == [[0.0], [0.0], [0.5], [1.0], [1.0]]
+    assert delay.schedule([3.0], 0.010) == [[1.0], [1.0], [2.0], [3.0], [3.0]]
+    assert delay.schedule([5.0], 0.020) == [[3.0]] * 5
+    assert delay.schedule([5.0], 0.0) == [[5.0]] * 5
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.8, 1.5])
+def test_strength_scales_the_force(slide, strength):
+    slide.reset(seed=0, options={"parameters": {"actuator.strength": strength}})
+    act(slide, -0.5, 10)
+    assert slide.world.joint_state()[1][0] == approx(-strength * 5.0 * 0.2, rel=1e-9)
+
+
+def test_a_force_drive_cuts_at_its_effort_and_leaves_other_joints_alone():
+    drive = ForceDrive(("a", "b", "c"), ("b",), (7.0,))
+    still = ([0.0] * 3, [0.0] * 3)
+    assert drive.torque(still, [9.0], ()) == [0.0, 7.0, 0.0]
+    assert drive.torque(still, [-9.0], ()) == [0.0, -7.0, 0.0]
+
+
+def settled(env, parameters, target=0.0):
+    env.reset(seed=0, options={"parameters": parameters})
+    act(env, target, 400)
+    q, qd = env.world.joint_state()
+    assert abs(qd[0]) < 1e-6
+    return q[0]
+
+
+def test_gravity_compensation_carries_the_nominal_mass(lift):
+    assert settled(lift, {}, 0.5) == approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sag"),
+    [
+        ({"link.cage.mass": 3.0}, 1.0 * G / 400.0),
+        ({"link.cage.payload": 2.0}, 2.0 * G / 400.0),
+        ({"link.cage.payload": 2.0, "actuator.kp": 0.5}, 2.0 * G / 200.0),
+        ({"link.cage.mass": 1.0, "actuator.kp": 1.6}, -1.0 * G / 640.0),
+        ({"actuator.strength": 0.5}, 2.0 * G / 400.0),  # half of (kp e + m g) must be m g
+        ({"link.cage.payload": 2.0, "actuator.strength": 1.25}, (4.0 / 1.25 - 2.0) * G / 400.0),
+    ],
+)
+def test_what_compensation_does_not_know_of_hangs_from_the_spring(lift, parameters, sag):
+    """At rest kp e = the weight that is not compensated."""
+    assert settled(lift, parameters) == approx(-sag, rel=1e-4)
+
+
+def test_an_encoder_bias_moves_the_joint_the_other_way(lift):
+    assert settled(lift, {"sensor.position.bias": 0.3}, 0.0) == approx(-0.3, abs=1e-5)
+
+
+@pytest.mark.parametrize("kd", [0.4, 1.0, 1.6])
+def test_kd_is_a_damper(world, kd):
+    """Without a spring, m v' = -kd v: v = exp(-kd t / m)."""
+    w = world("slider", physics_dt=0.0002)
+    drive = PDDrive([0.0], [4.0], [1000.0])
+    drive.apply({"actuator.kp": 1.0, "actuator.kd": kd, "actuator.strength": 1.0, "actuator.latency": 0.0})
+    w.reset([0.0], [1.0])
+    for _ in range(2500):
+        w.step(drive.torque(w.joint_state(), [0.0], [0.0]))
+    assert w.joint_state()[1][0] == approx(np.exp(-4.0 * kd * 0.5 / 2.0), rel=1e-3)
+
+
+@pytest.mark.parametrize("kp", [0.5, 1.0])
+def test_kp_is_a_spring(world, kp):
+    """Without a damper, 2 kg on 200 N/m swing with a period of 2 pi sqrt(m / kp): half of it ends on the other side."""
+    w = world("slider", physics_dt=0.0005)
+    drive = PDDrive([200.0], [0.0], [1000.0])
+    drive.apply({"actuator.kp": kp, "actuator.kd": 1.0, "actuator.strength": 1.0, "actuator.latency": 0.0})
+    w.reset([0.1], [0.0])
+    half = np.pi * np.sqrt(2.0 / (200.0 * kp))
+    for _ in range(round(half / 0.0005)):
+        w.step(drive.torque(w.joint_state(), [0.0], [0.0]))
+    assert w.joint_state()[0][0] == approx(-0.1, rel=1e-3)
+    assert w.joint_state()[1][0] == approx(0.0, abs=0.01)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_torque_limit_saturates(lift, strength):
+    """60 N at most, 20 of them against gravity: 1 m away, with 400 N/m, the first step accelerates by (60 s - 2 g) / 2."""
+    lift.reset(seed=0, options={"parameters": {"actuator.strength": strength}})
+    act(lift, 1.0, 1)
+    assert lift.world.joint_state()[1][0] == approx((60.0 * strength - 2.0 * G) / 2.0 * 0.02, rel=1e-6)
+
+
+def test_a_position_target_arrives_late_by_its_latency(lift):
+    lift.reset(seed=0, options={"parameters": {"actuator.latency": 0.02}})
+    act(lift, 1.0, 1)
+    assert lift.world.joint_state()[0][0] == approx(0.0, abs=1e-9)
+    act(lift, 1.0, 1)
+    assert lift.world.joint_state()[1][0] == approx((60.0 - 2.0 * G) / 2.0 * 0.02, rel=1e-6)

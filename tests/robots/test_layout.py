@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+from simtoreal.robots.layout import CommandLayout, Field, Layout
+
+OBSERVATION = Layout(Field("q", 2, "rad"), Field("error", 2, "rad"), Field("height", 1, "m"))
+COMMAND = CommandLayout(
+    Field("target", 2, "rad"),
+    scale=[0.1, 0.2],
+    low=[-1.0, -1.0],
+    high=[1.0, 1.5],
+    offset=[0.0, 0.5],
+    relative_to=("q", "error"),
+)
+
+
+def test_fields_are_packed_in_their_order_and_not_in_that_of_the_values():
+    packed = OBSERVATION.pack({"height": [5.0], "error": np.array([3.0, 4.0]), "q": (1.0, 2.0)})
+    assert packed.dtype == np.float32
+    assert packed.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert OBSERVATION.size == 5
+    assert OBSERVATION.space() == Box(-np.inf, np.inf, (5,), np.float32)
+
+
+@pytest.mark.parametrize("height", [[], [1.0, 2.0]])
+def test_a_value_of_another_size_is_refused(height):
+    with pytest.raises(ValueError, match="5"):
+        OBSERVATION.pack({"q": [1.0, 2.0], "error": [3.0, 4.0], "height": height})
+
+
+def test_a_short_value_is_not_stretched():
+    with pytest.raises(ValueError, match="5"):
+        OBSERVATION.pack({"q": [1.0], "error": [3.0, 4.0], "height": [5.0]})
+
+
+def test_a_field_checks_itself():
+    with pytest.raises(ValueError, match="'q' must have at least one element"):
+        Field("q", 0, "rad")
+    with pytest.raises(ValueError, match="'q' has 2 elements but 1 labels"):
+        Field("q", 2, "rad", labels=("one",))
+    with pytest.raises(ValueError, match="'q' appears twice"):
+        Layout(Field("q", 1, "rad"), Field("q", 2, "rad"))
+
+
+def test_a_command_is_offset_scale_and_reference_within_limits():
+    """0 + .1 a0 + .3 + .1 and .5 + .2 a1 - .2 + .1, cut at -1..1 and -1..1.5."""
+    obs = np.array([0.3, -0.2, 0.1, 0.1, 9.0], np.float32)
+    command = COMMAND.command(np.array([1.0, -0.5]), obs, OBSERVATION)
+    np.testing.assert_allclose(command, [0.5, 0.3], atol=1e-7)
+    far = np.array([5.0, -5.0, 0.0, 0.0, 9.0], np.float32)
+    assert COMMAND.command(np.array([0.0, 0.0]), far, OBSERVATION).tolist() == [1.0, -1.0]
+
+
+def test_an_action_beyond_one_counts_as_one():
+    obs = np.zeros(5, np.float32)
+    a = COMMAND.command(np.array([7.0, -7.0]), obs, OBSERVATION)
+    assert a.tolist() == COMMAND.command(np.array([1.0, -1.0]), obs, OBSERVATION).tolist()
+
+
+def test_action_is_the_inverse_of_command():
+    obs = np.array([0.3, -0.2, 0.1, 0.1, 9.0], np.float32)
+    action = np.array([0.25, -0.75])
+    np.testing.assert_allclose(COMMAND.action(COMMAND.command(action, obs, OBSERVATION), obs, OBSERVATION), action)
+
+
+@pytest.mark.parametrize("change", [{"low": [0.0]}, {"offset": [0.0] * 3}, {"scale": [1.0, 0.0]}])
+def test_a_command_layout_checks_itself(change):
+    good = {"scale": [1.0, 1.0], "low": [-1.0, -1.0], "high": [1.0, 1.0]}
+    with pytest.raises(ValueError, match="command"):
+        CommandLayout(Field("target", 2, "rad"), **(good | change))

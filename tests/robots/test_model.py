@@ -1,0 +1,162 @@
+"""URDFs as data: what is refused, what an engine is given, and forward kinematics against PyBullet's."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pybullet as bullet
+import pytest
+from pytest import approx
+
+from simtoreal.robots import catalog
+from simtoreal.robots.model import Inertial, ModelError, RobotModel, rotation_rpy
+
+LINK = '<link name="{}"><inertial><mass value="1"/><inertia ixx="1" ixy="0" ixz="0" iyy="1" iyz="0" izz="1"/></inertial></link>'
+JOINT = '<joint name="{0}{1}" type="revolute"><parent link="{0}"/><child link="{1}"/><axis xyz="0 0 1"/></joint>'
+
+
+def urdf(tmp_path, links, joints, extra=""):
+    path = tmp_path / "robot.urdf"
+    body = "".join(LINK.format(name) for name in links) + "".join(JOINT.format(*ends) for ends in joints)
+    path.write_text(f'<robot name="r">{body}{extra}</robot>')
+    return path
+
+
+def test_a_sound_file_is_read(tmp_path):
+    model = RobotModel(urdf(tmp_path, "abc", ["ab", "bc"]))
+    assert list(model.links) == ["a", "b", "c"]
+    assert model.links["b"].mass == 1.0
+    assert [(j.parent, j.child, j.axis) for j in model.joints.values()] == [("a", "b", (0, 0, 1)), ("b", "c", (0, 0, 1))]
+
+
+@pytest.mark.parametrize(
+    ("links", "joints", "extra", "says"),
+    [
+        ("ab", [], "", "one root link, this has 2: a, b"),
+        ("ab", ["ab", "ba"], "", "one root link, this has 0"),
+        ("abc", ["bc", "cb"], "", "loop.*b, c"),
+        ("abc", ["ab", "bc", "ac"], "", "link c has two parents: joints bc and ac"),
+        ("ab", ["ax"], "", "child link 'x' is not in the file"),
+        ("a", [], '<link name="b"><inertial><mass value="-1"/></inertial></link>', "link b: mass -1.0 kg is negative"),
+        ("a", [], '<link name="b"><inertial><mass value="nan"/></inertial></link>', "link b: value='nan' is not finite"),
+        ("a", [], '<link name="b"><inertial><mass value="x"/></inertial></link>', "link b: value='x' is not a list"),
+        ("a", [], '<link name="b"><inertial><mass value=""/></inertial></link>', "link b: value='' should be 1 numbers"),
+        (
+            "ab",
+            [],
+            '<joint name="j" type="revolute"><parent link="a"/><child link="b"/><axis xyz="0 0 0"/></joint>',
+            "joint j: axis is zero",
+        ),
+        (
+            "ab",
+            [],
+            '<joint name="j" type="fixed"><parent link="a"/><child link="b"/><origin xyz="0 0"/></joint>',
+            "joint j: xyz='0 0' should be 3 numbers",
+        ),
+    ],
+)
+def test_a_broken_file_names_its_element(tmp_path, links, joints, extra, says):
+    with pytest.raises(ModelError, match=says):
+        RobotModel(urdf(tmp_path, links, joints, extra))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '<robot name="r"><link name="a">',
+        '<!DOCTYPE robot [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><robot name="&b;"><link name="a"/></robot>',
+        '<!DOCTYPE robot [<!ENTITY x SYSTEM "file:///etc/hostname">]><robot name="r"><link name="&x;"/></robot>',
+    ],
+)
+def test_what_is_not_plain_xml_is_refused(tmp_path, text):
+    path = tmp_path / "robot.urdf"
+    path.write_text(text)
+    with pytest.raises(ModelError, match=r"robot\.urdf"):
+        RobotModel(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"missing\.urdf: no such robot file"):
+        RobotModel(tmp_path / "missing.urdf")
+
+
+@pytest.mark.parametrize("mesh", ["../outside.obj", "/etc/hostname", "package://other/x.obj", "link.obj"])
+def test_a_mesh_lies_beside_the_urdf(tmp_path, mesh):
+    """`link.obj` is a link to a file outside."""
+    home = tmp_path / "robot"
+    home.mkdir()
+    (tmp_path / "outside.obj").write_text("o")
+    (home / "link.obj").symlink_to(tmp_path / "outside.obj")
+    extra = f'<link name="b"><visual><geometry><mesh filename="{mesh}"/></geometry></visual></link>' + JOINT.format(*"ab")
+    with pytest.raises(ModelError, match="is not a file beside the URDF"):
+        RobotModel(urdf(home, "a", [], extra)).resolved()
+
+
+def test_the_engine_gets_what_was_asked_for(tmp_path):
+    path = urdf(tmp_path, "abc", ["ab", "bc"])
+    heavy = Inertial(7.0, (0.1, 0.0, 0.0), (1.0, 2.0, 2.5, 0.0, 0.0, 0.0))
+    text = RobotModel(path).resolved(lock=["ab"], inertials={"b": heavy}, ballast={"c": (0.0, 0.0, 0.5)})
+    out = tmp_path / "resolved.urdf"
+    out.write_text(text)
+    model = RobotModel(out)
+    assert model.joints["ab"].kind == "fixed"
+    assert model.joints["bc"].kind == "revolute"
+    assert model.links["b"].mass == 7.0
+    assert model.links["c_ballast"].mass == 0.0
+    assert model.chain("c_ballast", ["bc"]).position([0.3]) == approx((0.0, 0.0, 0.5))
+
+
+def test_an_unknown_link_is_answered_with_the_links(tmp_path):
+    with pytest.raises(ModelError, match="no link 'foream'; links: a, b"):
+        RobotModel(urdf(tmp_path, "ab", ["ab"])).chain("foream", [])
+
+
+def test_roll_pitch_yaw_turns_about_fixed_axes():
+    """x to z by a pitch of -90 degrees, and a roll of 90 degrees first takes y there before pitch leaves it alone."""
+    assert rotation_rpy(0.0, -np.pi / 2, 0.0) @ [1, 0, 0] == approx([0, 0, 1], abs=1e-12)
+    assert rotation_rpy(np.pi / 2, 0.0, np.pi / 2) @ [0, 1, 0] == approx([0, 0, 1], abs=1e-12)
+    quaternion = bullet.getQuaternionFromEuler([0.3, -0.7, 1.9])
+    theirs = np.reshape(bullet.getMatrixFromQuaternion(quaternion), (3, 3))
+    assert rotation_rpy(0.3, -0.7, 1.9) == approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("robot", [catalog.panda(), catalog.cartpole()], ids=lambda robot: robot.name)
+def test_forward_kinematics_are_pybullet_s(robot):
+    client = bullet.connect(bullet.DIRECT)
+    try:
+        with tempfile.NamedTemporaryFile("w", suffix=".urdf") as file:
+            file.write(robot.model.resolved(lock=robot.locked, visuals=False))
+            file.flush()
+            body = bullet.loadURDF(file.name, useFixedBase=True, physicsClientId=client)
+        infos = [bullet.getJointInfo(body, i, client) for i in range(bullet.getNumJoints(body, client))]
+        moving = [info for info in infos if info[2] != bullet.JOINT_FIXED]
+        rng = np.random.default_rng(1)
+        for _ in range(5):
+            q = rng.uniform(-1.5, 1.5, len(moving)).tolist()
+            for info, x in zip(moving, q, strict=True):
+                bullet.resetJointState(body, info[0], x, 0.0, client)
+            for info in infos:
+                chain = robot.model.chain(info[12].decode(), [m[1].decode() for m in moving])
+                state = bullet.getLinkState(body, info[0], computeForwardKinematics=True, physicsClientId=client)
+                assert chain.position(q) == approx(state[4], abs=1e-6), info[12]
+    finally:
+        bullet.disconnect(client)
+
+
+def test_a_chain_counts_joints_by_name_and_not_by_place():
+    model = catalog.panda().model
+    q = [0.1, -0.4, 0.2, -2.0, 0.1, 1.6, 0.5]
+    there = model.chain("panda_hand", catalog.PANDA_JOINTS).position(q)
+    assert model.chain("panda_hand", catalog.PANDA_JOINTS[::-1]).position(q[::-1]) == approx(there)
+
+
+def test_our_assets_have_the_inertias_of_their_boxes():
+    """m (a^2 + b^2) / 12 for each axis of a solid box."""
+    robot = catalog.cartpole()
+    for name, mass, (x, y, z) in (("cart", 1.0, (0.3, 0.2, 0.14)), ("pole", 0.1, (0.04, 0.04, 1.0))):
+        element = next(link for link in robot.model._root.findall("link") if link.get("name") == name)
+        inertia = element.find("inertial/inertia")
+        boxes = [mass / 12 * s for s in (y * y + z * z, x * x + z * z, x * x + y * y)]
+        assert [float(inertia.get(key)) for key in ("ixx", "iyy", "izz")] == approx(boxes, rel=1e-3)
+    assert Path(robot.urdf).is_file()
