@@ -86,14 +86,14 @@ class PyBulletWorld(World):
 
     def _table(self) -> int:
         c = self._client
-        half = [0.8, 0.8, 0.05]
+        half = [0.55, 0.6, 0.05]
         shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=half, physicsClientId=c)
         look = -1
         if self._rendering:
             look = bullet.createVisualShape(
                 bullet.GEOM_BOX, halfExtents=half, rgbaColor=[0.75, 0.72, 0.68, 1], physicsClientId=c
             )
-        table: int = bullet.createMultiBody(0, shape, look, [0.3, 0, -0.05], physicsClientId=c)
+        table: int = bullet.createMultiBody(0, shape, look, [0.3, 0.0, -0.05], physicsClientId=c)
         bullet.changeDynamics(table, -1, lateralFriction=GROUND_FRICTION, physicsClientId=c)
         return table
 

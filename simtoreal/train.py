@@ -317,6 +317,8 @@ class Recorder:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        randomizer = build.make_randomizer(self.config.randomization, self.judge.env, self.config.task)
+        self._ranges = {} if randomizer is None else randomizer.ranges
         self._best: Judgement | None = None
         self._last: Judgement | None = None
         self._best_step = self._step = 0
@@ -339,7 +341,7 @@ class Recorder:
                         due["checkpoint"] += self.config.checkpoint_every or 0
                     if progress.step >= due["evaluate"] or finished or stops or keep:
                         due["evaluate"] += self.config.evaluate_every
-                        self._evaluate(learner, writer, keep=bool(keep), finished=finished)
+                        self._evaluate(learner, metrics, writer, keep=bool(keep), finished=finished)
                     if reporter is not None:
                         reporter.update(progress.step, self.figures())
                     if stops:
@@ -402,7 +404,7 @@ class Recorder:
         metrics.write(json.dumps(line) + "\n")
         metrics.flush()
 
-    def _evaluate(self, learner: Learner, writer: Any, *, keep: bool, finished: bool) -> None:
+    def _evaluate(self, learner: Learner, metrics: Any, writer: Any, *, keep: bool, finished: bool) -> None:
         actor = learner.actor().cpu().eval()
         judgement = self._last = self.judge(actor)
         best_before = self._best_step
@@ -410,11 +412,10 @@ class Recorder:
             self._best, self._best_step = judgement, self._step
         entry = {"step": self._step, "success": judgement.success, "return": judgement.mean_return}
         self._evaluations.append(entry)
-        with (self.folder / METRICS).open("a") as metrics:
-            tags = {"eval/mean_reward": judgement.mean_return}
-            if judgement.success is not None:
-                tags["eval/success_rate"] = judgement.success
-            self._write(metrics, writer, tags)
+        tags = {"eval/mean_reward": judgement.mean_return}
+        if judgement.success is not None:
+            tags["eval/success_rate"] = judgement.success
+        self._write(metrics, writer, tags)
         previous = self._saved
         self._save(learner, actor)
         for step in {previous, best_before} - {self._best_step, self._step, 0} - self._kept:
@@ -443,8 +444,6 @@ class Recorder:
     def _summarise(self, finished: bool) -> None:
         assert self._best is not None
         assert self._last is not None
-        env = self.judge.env
-        randomizer = build.make_randomizer(self.config.randomization, env, self.config.task)
         write_json(
             self.folder / SUMMARY,
             {
@@ -457,7 +456,7 @@ class Recorder:
                 "last": {"step": self._step, **vars(self._last)},
                 "evaluations": self._evaluations,
                 "physics_faults": self._faults,
-                "training_ranges": {} if randomizer is None else randomizer.ranges,
+                "training_ranges": self._ranges,
                 "wall_seconds": time.perf_counter() - self._began,
                 "cpu_seconds": time.process_time() - self._cpu_began,
                 "device": self.device,

@@ -49,7 +49,7 @@ class PandaReach(Task):
     clip(joint_position + tracking_error + 0.1 a, joint limits).
 
     Reward per step, d the tool's distance from the goal [m]: `distance` = -d, `near` = (1 - tanh(d / 0.1 m)) / 2,
-    `there` = exp(-(d / 0.02 m)^2) / 2, `motion` = -0.02 |a|^2 / 7. Never terminates; truncates after 50 steps. Reward
+    `there` = exp(-(d / 0.02 m)^2) / 2, `motion` = -0.1 |a|^2 / 7. Never terminates; truncates after 50 steps. Reward
     signals: tool_position, goal [m, base], as motion capture gives them. A violation is a joint above its speed limit
     or contact with the table.
     """
@@ -61,7 +61,7 @@ class PandaReach(Task):
     success_hold = 0.25
     velocity_bound = 60.0
     compensates_gravity = True
-    camera = Camera(target=(0.3, 0.0, 0.35), distance=1.6, yaw=55.0, pitch=-22.0)
+    camera = Camera(target=(0.28, 0.0, 0.3), distance=1.35, yaw=60.0, pitch=-20.0)
     _limits = tuple(catalog.panda().model.joints[joint] for joint in JOINTS)
     observation_layout = Layout(
         Field("joint_position", 7, "rad", "joint", JOINTS),
@@ -126,7 +126,7 @@ class PandaReach(Task):
             "distance": -d,
             "near": (1.0 - math.tanh(d / 0.1)) / 2,
             "there": math.exp(-((d / GOAL_RADIUS) ** 2)) / 2,
-            "motion": -0.02 * effort,
+            "motion": -0.1 * effort,
         }
 
     @staticmethod

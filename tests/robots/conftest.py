@@ -21,6 +21,8 @@ assert simtoreal.__version__  # importing it registers the ids
 TASKS = sorted(name for name in gym.registry if name.startswith("simtoreal/"))
 ASSETS = Path(__file__).parent / "assets"
 NO_DRAG = Drag(0.0, 50.0, 0.0, 50.0, "N s/m", "N")
+SLIDER = Robot("slider", ASSETS / "slider.urdf", {"slide": NO_DRAG})
+LIFT = Robot("lift", ASSETS / "lift.urdf", {"rope": NO_DRAG}, payload={"cage": (0.2, 0.0, 0.0)}, max_payload=5.0)
 
 
 def pytest_generate_tests(metafunc):
@@ -46,13 +48,11 @@ def make(task_id):
 def world():
     """Makes a PyBulletWorld of a robot by name, at nominal values overlaid with the given ones."""
     robots = {
-        "slider": Robot("slider", ASSETS / "slider.urdf", {"slide": NO_DRAG}),
-        "lift": Robot("lift", ASSETS / "lift.urdf", {"rope": NO_DRAG}, payload={"cage": (0.2, 0.0, 0.0)}, max_payload=5.0),
+        "slider": SLIDER,
+        "lift": LIFT,
         "block": Robot("block", ASSETS / "block.urdf", {"along": NO_DRAG, "up": NO_DRAG}, table=True),
         "cartpole": catalog.cartpole(),
-        "pendulum": replace(
-            catalog.cartpole(), locked=("slider",), payload={"pole": (0.0, 0.0, 1.0)}, max_payload=3.0
-        ),
+        "pendulum": replace(catalog.cartpole(), locked=("slider",), payload={"pole": (0.0, 0.0, 1.0)}, max_payload=3.0),
         "cart with locked pole": replace(catalog.cartpole(), locked=("hinge",)),
         "panda": catalog.panda(),
     }
@@ -72,7 +72,7 @@ def world():
 class Slide(Task):
     """2 kg on a frictionless horizontal rail, pushed by up to 20 N."""
 
-    robot = Robot("slider", ASSETS / "slider.urdf", {"slide": NO_DRAG})
+    robot = SLIDER
     physics_dt = 0.004
     control_dt = 0.02
     horizon = 200
@@ -112,7 +112,7 @@ class Slide(Task):
 class Lift(Slide):
     """2 kg on a vertical rail under a PD drive of 400 N/m and 80 N s/m that compensates 2 kg of gravity, up to 60 N."""
 
-    robot = Robot("lift", ASSETS / "lift.urdf", {"rope": NO_DRAG}, payload={"cage": (0.2, 0.0, 0.0)}, max_payload=5.0)
+    robot = LIFT
     command_layout = CommandLayout(Field("height", 1, "m"), scale=[1.0], low=[-1.0], high=[1.0])
     sensors = (
         JointSensor("position", "position", ("rope",), "m", 1.0, 1.0),

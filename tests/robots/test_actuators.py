@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from pytest import approx
 
 from simtoreal.robots.actuators import CommandDelay, ForceDrive, PDDrive
 
@@ -20,7 +19,7 @@ def test_a_force_arrives_late_by_exactly_its_latency(slide, latency):
     """From t = latency on, 20 N accelerate 2 kg: the speed after 10 steps is 10 (0.2 - latency)."""
     slide.reset(seed=0, options={"parameters": {"actuator.latency": latency}})
     act(slide, 1.0, 10)
-    assert slide.world.joint_state()[1][0] == approx(10.0 * (0.2 - latency), rel=1e-9)
+    assert slide.world.joint_state()[1][0] == pytest.approx(10.0 * (0.2 - latency), rel=1e-9)
 
 
 def test_a_late_command_is_not_lost_when_the_next_one_comes(slide):
@@ -29,9 +28,9 @@ def test_a_late_command_is_not_lost_when_the_next_one_comes(slide):
     act(slide, 1.0, 1)
     act(slide, 0.0, 2)
     early = slide.world.joint_state()[1][0]
-    assert early == approx(10.0 * (0.06 - 0.0513), rel=1e-9)
+    assert early == pytest.approx(10.0 * (0.06 - 0.0513), rel=1e-9)
     act(slide, 0.0, 5)
-    assert slide.world.joint_state()[1][0] == approx(0.2, rel=1e-9)
+    assert slide.world.joint_state()[1][0] == pytest.approx(0.2, rel=1e-9)
 
 
 def test_the_schedule_by_hand():
@@ -48,7 +47,7 @@ def test_the_schedule_by_hand():
 def test_strength_scales_the_force(slide, strength):
     slide.reset(seed=0, options={"parameters": {"actuator.strength": strength}})
     act(slide, -0.5, 10)
-    assert slide.world.joint_state()[1][0] == approx(-strength * 5.0 * 0.2, rel=1e-9)
+    assert slide.world.joint_state()[1][0] == pytest.approx(-strength * 5.0 * 0.2, rel=1e-9)
 
 
 def test_a_force_drive_cuts_at_its_effort_and_leaves_other_joints_alone():
@@ -67,7 +66,7 @@ def settled(env, parameters, target=0.0):
 
 
 def test_gravity_compensation_carries_the_nominal_mass(lift):
-    assert settled(lift, {}, 0.5) == approx(0.5, abs=1e-6)
+    assert settled(lift, {}, 0.5) == pytest.approx(0.5, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +82,11 @@ def test_gravity_compensation_carries_the_nominal_mass(lift):
 )
 def test_what_compensation_does_not_know_of_hangs_from_the_spring(lift, parameters, sag):
     """At rest kp e = the weight that is not compensated."""
-    assert settled(lift, parameters) == approx(-sag, rel=1e-4)
+    assert settled(lift, parameters) == pytest.approx(-sag, rel=1e-4)
 
 
 def test_an_encoder_bias_moves_the_joint_the_other_way(lift):
-    assert settled(lift, {"sensor.position.bias": 0.3}, 0.0) == approx(-0.3, abs=1e-5)
+    assert settled(lift, {"sensor.position.bias": 0.3}, 0.0) == pytest.approx(-0.3, abs=1e-5)
 
 
 @pytest.mark.parametrize("kd", [0.4, 1.0, 1.6])
@@ -99,7 +98,7 @@ def test_kd_is_a_damper(world, kd):
     w.reset([0.0], [1.0])
     for _ in range(2500):
         w.step(drive.torque(w.joint_state(), [0.0], [0.0]))
-    assert w.joint_state()[1][0] == approx(np.exp(-4.0 * kd * 0.5 / 2.0), rel=1e-3)
+    assert w.joint_state()[1][0] == pytest.approx(np.exp(-4.0 * kd * 0.5 / 2.0), rel=1e-3)
 
 
 @pytest.mark.parametrize("kp", [0.5, 1.0])
@@ -112,21 +111,21 @@ def test_kp_is_a_spring(world, kp):
     half = np.pi * np.sqrt(2.0 / (200.0 * kp))
     for _ in range(round(half / 0.0005)):
         w.step(drive.torque(w.joint_state(), [0.0], [0.0]))
-    assert w.joint_state()[0][0] == approx(-0.1, rel=1e-3)
-    assert w.joint_state()[1][0] == approx(0.0, abs=0.01)
+    assert w.joint_state()[0][0] == pytest.approx(-0.1, rel=1e-3)
+    assert w.joint_state()[1][0] == pytest.approx(0.0, abs=0.01)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_a_torque_limit_saturates(lift, strength):
-    """60 N at most, 20 of them against gravity: 1 m away, with 400 N/m, the first step accelerates by (60 s - 2 g) / 2."""
+    """60 N at most, also 1 m away at 400 N/m: the first step accelerates by (60 s - 2 g) / 2."""
     lift.reset(seed=0, options={"parameters": {"actuator.strength": strength}})
     act(lift, 1.0, 1)
-    assert lift.world.joint_state()[1][0] == approx((60.0 * strength - 2.0 * G) / 2.0 * 0.02, rel=1e-6)
+    assert lift.world.joint_state()[1][0] == pytest.approx((60.0 * strength - 2.0 * G) / 2.0 * 0.02, rel=1e-6)
 
 
 def test_a_position_target_arrives_late_by_its_latency(lift):
     lift.reset(seed=0, options={"parameters": {"actuator.latency": 0.02}})
     act(lift, 1.0, 1)
-    assert lift.world.joint_state()[0][0] == approx(0.0, abs=1e-9)
+    assert lift.world.joint_state()[0][0] == pytest.approx(0.0, abs=1e-9)
     act(lift, 1.0, 1)
-    assert lift.world.joint_state()[1][0] == approx((60.0 - 2.0 * G) / 2.0 * 0.02, rel=1e-6)
+    assert lift.world.joint_state()[1][0] == pytest.approx((60.0 - 2.0 * G) / 2.0 * 0.02, rel=1e-6)

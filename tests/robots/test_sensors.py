@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from pytest import approx
 
 from simtoreal.robots.sensors import MAX_LATENCY, JointSensor, SensorReader, StateRing
 from simtoreal.robots.streams import NormalStream
@@ -15,10 +14,10 @@ def rows(name, size, seed, count):
 
 def test_a_stream_is_standard_normal():
     x = rows("sensor.a.noise", 4, 7, 20_000)
-    assert x.mean(0) == approx(0.0, abs=0.03)
-    assert x.std(0) == approx(1.0, abs=0.02)
-    assert np.corrcoef(x.T) == approx(np.eye(4), abs=0.03)
-    assert np.corrcoef(x[1:, 0], x[:-1, 0])[0, 1] == approx(0.0, abs=0.03)
+    assert x.mean(0) == pytest.approx(0.0, abs=0.03)
+    assert x.std(0) == pytest.approx(1.0, abs=0.02)
+    assert np.corrcoef(x.T) == pytest.approx(np.eye(4), abs=0.03)
+    assert np.corrcoef(x[1:, 0], x[:-1, 0])[0, 1] == pytest.approx(0.0, abs=0.03)
 
 
 def test_a_stream_follows_from_name_and_seed_alone():
@@ -39,7 +38,7 @@ def ramp(slope, pushes, dt=0.01):
 
 @pytest.mark.parametrize("latency", [0.0, 0.01, 0.0025, 0.037, 0.0999, 0.1])
 def test_a_ramp_is_read_late_by_exactly_the_latency(latency):
-    assert ramp(3.0, 40).read(0, [0], latency) == approx([3.0 * (0.40 - latency)], rel=1e-12)
+    assert ramp(3.0, 40).read(0, [0], latency) == pytest.approx([3.0 * (0.40 - latency)], rel=1e-12)
 
 
 def test_before_it_moved_it_rested():
@@ -50,8 +49,8 @@ def test_between_two_substeps_it_is_the_straight_line():
     ring = StateRing(0.01)
     ring.fill(([1.0, 5.0], [0.0, 0.0]))
     ring.push(([2.0, 9.0], [4.0, 8.0]))
-    assert ring.read(0, [0, 1], 0.0025) == approx([1.75, 8.0])
-    assert ring.read(1, [1], 0.0025) == approx([6.0])
+    assert ring.read(0, [0, 1], 0.0025) == pytest.approx([1.75, 8.0])
+    assert ring.read(1, [1], 0.0025) == pytest.approx([6.0])
     assert ring.read(0, [1, 0], 0.0) == [9.0, 2.0]
 
 
@@ -98,7 +97,7 @@ def test_a_reading_in_an_episode_is_late_by_exactly_its_latency(slide, latency):
     """20 N on 2 kg: the speed is 10 t, and linear interpolation of a straight line is exact."""
     slide.reset(seed=0, options={"parameters": {"sensor.velocity.latency": latency}})
     for k, obs in enumerate(push(slide, 1.0, 20), start=1):
-        assert obs[1] == approx(10.0 * max(0.02 * k - latency, 0.0), abs=1e-5)
+        assert obs[1] == pytest.approx(10.0 * max(0.02 * k - latency, 0.0), abs=1e-5)
 
 
 def test_one_sensor_s_latency_is_not_another_s(slide):
@@ -122,9 +121,9 @@ def noise(env, parameters, actions, seed=5, field=0):
 
 def test_noise_has_mean_zero_and_its_standard_deviation(slide):
     x = np.concatenate([noise(slide, {"sensor.position.noise": 0.5}, [0.0] * 200, seed=s) for s in range(20)])
-    assert x.mean() == approx(0.0, abs=4 * 0.5 / np.sqrt(4000))
-    assert x.std() == approx(0.5, rel=0.05)
-    assert np.corrcoef(x[1:], x[:-1])[0, 1] == approx(0.0, abs=0.07)
+    assert x.mean() == pytest.approx(0.0, abs=4 * 0.5 / np.sqrt(4000))
+    assert x.std() == pytest.approx(0.5, rel=0.05)
+    assert np.corrcoef(x[1:], x[:-1])[0, 1] == pytest.approx(0.0, abs=0.07)
 
 
 def test_noise_is_another_in_another_episode(slide):
@@ -137,16 +136,16 @@ def test_noise_depends_neither_on_the_policy_nor_on_another_sensor_nor_on_other_
     rng = np.random.default_rng(0)
     reference = noise(slide, one, [0.0] * 100)
     others = one | {"sensor.velocity.noise": 1.0, "link.cart.mass": 3.0, "actuator.latency": 0.03}
-    assert noise(slide, one, rng.uniform(-1, 1, 100)) == approx(reference, abs=1e-6)
-    assert noise(slide, others, rng.uniform(-1, 1, 100)) == approx(reference, abs=1e-6)
-    assert noise(slide, {"sensor.position.noise": 0.25}, [0.0] * 100) == approx(reference / 2, abs=1e-6)
+    assert noise(slide, one, rng.uniform(-1, 1, 100)) == pytest.approx(reference, abs=1e-6)
+    assert noise(slide, others, rng.uniform(-1, 1, 100)) == pytest.approx(reference, abs=1e-6)
+    assert noise(slide, {"sensor.position.noise": 0.25}, [0.0] * 100) == pytest.approx(reference / 2, abs=1e-6)
 
 
 def test_two_sensors_noises_are_independent(slide):
     both = {"sensor.position.noise": 0.5, "sensor.velocity.noise": 0.5}
     a, b = (np.concatenate([noise(slide, both, [0.0] * 200, s, f) for s in range(10)]) for f in (0, 1))
     assert a.std() > 0.4
-    assert np.corrcoef(a, b)[0, 1] == approx(0.0, abs=0.09)
+    assert np.corrcoef(a, b)[0, 1] == pytest.approx(0.0, abs=0.09)
 
 
 def test_noise_switched_on_in_mid_episode_is_the_noise_it_would_have_been(slide):
@@ -154,14 +153,14 @@ def test_noise_switched_on_in_mid_episode_is_the_noise_it_would_have_been(slide)
     slide.reset(seed=5)
     push(slide, 0.0, 70)
     slide.set_parameters({"sensor.position.noise": 0.5})
-    assert [obs[0] for obs in push(slide, 0.0, 10)] == approx(on[70:80], abs=1e-6)
+    assert [obs[0] for obs in push(slide, 0.0, 10)] == pytest.approx(on[70:80], abs=1e-6)
     slide.set_parameters({"sensor.position.noise": 0.0})
     assert push(slide, 0.0, 1)[0][0] == 0.0
     slide.set_parameters({"sensor.position.noise": 0.5})
-    assert [obs[0] for obs in push(slide, 0.0, 10)] == approx(on[81:91], abs=1e-6)
+    assert [obs[0] for obs in push(slide, 0.0, 10)] == pytest.approx(on[81:91], abs=1e-6)
 
 
 def test_a_bias_is_constant_and_its_own(slide):
     x = noise(slide, {"sensor.position.bias": -0.25, "sensor.velocity.bias": 0.5}, [0.3] * 50)
-    assert x == approx(-0.25, abs=1e-6)
-    assert noise(slide, {"sensor.velocity.bias": 0.5}, [0.3] * 50, field=1) == approx(0.5, abs=1e-6)
+    assert x == pytest.approx(-0.25, abs=1e-6)
+    assert noise(slide, {"sensor.velocity.bias": 0.5}, [0.3] * 50, field=1) == pytest.approx(0.5, abs=1e-6)

@@ -3,7 +3,6 @@
 import numpy as np
 import pybullet as bullet
 import pytest
-from pytest import approx
 
 from simtoreal.robots import catalog
 from simtoreal.robots.catalog import Drag, Robot
@@ -37,7 +36,7 @@ def period(world, start=0.02):
 def test_a_cart_with_its_pole_locked_is_one_mass(world):
     w = world("cart with locked pole", {"joint.slider.damping": 0.0})
     w.reset([0.0], [0.0])
-    assert advance(w, 0.1, [10.0])[1][0] == approx(10.0 / 1.1 * 0.1, rel=1e-6)  # F t / (M + m)
+    assert advance(w, 0.1, [10.0])[1][0] == pytest.approx(10.0 / 1.1 * 0.1, rel=1e-6)  # F t / (M + m)
 
 
 def test_a_hanging_pole_holds_a_quarter_of_its_mass_back(world):
@@ -46,25 +45,25 @@ def test_a_hanging_pole_holds_a_quarter_of_its_mass_back(world):
     w = world("cartpole", {"joint.slider.damping": 0.0, "joint.hinge.damping": 0.0})
     w.reset([0.0, np.pi], [0.0, 0.0])
     x, spin = advance(w, 0.001, [10.0, 0.0])[1]
-    assert x / 0.001 == approx(10.0 / 1.025, rel=1e-4)
-    assert abs(spin) / 0.001 == approx(1.5 * 10.0 / 1.025, rel=1e-3)
+    assert x / 0.001 == pytest.approx(10.0 / 1.025, rel=1e-4)
+    assert abs(spin) / 0.001 == pytest.approx(1.5 * 10.0 / 1.025, rel=1e-3)
 
 
 def test_a_rod_swings_as_a_rod(world):
     w = world("pendulum", {"joint.hinge.damping": 0.0})
-    assert period(w) == approx(2 * np.pi * np.sqrt(2 / (3 * G)), rel=1e-3)  # L = 1 m
+    assert period(w) == pytest.approx(2 * np.pi * np.sqrt(2 / (3 * G)), rel=1e-3)  # L = 1 m
 
 
 def test_inertia_follows_mass_in_a_measured_motion(world):
     """A denser rod has the same period; had the inertia stayed or vanished, it would be 1.49 s or 1.42 s."""
     w = world("pendulum", {"joint.hinge.damping": 0.0, "link.pole.mass": 0.3})
-    assert period(w) == approx(2 * np.pi * np.sqrt(2 / (3 * G)), rel=1e-3)
+    assert period(w) == pytest.approx(2 * np.pi * np.sqrt(2 / (3 * G)), rel=1e-3)
 
 
 def test_a_payload_on_a_rod_is_a_point_mass_at_its_place(world):
     m, p = 0.1, 0.2
     w = world("pendulum", {"joint.hinge.damping": 0.0, "link.pole.payload": p})
-    assert period(w) == approx(2 * np.pi * np.sqrt((m / 3 + p) / (G * (m / 2 + p))), rel=1e-3)
+    assert period(w) == pytest.approx(2 * np.pi * np.sqrt((m / 3 + p) / (G * (m / 2 + p))), rel=1e-3)
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.7, 1.0, 3.0])
@@ -74,12 +73,13 @@ def test_inertia_follows_mass_in_the_engine(world, factor):
     w.apply({p.name: factor * p.nominal if p.name.endswith(".mass") else p.nominal for p in w.parameters})
     for name, inertia in before.items():
         index = next(
-            i for i in range(bullet.getNumJoints(w._body, w._client))
+            i
+            for i in range(bullet.getNumJoints(w._body, w._client))
             if bullet.getJointInfo(w._body, i, w._client)[12].decode() == name
         )
         info = bullet.getDynamicsInfo(w._body, index, w._client)
-        assert info[0] == approx(factor * catalog.PANDA_INERTIALS[name].mass, rel=1e-9)
-        assert info[2] == approx([factor * i for i in inertia], rel=1e-9)
+        assert info[0] == pytest.approx(factor * catalog.PANDA_INERTIALS[name].mass, rel=1e-9)
+        assert info[2] == pytest.approx([factor * i for i in inertia], rel=1e-9)
 
 
 def test_nominal_inertias_are_those_of_the_catalog(world):
@@ -87,7 +87,7 @@ def test_nominal_inertias_are_those_of_the_catalog(world):
     for name, body in catalog.PANDA_INERTIALS.items():
         xx, yy, zz, xy, xz, yz = body.inertia
         principal = np.linalg.eigvalsh([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        assert sorted(w.inertia(name)) == approx(principal, rel=1e-4), name
+        assert sorted(w.inertia(name)) == pytest.approx(principal, rel=1e-4), name
         assert principal[2] <= principal[0] + principal[1], name  # else it is no body's
 
 
@@ -107,17 +107,17 @@ def test_joint_damping_is_an_exponential_decay(world, damping):
     """At 0 it also says that Bullet's default damping of 0.04 is off."""
     w = world("cart with locked pole", {"joint.slider.damping": damping})
     w.reset([-1.0], [1.0])
-    assert advance(w, 0.5)[1][0] == approx(np.exp(-damping * 0.5 / 1.1), rel=2e-3 if damping else 1e-12)
+    assert advance(w, 0.5)[1][0] == pytest.approx(np.exp(-damping * 0.5 / 1.1), rel=2e-3 if damping else 1e-12)
 
 
 @pytest.mark.parametrize("friction", [0.5, 2.0])
 def test_joint_friction_is_a_constant_deceleration_then_rest(world, friction):
     w = world("cart with locked pole", {"joint.slider.damping": 0.0, "joint.slider.friction": friction})
     w.reset([-1.0], [1.0])
-    assert advance(w, 0.2)[1][0] == approx(1.0 - friction / 1.1 * 0.2, rel=1e-3)
-    assert advance(w, 3.0)[1][0] == approx(0.0, abs=1e-9)
-    assert advance(w, 0.5, [0.9 * friction])[1][0] == approx(0.0, abs=1e-9)  # it sticks
-    assert advance(w, 0.5, [friction + 1.1])[1][0] == approx(0.5, rel=1e-2)  # the rest accelerates: 1 m/s^2
+    assert advance(w, 0.2)[1][0] == pytest.approx(1.0 - friction / 1.1 * 0.2, rel=1e-3)
+    assert advance(w, 3.0)[1][0] == pytest.approx(0.0, abs=1e-9)
+    assert advance(w, 0.5, [0.9 * friction])[1][0] == pytest.approx(0.0, abs=1e-9)  # it sticks
+    assert advance(w, 0.5, [friction + 1.1])[1][0] == pytest.approx(0.5, rel=1e-2)  # the rest accelerates: 1 m/s^2
 
 
 @pytest.mark.parametrize("friction", [0.0, 0.3, 0.8])
@@ -130,7 +130,7 @@ def test_link_friction_is_the_pair_s_coefficient(world, friction):
     height = w.joint_state()[0][1]
     w.reset([0.0, height], [1.0, 0.0])
     start = advance(w, 0.02)[1][0]
-    assert start - advance(w, 0.1)[1][0] == approx(2 / 3 * friction * G * 0.1, rel=0.02, abs=1e-6)
+    assert start - advance(w, 0.1)[1][0] == pytest.approx(2 / 3 * friction * G * 0.1, rel=0.02, abs=1e-6)
 
 
 def test_contact_is_with_the_table_only(world):
@@ -162,7 +162,7 @@ def test_gravity_compensation_is_the_gradient_of_potential_energy(world):
             q = rng.uniform(-1.5, 1.5, 7)
             steps = 1e-4 * np.eye(7)
             gradient = [(potential(q + h) - potential(q - h)) / 2e-4 for h in steps]
-            assert w.gravity_torque(q.tolist()) == approx(gradient, abs=2e-3)
+            assert w.gravity_torque(q.tolist()) == pytest.approx(gradient, abs=2e-3)
     finally:
         bullet.disconnect(client)
 
@@ -198,7 +198,7 @@ def test_the_nominal_panda_floats_on_its_gravity_compensation(world):
     w.reset(q, [0.0] * 7)
     for _ in range(100):
         w.step(w.gravity_torque(w.joint_state()[0]))
-    assert w.joint_state()[0] == approx(q, abs=1e-6)
+    assert w.joint_state()[0] == pytest.approx(q, abs=1e-6)
 
 
 def test_a_reset_leaves_no_force_behind(world):

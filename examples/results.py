@@ -1,0 +1,142 @@
+"""The figures of README.md: SAC on each task, three seeds, with the task's preset and without, judged on fresh robots.
+
+    python examples/results.py TASK [--seeds 0 1 2] [--folder runs/results]
+
+Trains what is missing, exports, verifies and evaluates, then writes docs/results/TASK.csv (one row a policy and
+suite) and prints it. A seed takes about 10 minutes on one core for either task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import simtoreal
+from simtoreal.statistics import Episode, Estimate, bootstrap_interval, paired_difference
+
+STEPS = {"CartPoleSwingUp": (30_000, 60_000), "PandaReach": (10_000, 30_000)}  # without randomization, with
+EPISODES = {"nominal": 200, "train": 200, "heldout": 40}  # for each condition
+OUT = Path(__file__).parent.parent / "docs" / "results"
+
+
+def train(task: str, kind: str, seed: int, folder: Path) -> Path:
+    """The finished run of one kind and seed, trained unless it is there."""
+    run = folder / task / f"run-{kind}-{seed}"
+    summary = run / "summary.json"
+    if not summary.is_file() or not json.loads(summary.read_text())["finished"]:
+        first, steps = STEPS[task]
+        simtoreal.train(
+            task,
+            steps=steps,
+            seed=seed,
+            out=run,
+            randomization=task if kind == "randomized" else "none",
+            checkpoint_every=first,
+            force=True,
+        )
+    return run
+
+
+def bundles(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
+    """Bundle name -> folder: both kinds after equal steps, and the plain one after its own shorter budget."""
+    first, _ = STEPS[task]
+    found = {}
+    for seed in seeds:
+        for kind in ("randomized", "plain"):
+            run = train(task, kind, seed, folder)
+            chosen = {f"{kind}-{seed}": "last"} | (
+                {f"plain-{first // 1000}k-{seed}": str(first)} if kind == "plain" else {}
+            )
+            for name, checkpoint in chosen.items():
+                bundle = folder / task / name
+                simtoreal.export(run, bundle, checkpoint=checkpoint, force=True)
+                verification = simtoreal.verify(bundle)
+                assert verification.passed, verification
+                found[name] = bundle
+    return found
+
+
+def judge(task: str, found: dict[str, Path], folder: Path) -> tuple[list[dict[str, Any]], list[Episode]]:
+    """One row a bundle and suite, and every episode."""
+    rows: list[dict[str, Any]] = []
+    episodes: list[Episode] = []
+    for suite, count in EPISODES.items():
+        verdict = simtoreal.evaluate(
+            list(found.values()), out=folder / task / f"verdict-{suite}", suites=[suite], episodes=count, force=True
+        )
+        episodes += verdict.episodes
+        for figures in verdict.summary.suites:
+            success: Estimate = figures.pooled.success
+            rows.append(
+                {
+                    "task": task,
+                    "policy": figures.bundle,
+                    "suite": suite,
+                    "episodes": figures.pooled.n,
+                    "success": round(success.value, 4),
+                    "low": round(success.low, 4),
+                    "high": round(success.high, 4),
+                    "return_iqm": round(figures.pooled.return_iqm.value, 3),
+                    "worst_condition": figures.worst.condition,
+                    "worst_success": round(figures.worst.success.value, 4),
+                }
+            )
+    return rows, episodes
+
+
+def differences(seeds: list[int], episodes: list[Episode]) -> Iterator[dict[str, Any]]:
+    """Randomized minus plain on cases held out for both, each seed and over all seeds' means."""
+    values = []
+    for seed in seeds:
+        sides = [
+            [e for e in episodes if e.bundle == f"{kind}-{seed}" and e.suite == "heldout"]
+            for kind in ("randomized", "plain")
+        ]
+        both = set.intersection(*({e.case for e in side if e.held_out} for side in sides))
+        randomized, plain = ([e for e in side if e.case in both] for side in sides)
+        found = paired_difference(randomized, plain, 0)
+        values.append(found.difference.value)
+        yield {"seed": str(seed), "n": found.n, "difference": found.difference}
+    if len(values) > 1:
+        import numpy as np
+
+        low, high = bootstrap_interval(values, np.mean, 0)
+        yield {"seed": "mean of seeds", "n": len(values), "difference": Estimate(float(np.mean(values)), low, high)}
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=STEPS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs/results"))
+    options = parser.parse_args()
+    rows, episodes = judge(options.task, bundles(options.task, options.seeds, options.folder), options.folder)
+    for found in differences(options.seeds, episodes):
+        d = found["difference"]
+        rows.append(
+            {
+                "task": options.task,
+                "policy": f"randomized minus plain, seed {found['seed']}" if found["seed"].isdigit() else found["seed"],
+                "suite": "heldout",
+                "episodes": found["n"],
+                "success": round(d.value, 4),
+                "low": round(d.low, 4),
+                "high": round(d.high, 4),
+            }
+        )
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / f"{options.task}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print("  ".join(f"{value}" for value in row.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Broken commands and broken physics (FAULTS 26, 27, 29, 30), for every shipped task."""
+
+import numpy as np
+import pybullet as bullet
+import pytest
+
+from simtoreal.robots.world import PhysicsFault, check_state
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_command_that_is_no_number_ends_the_episode_as_a_failure(make, rollout, bad):
+    env, fresh = make(), make()
+    before = rollout(env, 0, 3)[-1]
+    action = np.zeros(env.action_space.shape, np.float32)
+    action[-1] = bad
+    obs, reward, terminated, truncated, info = env.step(action)
+    assert (obs == before).all()
+    assert reward == env.failure_reward
+    assert (terminated, truncated) == (True, False)
+    assert info["invalid_action"] is True
+    assert info["is_success"] is False
+    assert (rollout(env, 1, 10) == rollout(fresh, 1, 10)).all()
+
+
+def test_an_action_of_another_shape_is_refused(make):
+    env = make()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action must have shape"):
+        env.step(np.zeros(env.command_layout.size + 1, np.float32))
+
+
+@pytest.mark.parametrize("speed", [np.nan, np.inf, 1e6, -1e3])
+def test_broken_physics_is_found_in_the_same_step_and_the_next_episode_is_clean(make, rollout, speed):
+    env, fresh = make(), make()
+    before = rollout(env, 0, 3)[-1]
+    q, qd = env.world.joint_state()
+    env.world.reset(q, [speed, *qd[1:]])
+    obs, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+    assert info["physics_fault"] is True
+    assert info["is_success"] is False
+    assert (terminated, truncated) == (False, True)
+    assert (obs == before).all()
+    assert np.isfinite(reward)
+    for seed in (1, 2):
+        assert (rollout(env, seed, 20) == rollout(fresh, seed, 20)).all()
+
+
+def test_a_broken_position_is_found_too(make, rollout):
+    env, fresh = make(), make()
+    rollout(env, 0, 3)
+    q, qd = env.world.joint_state()
+    env.world.reset([*q[:-1], np.nan], qd)
+    assert env.step(np.zeros(env.action_space.shape, np.float32))[4]["physics_fault"] is True
+    assert (rollout(env, 1, 20) == rollout(fresh, 1, 20)).all()
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_no_place_hides_a_nan(place):
+    numbers = [0.0] * 4
+    numbers[place] = np.nan
+    with pytest.raises(PhysicsFault):
+        check_state((numbers[:2], numbers[2:]), 10.0)
+
+
+def test_the_bound_itself_is_allowed():
+    check_state(([1e6, 0.0], [10.0, -10.0]), 10.0)
+    with pytest.raises(PhysicsFault, match=r"10\.1"):
+        check_state(([0.0, 0.0], [0.0, -10.1]), 10.0)
+
+
+def test_nothing_pending_crosses_a_reset(make, rollout):
+    env = make()
+    w = env.world
+    reference = rollout(env, 5, 20)
+    rollout(env, 6, 7, {name: parameter.high for name, parameter in env.parameters.items()})
+    index = w._joint_indices[0]
+    bullet.applyExternalForce(w._body, index, [500, 300, 0], [0, 0, 0], bullet.WORLD_FRAME, w._client)
+    bullet.applyExternalTorque(w._body, w._joint_indices[-1], [50, 50, 50], bullet.WORLD_FRAME, w._client)
+    torque = [20.0] * len(w.joints)
+    bullet.setJointMotorControlArray(
+        w._body, w._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=w._client
+    )
+    assert (rollout(env, 5, 20) == reference).all()

@@ -1,0 +1,306 @@
+"""What every shipped task promises, by registry."""
+
+import hashlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pybullet as bullet
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.env_checker import check_env as check_env_sb3
+
+from simtoreal.robots.task import Task
+
+DIGEST = """
+import hashlib, sys
+import gymnasium, numpy, simtoreal
+env = gymnasium.make(sys.argv[1], disable_env_checker=True).unwrapped
+rng = numpy.random.default_rng(4)
+values = {name: p.nominal + 0.3 * (p.high - p.nominal) for name, p in env.parameters.items()}
+digest = hashlib.sha256(env.reset(seed=11, options={"parameters": values})[0].tobytes())
+for _ in range(40):
+    obs, reward, *_ = env.step(rng.uniform(-1, 1, env.action_space.shape).astype(numpy.float32))
+    digest.update(obs.tobytes() + numpy.float64(reward).tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("privileged", [False, True])
+def test_both_env_checkers_pass(make, privileged):
+    env = make(privileged=privileged)
+    check_env(env, skip_render_check=True)
+    check_env_sb3(env, skip_render_check=True)
+
+
+def test_the_class_docstring_is_the_unit_table(make):
+    env = make()
+    text = type(env).__doc__
+    rows = re.findall(r"^ *\| ([0-9-]+) \| (\w+).*? \| (.+?) \| .+? \|$", text, re.MULTILINE)
+    expected = []
+    for field in env.observation_layout.fields:
+        where = env.observation_layout.slices[field.name]
+        span = f"{where.start}-{where.stop - 1}" if field.size > 1 else str(where.start)
+        expected.append((span, field.name, field.unit))
+    assert rows == expected
+    assert f"Observation ({env.observation_layout.size})" in text
+    assert f"Action ({env.command_layout.size})" in text
+    env.reset(seed=0)
+    info = env.step(np.zeros(env.action_space.shape, np.float32))[4]
+    for name in (*info["reward_terms"], *(f.name for f in (*env.command_layout.fields, *env.reward_layout.fields))):
+        assert name in text
+
+
+def test_the_three_layouts_fit_what_the_task_gives(make):
+    env = make()
+    obs, _ = env.reset(seed=0)
+    assert obs.shape == (env.observation_layout.size,)
+    assert env.action_space.shape == (env.command_layout.size,) == (len(env.commanded_joints),)
+    signals = env.step(env.action_space.sample())[4]["reward_signals"]
+    assert {name: len(value) for name, value in signals.items()} == {f.name: f.size for f in env.reward_layout.fields}
+    assert all(len(limit) == len(env.commanded_joints) for limit in env.limits.values())
+    for layout in (env.observation_layout, env.command_layout, env.reward_layout):
+        assert all(field.unit for field in layout.fields)
+
+
+def test_reward_and_success_are_functions_of_the_reward_signals(make):
+    env = make()
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        _, reward, terminated, _, info = env.step(action)
+        assert type(reward) is float
+        assert info["reward_terms"] == type(env).reward_terms(info["reward_signals"], action.tolist())
+        assert reward == pytest.approx(sum(info["reward_terms"].values()))
+        assert terminated == type(env).fails(info["reward_signals"])
+
+
+def test_an_episode_is_truncated_at_its_horizon(make):
+    env = make()
+    env.reset(seed=0)
+    zero = np.zeros(env.action_space.shape, np.float32)
+    ends = [env.step(zero)[2:4] for _ in range(env.horizon)]
+    assert ends == [(False, False)] * (env.horizon - 1) + [(False, True)]
+
+
+def hold(env, obs):
+    """The action that commands the joints to stay where they are measured; no force where forces are commanded."""
+    where = env.observation_layout.slices.get("joint_position")
+    target = np.zeros(env.command_layout.size) if where is None else obs[where]
+    return env.command_layout.action(target, obs, env.observation_layout)
+
+
+@pytest.mark.parametrize("policy", ["zero", "random", "hold still"])
+def test_doing_nothing_of_use_never_succeeds(make, policy):
+    env = make()
+    rng = np.random.default_rng(0)
+    for episode in range(10):
+        obs, _ = env.reset(seed=episode)
+        ended = False
+        while not ended:
+            action = {
+                "zero": lambda: np.zeros(env.action_space.shape),
+                "random": lambda: rng.uniform(-1, 1, env.action_space.shape),
+                "hold still": lambda obs=obs: hold(env, obs),
+            }[policy]()
+            obs, _, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+        assert info["is_success"] is False
+
+
+def test_the_same_seed_is_the_same_trajectory_in_another_process(make, task_id):
+    env = make()
+    rng = np.random.default_rng(4)
+    values = {name: p.nominal + 0.3 * (p.high - p.nominal) for name, p in env.parameters.items()}
+    digest = hashlib.sha256(env.reset(seed=11, options={"parameters": values})[0].tobytes())
+    for _ in range(40):
+        obs, reward, *_ = env.step(rng.uniform(-1, 1, env.action_space.shape).astype(np.float32))
+        digest.update(obs.tobytes() + np.float64(reward).tobytes())
+    run = subprocess.run([sys.executable, "-c", DIGEST, task_id], capture_output=True, text=True, check=True)
+    assert run.stdout.split()[-1] == digest.hexdigest()
+
+
+def test_the_same_seed_is_the_same_trajectory_in_an_old_and_a_new_environment(make, rollout):
+    old, new = make(), make()
+    for seed in range(3):
+        rollout(old, seed, 15)
+    assert (rollout(old, 7, 30) == rollout(new, 7, 30)).all()
+
+
+def test_two_resets_differ(make):
+    env = make()
+    a, b, c = env.reset(seed=1)[0], env.reset()[0], env.reset(seed=2)[0]
+    assert (a != b).any()
+    assert (a != c).any()
+    assert (env.reset(seed=1)[0] == a).all()
+
+
+def test_no_observation_element_is_constant(make, rollout):
+    env = make()
+    seen = np.concatenate([rollout(env, seed, 30) for seed in range(3)])
+    assert (np.ptp(seen, axis=0) > 1e-6).all(), np.flatnonzero(np.ptp(seen, axis=0) <= 1e-6)
+
+
+def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make, rollout):
+    """A link's friction shows only in contact, so there the read-back has to do."""
+    env = make()
+    steps = 8
+    nominal = rollout(env, 3, steps)
+    for name, parameter in env.parameters.items():
+        for bound in {parameter.low, parameter.high} - {parameter.nominal}:
+            changed = rollout(env, 3, steps, {name: bound})
+            assert env.read_parameters() == env.parameters.nominal | {name: bound}
+            if not (name.startswith("link.") and name.endswith(".friction")):
+                assert (changed != nominal).any(), f"{name} = {bound} changes nothing"
+            assert (rollout(env, 3, steps) == nominal).all(), f"{name} = {bound} leaks"
+
+
+def test_all_parameters_at_their_bounds_leak_nothing_and_break_nothing(make, rollout):
+    env = make()
+    nominal = rollout(env, 3, 40)
+    for bound in ("low", "high"):
+        extreme = rollout(env, 3, 40, {name: getattr(p, bound) for name, p in env.parameters.items()})
+        assert np.isfinite(extreme).all()
+        assert (rollout(env, 3, 40) == nominal).all()
+
+
+def test_what_reset_reports_is_what_the_engine_has(make):
+    env = make()
+    assert env.reset(seed=0)[1]["parameters"] == env.parameters.nominal
+    mass = next(name for name in env.parameters if name.endswith(".mass"))
+    value = 1.1 * env.parameters[mass].nominal
+    info = env.reset(seed=0, options={"parameters": {mass: value}})[1]
+    assert info["parameters"] == env.parameters.nominal | {mass: value}
+    link = env.world._link_index[mass.split(".")[1]]
+    bullet.changeDynamics(env.world._body, link, mass=0.5 * value, physicsClientId=env.world._client)
+    assert env.read_parameters()[mass] == 0.5 * value  # asked from the engine, not remembered
+
+
+def test_any_order_of_setting_gives_the_same_state(make):
+    """At once, or one after the other in any order, after any other values, by way of a bound."""
+    env = make()
+    action = np.full(env.action_space.shape, 0.3, np.float32)
+    table = env.parameters
+
+    @settings(max_examples=15, deadline=None, database=None, derandomize=True)
+    @given(data=st.data())
+    def any_order(data):
+        names = data.draw(st.lists(st.sampled_from(list(table)), min_size=2, max_size=12, unique=True))
+        values = {name: data.draw(st.floats(table[name].low, table[name].high), label=name) for name in names}
+        before = {name: data.draw(st.sampled_from([table[name].low, table[name].high])) for name in names}
+        order = data.draw(st.permutations(names))
+        info = env.reset(seed=9, options={"parameters": values})[1]
+        assert info["parameters"] == table.nominal | values
+        expected = [env.step(action)[0] for _ in range(3)]
+        env.reset(seed=9, options={"parameters": before})
+        env.step(action)
+        env.reset(seed=9, options={"parameters": {name: values[name] for name in order}})
+        for name in order:
+            env.set_parameters({name: table[name].high})
+            env.set_parameters({name: values[name]})
+        assert env.read_parameters() == info["parameters"]
+        for obs in expected:
+            assert (env.step(action)[0] == obs).all()
+
+    any_order()
+
+
+def test_parameters_change_in_mid_episode_and_stay_until_the_next(make, rollout):
+    env = make()
+    mass = next(name for name in env.parameters if name.endswith(".mass"))
+    action = np.full(env.action_space.shape, 0.7, np.float32)
+    env.reset(seed=0)
+    env.step(action)
+    assert env.set_parameters({"actuator.strength": 0.5}) == env.parameters.nominal | {"actuator.strength": 0.5}
+    both = env.parameters.nominal | {"actuator.strength": 0.5, mass: env.parameters[mass].high}
+    assert env.set_parameters({mass: env.parameters[mass].high}) == both
+    with pytest.raises(ValueError, match=r"actuator\.strength = 99"):
+        env.set_parameters({mass: env.parameters[mass].low, "actuator.strength": 99.0})
+    assert env.read_parameters() == both
+    changed = env.step(action)[0]
+    assert env.reset(seed=0)[1]["parameters"] == env.parameters.nominal
+    env.step(action)
+    assert (env.step(action)[0] != changed).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"parameters": {"actuator.strenght": 1.0}}, "did you mean actuator.strength"),
+        ({"parameters": {"actuator.strength": 9.0}}, r"actuator.strength = 9.0 is outside \[0.3, 1.5\]"),
+        ({"parameters": {"actuator.strength": float("nan")}}, "actuator.strength = nan is outside"),
+        ({"goal": [0, 0, 0]}, "no reset option 'goal'; options: 'parameters'"),
+    ],
+)
+def test_a_bad_reset_is_refused_and_changes_nothing(make, options, says):
+    env = make()
+    env.reset(seed=0, options={"parameters": {"actuator.strength": 0.9}})
+    with pytest.raises(ValueError, match=says):
+        env.reset(seed=0, options=options)
+    assert env.read_parameters()["actuator.strength"] == 0.9
+
+
+def test_privileged_is_the_true_state_and_every_parameter(make):
+    env, plain = make(privileged=True), make()
+    values = {"actuator.strength": 0.6, "actuator.latency": 0.05}
+    sensor = env.sensors[0]
+    blind = {f"sensor.{sensor.name}.noise": sensor.max_noise, f"sensor.{sensor.name}.latency": 0.1}
+    assert set(env.observation_space.spaces) == {"policy", "privileged"}
+    obs, _ = env.reset(seed=0, options={"parameters": values | blind})
+    twin, _ = plain.reset(seed=0, options={"parameters": values | blind})
+    for _ in range(3):
+        action = np.full(env.action_space.shape, 0.5, np.float32)
+        obs, twin = env.step(action)[0], plain.step(action)[0]
+    assert (obs["policy"] == twin).all()
+    assert obs["privileged"] in env.observation_space["privileged"]
+    names = env.privileged_layout.slices
+    q, qd = env.world.joint_state()
+    assert obs["privileged"][names["true_joint_position"]] == pytest.approx(q, rel=1e-6)
+    assert obs["privileged"][names["true_joint_velocity"]] == pytest.approx(qd, rel=1e-6)
+    scaled = dict(zip(env.parameters, obs["privileged"][names["parameters"]].tolist(), strict=True))
+    assert scaled.pop("actuator.strength") == pytest.approx(-0.4 / 1.2)
+    assert scaled.pop("actuator.latency") == pytest.approx(0.5)
+    assert [scaled.pop(name) for name in blind] == pytest.approx([1.0, 1.0])
+    assert set(scaled.values()) == {0.0}
+
+
+def test_a_frame_shows_the_robot_move_and_filming_changes_nothing(make, rollout):
+    silent, filmed = make(), make(render_mode="rgb_array")
+    filmed.reset(seed=3)
+    before = filmed.render()
+    assert before.shape == (filmed.camera.height, filmed.camera.width, 3)
+    assert before.dtype == np.uint8
+    assert len(np.unique(before.reshape(-1, 3), axis=0)) >= 5
+    assert (rollout(filmed, 3, 40) == rollout(silent, 3, 40)).all()
+    moved = (np.abs(filmed.render().astype(int) - before).max(2) > 40).mean()
+    assert 0.002 < moved < 0.5
+    assert silent.render() is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_render_modes_are_checked(make, monkeypatch):
+    with pytest.raises(ValueError, match=r"no render_mode 'video'; choices: rgb_array, human"):
+        make(render_mode="video")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(ValueError, match="needs a display"):
+        make(render_mode="human")
+
+
+def test_it_can_be_closed_twice(make):
+    env = make()
+    env.reset(seed=0)
+    env.close()
+    env.close()
+
+
+def test_control_steps_are_whole_physics_steps():
+    class Uneven(Task.__subclasses__()[0]):
+        physics_dt = 0.003
+
+    with pytest.raises(ValueError, match=r"whole number of physics steps, got"):
+        Uneven()
