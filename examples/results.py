@@ -108,6 +108,35 @@ def differences(seeds: list[int], episodes: list[Episode]) -> Iterator[dict[str,
         yield {"seed": "mean of seeds", "n": len(values), "difference": Estimate(float(np.mean(values)), low, high)}
 
 
+def figure(task: str, seeds: list[int], episodes: list[Episode], path: Path) -> None:
+    """Success in each held-out condition: one dot a seed, randomized beside plain, a bar at the mean."""
+    from matplotlib.figure import Figure
+
+    held = [e for e in episodes if e.suite == "heldout" and e.held_out]
+    conditions = list(dict.fromkeys(e.condition for e in held))[::-1]
+    drawing = Figure(figsize=(8.0, 0.34 * len(conditions) + 1.2), layout="constrained")
+    axes = drawing.add_subplot()
+    for kind, colour, shift in (("randomized", "#0072B2", 0.16), ("plain", "#D55E00", -0.16)):
+        for row, condition in enumerate(conditions):
+            rates = []
+            for seed in seeds:
+                outcomes = [e.success for e in held if e.bundle == f"{kind}-{seed}" and e.condition == condition]
+                rates.append(100.0 * sum(outcomes) / len(outcomes))
+            label = f"{kind} (one dot a seed)" if row == 0 else None
+            axes.plot(rates, [row + shift] * len(rates), "o", color=colour, markersize=5, alpha=0.75, label=label)
+            axes.plot(
+                [sum(rates) / len(rates)] * 2, [row + shift - 0.14, row + shift + 0.14], color=colour, linewidth=2
+            )
+    axes.set_yticks(range(len(conditions)), conditions, fontsize=9)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("success under conditions never seen in training [%]")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"{task}: each held-out condition, {len(seeds)} seeds", loc="left", fontsize=10)
+    axes.legend(loc="lower left", fontsize=8, framealpha=0.9)
+    drawing.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,6 +163,7 @@ def main() -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    figure(options.task, options.seeds, episodes, OUT / f"{options.task}.svg")
     for row in rows:
         print("  ".join(f"{value}" for value in row.values()))
 

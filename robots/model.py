@@ -191,8 +191,12 @@ class RobotModel:
                 raise ModelError(f"{self.path}: mesh {mesh.get('filename')!r} is not a file beside the URDF")
             mesh.set("filename", str(target))
         for joint in root.iter("joint"):
-            if joint.get("name") in lock:
+            name = joint.get("name", "")
+            if name in lock:
                 joint.set("type", "fixed")
+            axis = joint.find("axis")
+            if axis is not None:
+                axis.set("xyz", " ".join(map(repr, self.joints[name].axis)))  # Bullet measures along axes as written
         for link in root.findall("link"):
             name = link.get("name", "")
             inertial = (inertials or {}).get(name)

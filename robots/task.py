@@ -192,6 +192,10 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         values = self.parameters.complete(given.pop("parameters", {}))
         if given:
             raise ValueError(f"no reset option {', '.join(map(repr, given))}; options: 'parameters'")
+        try:
+            check_state(self.world.joint_state(), self.velocity_bound)
+        except PhysicsFault:
+            self._broken = True
         if self._broken:
             self.world.reload()
             self._broken = False

@@ -70,7 +70,8 @@ def bench_step(rounds: int) -> list[Row]:
         short_randomizer = build.make_randomizer(short, env, short)
         assert short_randomizer is not None
         env.reset(seed=0, options={"parameters": short_randomizer.draw(0, 0, 0)})
-        world, task = env.unwrapped.world, env.unwrapped  # type: ignore[attr-defined]
+        task: Any = env.unwrapped
+        world = task.world
         substeps = round(task.control_dt / task.physics_dt)
         action = np.zeros(env.action_space.shape or (), np.float32)
         zero = [0.0] * len(world.joints)

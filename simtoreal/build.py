@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -55,40 +58,83 @@ def short_name(task: str) -> str:
 
 
 def make_env(task: str, *, privileged: bool = False, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment of a gymnasium id; actions of others than ours are rescaled to [-1, 1].
+    """The environment of a gymnasium id; one that is not ours is made to act and fail like ours (`ForeignEnv`).
 
     Raises:
         ConfigError: it cannot be made, or its spaces are not boxes.
     """
+    see_working_folder()
     options: dict[str, Any] = {"privileged": True} if privileged else {}
     if render_mode is not None:
         options["render_mode"] = render_mode
     try:
         env = gym.make(task, disable_env_checker=True, **options)
-    except (gym.error.Error, TypeError, ModuleNotFoundError) as error:
+    except (gym.error.Error, TypeError, ValueError, ImportError, AttributeError, SyntaxError) as error:
         raise ConfigError(f"task {task} cannot be made: {str(error).splitlines()[0]}") from error
     action = env.action_space
     if not isinstance(action, spaces.Box) or not np.isfinite(np.concatenate([action.low, action.high])).all():
         raise ConfigError(f"task {task} needs a bounded Box of actions, got {action}")
     if not isinstance(policy_space(env), spaces.Box):
         raise ConfigError(f"task {task} needs a Box of observations, got {env.observation_space}")
-    if (action.low != -1).any() or (action.high != 1).any():
-        env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    return env
+    if isinstance(env.observation_space, spaces.Dict) or env.has_wrapper_attr("command_layout"):
+        return env
+    return ForeignEnv(env)
+
+
+def see_working_folder() -> None:
+    """Let `module:Id-v0` and `module:function` be found in the working folder, as `python -m` does."""
+    here = str(Path.cwd())
+    if "" not in sys.path and here not in sys.path:
+        sys.path.insert(0, here)
+
+
+class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]):
+    """Others' environments with actions in [-1, 1]^m, flat float32 observations, and our way to fail.
+
+    A number that is not finite ends the episode: in an action as a failure with `invalid_action`, in an observation or
+    a reward as a `physics_fault`. The observation is then the last sound one.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        action, seen = env.action_space, env.observation_space
+        assert isinstance(action, spaces.Box)
+        assert isinstance(seen, spaces.Box)
+        if (action.low != -1).any() or (action.high != 1).any():
+            env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+        super().__init__(env)
+        self._shape = action.shape
+        self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(action.shape)),), np.float32)
+        low, high = seen.low.astype(np.float32).ravel(), seen.high.astype(np.float32).ravel()
+        self.observation_space = spaces.Box(low, high, dtype=np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._sound = np.asarray(obs, np.float32).ravel()
+        return self._sound, info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
+        if not np.isfinite(action).all():
+            return self._sound, 0.0, True, False, {"is_success": False, "invalid_action": True}
+        obs, reward, terminated, truncated, info = self.env.step(np.reshape(action, self._shape))
+        seen, score = np.asarray(obs, np.float32).ravel(), float(reward)
+        if not (np.isfinite(seen).all() and math.isfinite(score)):
+            return self._sound, 0.0, False, True, info | {"is_success": False, "physics_fault": True}
+        self._sound = seen
+        return seen, score, terminated, truncated, info
 
 
 def policy_space(env: gym.Env[Any, Any]) -> spaces.Space[Any]:
     """The part of the observation space that a policy sees."""
     space = env.observation_space
-    return space["policy"] if isinstance(space, spaces.Dict) else space
+    return space["policy"] if isinstance(space, spaces.Dict) and "policy" in space.spaces else space
 
 
 def parameters_of(env: gym.Env[Any, Any]) -> Mapping[str, Parameter]:
     """The named physical parameters of an environment, none if it offers none."""
-    if not env.has_wrapper_attr("parameters"):
-        return {}
-    table: Mapping[str, Parameter] = env.get_wrapper_attr("parameters")
-    return table
+    table = env.get_wrapper_attr("parameters") if env.has_wrapper_attr("parameters") else None
+    return table if isinstance(table, Mapping) else {}
 
 
 def find_randomization(name: str | None, task: str) -> str:
@@ -98,7 +144,9 @@ def find_randomization(name: str | None, task: str) -> str:
     """
     if name is None:
         return task if task in preset_paths() else "none"
-    return name if name == "none" else (name if find_preset(name) in preset_paths().values() else str(Path(name)))
+    if name == "none" or find_preset(name) in preset_paths().values():
+        return name
+    return str(Path(name).absolute())
 
 
 def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Randomizer | None:
@@ -216,6 +264,17 @@ class Contract:
     def action(self, command: NDArray[np.floating], observation: NDArray[np.floating]) -> NDArray[np.floating]:
         """The action in [-1, 1]^m that means the SI command [m] in answer to `observation` [n]."""
         return self.command.action(np.asarray(command, float), observation, self.observation)
+
+    def check(self, spec: Spec, name: str) -> None:
+        """Raises ConfigError when a bundle's observation or command is not this contract's."""
+        for what, theirs, ours in (
+            ("observation", spec.observation, _fields(self.observation)),
+            ("command", spec.command, _fields(self.command)),
+            ("command map", (spec.command_map,), (self.command_map(),)),
+        ):
+            for found, expected in zip_longest(theirs, ours):
+                if found != expected:
+                    raise ConfigError(f"{name} was made for another {self.task}: {what} {found}, now {expected}")
 
     def command_map(self) -> CommandMap:
         """The command's map as a bundle carries it."""

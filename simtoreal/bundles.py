@@ -44,7 +44,7 @@ def export(
             algorithm=source.config.algorithm,
             training_ranges={name: (low, high) for name, (low, high) in source.summary["training_ranges"].items()},
             provenance={
-                "run": os.path.relpath(source.path, Path(out)),
+                "run": os.path.relpath(source.path.resolve(), Path(out).resolve()),
                 "checkpoint": meta["step"],
                 "seed": source.config.seed,
                 "randomization": source.config.randomization,
@@ -121,6 +121,7 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
     env = build.make_training_env(origin.config, 0, origin.config.seed + 2 * build.EVALUATION_SEED)
     try:
         contract = build.Contract.of(runtime.spec.task, env)
+        contract.check(runtime.spec, str(path))
         stream = _driven(env, runtime, contract, CLOSED_LOOP_STEPS)
         parity = compare_closed_loop(runtime, PolicyGraph(actor, runtime.spec), stream)
     finally:

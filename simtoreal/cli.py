@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from types import FrameType
+from typing import Any, NoReturn
 
 # Heavy imports stay inside the verbs, so that --help answers at once.
 
@@ -31,8 +36,13 @@ ONE_LINE = {
     "bench": "the benchmarks, as a table",
 }
 DONE, NO, BAD_INPUT, FAILURE = 0, 1, 2, 3
+PATH_FAULTS = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
 
 Outcome = tuple[dict[str, Any], int]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where nobody else waits for it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,13 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.verb is None:
-        parser.print_help()
-        return BAD_INPUT
+        parser.error(f"name a verb: {', '.join(ONE_LINE)}")
     try:
-        result, code = options.run(options)
+        with _terminable(), _apart() if options.json else nullcontext():
+            result, code = options.run(options)
         if options.json:
             print(json.dumps(result, allow_nan=False))
         return int(code)
+    except Terminated:
+        return _say("terminated", 143)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
     except BrokenPipeError:
@@ -57,6 +69,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         return _failed(error)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the verb as Ctrl-C does, by an exception, so that workers and half-written files go with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Whatever is printed meanwhile, by Python, by C or by a child process, goes to stderr: stdout is the result's."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _failed(error: Exception) -> int:
@@ -67,6 +110,8 @@ def _failed(error: Exception) -> int:
         return _say(line, 128 + error.signum)
     if isinstance(error, ValueError | FileNotFoundError | FileExistsError | NotADirectoryError | PermissionError):
         return _say(line, BAD_INPUT)
+    if isinstance(error, OSError) and error.errno in PATH_FAULTS:
+        return _say(f"{error.filename}: {error.strerror}", BAD_INPUT)
     if isinstance(error, ModuleNotFoundError):
         return _say(f"{line}; install it, or the whole package with its dependencies", BAD_INPUT)
     if os.environ.get("SIMTOREAL_TRACEBACK"):
@@ -79,12 +124,19 @@ def _say(text: str, code: int) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; a bad argument exits with 2."""
     epilog = "\n".join(
         f"{group}:\n" + "\n".join(f"  {verb:<10}{ONE_LINE[verb]}" for verb in verbs) for group, verbs in GROUPS.items()
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="simtoreal",
         description="Take a robot controller from simulation to hardware.",
         epilog=epilog + "\n\n'simtoreal VERB --help' says more. Exit codes: 0 done, 1 the answer is no, "
@@ -96,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(verb=None)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", prog="simtoreal", help=argparse.SUPPRESS)
     for add in (_tasks, _play, _train, _export, _verify, _evaluate, _replay, _demo, _bench):
         add(verbs)
     return parser
@@ -115,11 +167,15 @@ def _success(reached: bool) -> str:
     return "success" if reached else "no success"
 
 
+def _whole(text: str, least: int = 0) -> int:
+    """A whole number as it is typed; a seed, say."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
+    return int(text)
+
+
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    return _whole(text, least=1)
 
 
 def _tasks(verbs: Any) -> None:
@@ -151,6 +207,7 @@ def _play(verbs: Any) -> None:
             episodes=options.episodes,
             seed=options.seed,
             randomization=options.randomization,
+            force=options.force,
         )
         if not options.json:
             for number, o in enumerate(result.outcomes):
@@ -166,8 +223,9 @@ def _play(verbs: Any) -> None:
     )
     verb.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
     verb.add_argument("--episodes", type=_count, default=3)
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=_whole, default=0)
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", default="none")
+    verb.add_argument("--force", action="store_true", help="replace an earlier film")
 
 
 def _train(verbs: Any) -> None:
@@ -203,7 +261,7 @@ def _train(verbs: Any) -> None:
     verb.add_argument("task", metavar="TASK", help="ours by short name, or any gymnasium id")
     verb.add_argument("--algorithm", metavar="NAME", default="sac", help="sac or sb3-sac (default sac)")
     verb.add_argument("--steps", type=_count, required=True, help="environment steps, over all environments")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=_whole)
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", help="default: the task's own preset")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"))
@@ -285,7 +343,7 @@ def _evaluate(verbs: Any) -> None:
         "--suite", action="append", default=[], metavar="NAME|FILE", help="repeatable; default: all of the task"
     )
     verb.add_argument("--episodes", type=_count, default=20, help="for each condition (default 20)")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=_whole, default=0)
     verb.add_argument("--out", required=True, metavar="DIR")
     verb.add_argument("--engine", default="pybullet", metavar="NAME")
     verb.add_argument("--workers", type=_count, default=1, metavar="K")
@@ -304,7 +362,7 @@ def _replay(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.film import replay
 
-        result = replay(options.folder, options.case, bundle=options.bundle, video=options.video)
+        result = replay(options.folder, options.case, bundle=options.bundle, video=options.video, force=options.force)
         if not options.json:
             returns = f"return {result.replayed_return!r}, recorded {result.recorded_return!r}"
             print(f"{result.case} by {result.bundle}: {returns}: {'identical' if result.identical else 'DIFFERENT'}")
@@ -318,6 +376,7 @@ def _replay(verbs: Any) -> None:
     verb.add_argument("case", metavar="CASE", help="suite/condition/number, as the report prints it")
     verb.add_argument("--bundle", metavar="NAME", help="where several were judged")
     verb.add_argument("--video", metavar="FILE", help=".mp4 or .gif")
+    verb.add_argument("--force", action="store_true", help="replace an earlier film")
 
 
 def _demo(verbs: Any) -> None:
@@ -334,7 +393,7 @@ def _demo(verbs: Any) -> None:
     verb = _verb(verbs, "demo", run)
     verb.add_argument("task", nargs="?", default="PandaReach", metavar="TASK")
     verb.add_argument("--out", default="runs/demo", metavar="DIR")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=_whole, default=0)
     verb.add_argument("--force", action="store_true", help="replace an earlier demo")
 
 

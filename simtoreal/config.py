@@ -49,10 +49,12 @@ def make_config(
     *,
     algorithm: str,
     overrides: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
     config_file: Path | None = None,
     assignments: Sequence[str] = (),
 ) -> RunConfig:
-    """The resolved configuration: our recipe for the task, then a file, then arguments, then `path=value` assignments.
+    """The resolved configuration: `defaults`, then our recipe for the task, then a file, then arguments, then
+    `path=value` assignments.
 
     Raises:
         ConfigError: unknown key or algorithm, value of the wrong kind or out of range; with the file and line where
@@ -60,7 +62,7 @@ def make_config(
     """
     if algorithm not in ALGORITHMS:
         raise ConfigError(f"no algorithm {algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
-    merged: dict[str, Any] = {"task": task, "algorithm": algorithm}
+    merged: dict[str, Any] = {**(defaults or {}), "task": task, "algorithm": algorithm}
     merged |= _copy(recipe(task, algorithm))
     file = None
     if config_file is not None:
@@ -74,6 +76,8 @@ def make_config(
     merged = _merge(merged, {key: value for key, value in overrides.items() if value is not None})
     for text in assignments:
         merged = _merge(merged, _assignment(text))
+    if (merged["task"], merged["algorithm"]) != (task, algorithm):
+        raise ConfigError("task and algorithm are arguments of their own; --set cannot change them")
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:

@@ -17,7 +17,7 @@ from simtoreal.bundles import export, verify
 from simtoreal.config import ConfigError
 from simtoreal.evaluate import Evaluation, evaluate
 from simtoreal.film import play
-from simtoreal.runs import METRICS, claim_output, write_json
+from simtoreal.runs import METRICS, claimed_output, write_json
 from simtoreal.verdict import percent, points
 
 MARKER = "demo.json"
@@ -70,9 +70,13 @@ def demo(
     name = build.short_name(build.task_id(task))
     if name not in PLANS:
         raise ConfigError(f"no demo of {task}; demos: {', '.join(PLANS)}")
-    plan, folder = PLANS[name], Path(out)
-    claim_output(folder, force=force, marker=MARKER)
-    write_json(folder / MARKER, {"task": name, "seed": seed, "finished": False})
+    folder = Path(out)
+    with claimed_output(folder, force=force, marker=MARKER):
+        write_json(folder / MARKER, {"task": name, "seed": seed, "finished": False})
+    return _whole_way(name, PLANS[name], folder, seed, force, say)
+
+
+def _whole_way(name: str, plan: Plan, folder: Path, seed: int, force: bool, say: Say) -> DemoResult:
     began = time.perf_counter()
     kinds = {"randomized": name, "plain": "none"}
     say(
@@ -89,7 +93,7 @@ def demo(
     )
     say("5/5 filming the randomized policy")
     film = folder / f"{name}.mp4"
-    play(name, str(bundles["randomized"]), video=film, episodes=3, seed=seed)
+    play(name, str(bundles["randomized"]), video=film, episodes=3, seed=seed, force=force)
     result = DemoResult(
         out=folder,
         report=verdict.report,

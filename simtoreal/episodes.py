@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from simtoreal.build import Contract, policy_part
+from simtoreal.build import Contract, policy_part, see_working_folder
 from simtoreal.config import ConfigError
 from simtoreal.export.onboard.runtime import CommandError, Runtime
 from simtoreal.export.onboard.spec import SPEC_FILE, Spec
@@ -42,29 +41,36 @@ class PolicySource:
         return Runtime(self.text) if self.is_bundle else Controller(self.text)
 
     def spec(self) -> Spec | None:
-        """The bundle's contract; None for a controller, which says nothing of itself."""
-        return Runtime(self.text).spec if self.is_bundle else None
+        """The bundle's contract; None for a controller, which says nothing of itself. Raises as `open` does."""
+        policy = self.open()
+        return policy.spec if isinstance(policy, Runtime) else None
 
 
 class Controller:
-    """A function from an SI observation [n] to an SI command [m], named `module:function`."""
+    """A function from an SI observation [n] to an SI command [m], named `module:function`.
+
+    Whatever goes wrong inside it is the user's to mend, so it is raised as ConfigError.
+    """
 
     def __init__(self, text: str) -> None:
         module, _, name = text.partition(":")
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
+        see_working_folder()
         try:
             self._function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"no controller {text}: {error}") from None
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"no controller {text}: {type(error).__name__}: {error}") from error
         if not callable(self._function):
             raise ConfigError(f"controller {text} is not a function")
+        self._text = text
 
     def reset(self) -> None:
         """A function keeps no state that we know of."""
 
     def act(self, observation: NDArray[np.float32]) -> NDArray[Any]:
-        return np.asarray(self._function(observation), float)
+        try:
+            return np.asarray(self._function(observation.copy()), float)
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"controller {self._text} failed: {type(error).__name__}: {error}") from error
 
 
 def find_policies(texts: list[str]) -> list[PolicySource]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import multiprocessing
 import os
 import shlex
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,12 +20,14 @@ import gymnasium as gym
 from simtoreal import build
 from simtoreal.config import ConfigError
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
+from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_suite, preset_paths, suite_paths
 from simtoreal.randomization.suites import Case, Suite, nominal, severity
 from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
+from simtoreal.records import EPISODES, SUMMARY, write_episodes
 from simtoreal.report import write_report
-from simtoreal.runs import RunError, claim_output, read_json, versions, write_json
+from simtoreal.runs import claimed_output, versions, write_json
 from simtoreal.statistics import (
     Episode,
     Gate,
@@ -35,14 +38,11 @@ from simtoreal.statistics import (
     summarise,
 )
 
-EPISODES, SUMMARY, REPORT = "episodes.csv", "summary.json", "report.html"
-COLUMNS = (
-    "bundle", "suite", "condition", "case", "seed", "engine", "return", "success", "length", "falls", "violations",
-    "held_out", "severity", "faults",
-)  # fmt: skip
+REPORT = "report.html"
 ENGINES = ("pybullet",)
 MAX_FAULT_SHARE = 0.01  # of the episodes; beyond it the simulation, not the policy, is on trial
 CHUNK = 5  # cases a job
+MAX_EPISODES, MAX_WORKERS = 100_000, 256
 
 Progress = Callable[[int, int], None]
 
@@ -117,7 +117,16 @@ _bench: Bench | None = None
 
 def _start_worker(task: str, sources: Sequence[PolicySource]) -> None:
     global _bench
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _bench = Bench(task, sources)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(job: Job) -> list[Outcome]:
@@ -142,7 +151,9 @@ def run_jobs(
             bench.close()
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(task, sources)) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=spawn, initializer=_start_worker, initargs=(task, sources)
+    ) as pool:
         try:
             yield from zip(jobs, pool.map(_work, jobs), strict=True)
         except BrokenProcessPool as error:
@@ -179,8 +190,9 @@ def evaluate(
     """
     if engine not in ENGINES:
         raise ConfigError(f"no engine {engine!r}; engines: {', '.join(ENGINES)}")
-    if episodes < 1 or workers < 1:
-        raise ConfigError(f"episodes and workers must be at least 1, got {episodes} and {workers}")
+    for what, count, most in (("episodes", episodes, MAX_EPISODES), ("workers", workers, MAX_WORKERS)):
+        if not 1 <= count <= most:
+            raise ConfigError(f"{what} must be from 1 to {most}, got {count}")
     parsed_gates = [Gate.parse(text) for text in gates]
     sources = find_policies([os.fspath(policy) for policy in policies])
     if not sources:
@@ -191,18 +203,21 @@ def evaluate(
     env = build.make_env(full)
     try:
         table = build.parameters_of(env)
+        contract = build.Contract.of(full, env)
     finally:
         env.close()
+    for source, spec in zip(sources, specs, strict=True):
+        if spec is not None:
+            contract.check(spec, source.text)
     loaded = [_load_suite(short, name, table) for name in suites or _default_suites(short)]
     names = [suite.name for suite in loaded]
     if len(set(names)) < len(names):
         raise ConfigError(f"two suites have the same name: {', '.join(sorted(names))}")
+    _check_gates(parsed_gates, loaded)
     ranges = [{} if spec is None else dict(spec.training_ranges) for spec in specs]
     held_out = [
         {suite.name: suite.held_out_cases(seed, episodes, known, table) for suite in loaded} for known in ranges
     ]
-    folder = Path(out)
-    claim_output(folder, force=force, marker=SUMMARY)
     jobs = [
         Job(index, suite.name, tuple(chunk))
         for index in range(len(sources))
@@ -210,45 +225,54 @@ def evaluate(
         for chunk in _chunks(list(suite.cases(seed, episodes)), CHUNK)
     ]
     reference = _reference_ranges(short, table)
-    rows: list[Episode] = []
-    total = sum(len(job.cases) for job in jobs)
-    for job, outcomes in run_jobs(jobs, full, sources, workers):
-        for case, outcome in zip(job.cases, outcomes, strict=True):
-            rows.append(
-                Episode(
-                    bundle=sources[job.policy].name,
-                    suite=job.suite,
-                    condition=case.condition,
-                    case=case.name,
-                    seed=case.seed,
-                    engine=engine,
-                    return_=outcome.return_,
-                    success=outcome.success,
-                    length=outcome.length,
-                    falls=outcome.falls,
-                    violations=outcome.violations,
-                    held_out=held_out[job.policy][job.suite][case.name],
-                    severity=severity(case.parameters, reference or ranges[job.policy], table) if table else 0.0,
-                    faults=outcome.faults,
-                    parameters=outcome.parameters,
-                )
-            )
-        if progress is not None:
-            progress(len(rows), total)
-    broken = sum(row.faults for row in rows)
-    if broken > MAX_FAULT_SHARE * len(rows):
-        raise PhysicsFailure(f"physics broke in {broken} of {len(rows)} episodes: no verdict")
     provenance = {
         "task": full,
         "seed": seed,
         "episodes_per_condition": episodes,
         "engine": engine,
-        "policies": {source.name: _identity(source) for source in sources},
+        "policies": {source.name: identity(source) for source in sources},
         "suites": {suite.name: {"version": suite.version, "sha256": _digest(suite.path)} for suite in loaded},
         "versions": versions(),
     }
     heldout = [suite.name for suite in loaded if suite.held_out]
-    return _write(folder, rows, heldout, parsed_gates, provenance, {name: p.unit for name, p in table.items()})
+    folder = Path(out)
+    with claimed_output(folder, force=force, marker=EPISODES):
+        rows: list[Episode] = []
+        total = sum(len(job.cases) for job in jobs)
+        for job, outcomes in run_jobs(jobs, full, sources, workers):
+            for case, outcome in zip(job.cases, outcomes, strict=True):
+                far = severity(case.parameters, reference or ranges[job.policy], table) if table else 0.0
+                outside = held_out[job.policy][job.suite][case.name]
+                rows.append(_row(sources[job.policy].name, job.suite, engine, case, outcome, outside, far))
+            if progress is not None:
+                progress(len(rows), total)
+        broken = sum(row.faults for row in rows)
+        if broken > MAX_FAULT_SHARE * len(rows):
+            raise PhysicsFailure(f"physics broke in {broken} of {len(rows)} episodes: no verdict")
+        units = {name: p.unit for name, p in table.items()}
+        return _write(folder, rows, heldout, parsed_gates, provenance, units)
+
+
+def _row(
+    bundle: str, suite: str, engine: str, case: Case, outcome: Outcome, held_out: bool, severity: float
+) -> Episode:
+    return Episode(
+        bundle=bundle,
+        suite=suite,
+        condition=case.condition,
+        case=case.name,
+        seed=case.seed,
+        engine=engine,
+        return_=outcome.return_,
+        success=outcome.success,
+        length=outcome.length,
+        falls=outcome.falls,
+        violations=outcome.violations,
+        held_out=held_out,
+        severity=severity,
+        faults=outcome.faults,
+        parameters=outcome.parameters,
+    )
 
 
 def _write(
@@ -269,7 +293,8 @@ def _write(
 
     def command(e: Episode) -> str:
         extra = f" --bundle {shlex.quote(e.bundle)}" if several else ""
-        return f"simtoreal replay {shlex.quote(str(folder))} {e.suite}/{e.case}{extra} --video worst.mp4"
+        film = f"{e.suite}-{e.case}.mp4".replace("/", "-")
+        return f"simtoreal replay {shlex.quote(str(folder))} {e.suite}/{e.case}{extra} --video {film}"
 
     write_report(
         folder / REPORT,
@@ -296,6 +321,14 @@ def _task_of(sources: Sequence[PolicySource], specs: Sequence[Any], task: str | 
     if not tasks:
         raise ConfigError("a controller does not say its task; name it with --task")
     return next(iter(tasks))
+
+
+def _check_gates(gates: Sequence[Gate], suites: Sequence[Suite]) -> None:
+    """Raises ConfigError for a gate on a condition that is not about to be judged."""
+    known = [f"{suite.name}/{condition}" for suite in suites for condition in suite.conditions]
+    for gate in gates:
+        if gate.suite is not None and (asked := f"{gate.suite}/{gate.condition}") not in known:
+            raise ConfigError(f"gate {str(gate)!r}: {asked} is not judged; {nearest(asked, known)}")
 
 
 def _default_suites(task: str) -> list[str]:
@@ -325,7 +358,8 @@ def _chunks(cases: list[Case], size: int) -> Iterator[list[Case]]:
         yield cases[start : start + size]
 
 
-def _identity(source: PolicySource) -> dict[str, Any]:
+def identity(source: PolicySource) -> dict[str, Any]:
+    """What tells a judged policy from any other, for the record."""
     if not source.is_bundle:
         return {"controller": source.text}
     path = Path(source.text)
@@ -334,67 +368,3 @@ def _identity(source: PolicySource) -> dict[str, Any]:
 
 def _digest(path: Path | None) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else ""
-
-
-def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
-    """One row an episode, one column a parameter; numbers in full, so that a row can be replayed bit for bit."""
-    names = sorted({name for row in rows for name in row.parameters})
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *names])
-        for r in rows:
-            numbers = (r.falls, r.violations, int(r.held_out), repr(r.severity), r.faults)
-            drawn = (repr(r.parameters[name]) if name in r.parameters else "" for name in names)
-            key = (r.bundle, r.suite, r.condition, r.case, r.seed, r.engine)
-            writer.writerow([*key, repr(r.return_), int(r.success), r.length, *numbers, *drawn])
-    os.replace(partial, path)
-
-
-def read_episodes(path: Path) -> list[Episode]:
-    """The rows of an `episodes.csv`. Raises RunError naming the file and line."""
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            missing = set(COLUMNS) - set(reader.fieldnames or ())
-            if missing:
-                raise RunError(f"{path}: no column {', '.join(sorted(missing))}")
-            rows = []
-            for line, row in enumerate(reader, 2):
-                try:
-                    rows.append(_episode(row))
-                except (TypeError, ValueError) as error:
-                    raise RunError(f"{path}:{line}: {error}") from None
-            return rows
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror}") from None
-
-
-def _episode(row: Mapping[str, str]) -> Episode:
-    return Episode(
-        bundle=row["bundle"],
-        suite=row["suite"],
-        condition=row["condition"],
-        case=row["case"],
-        seed=int(row["seed"]),
-        engine=row["engine"],
-        return_=float(row["return"]),
-        success=row["success"] == "1",
-        length=int(row["length"]),
-        falls=int(row["falls"]),
-        violations=int(row["violations"]),
-        held_out=row["held_out"] == "1",
-        severity=float(row["severity"]),
-        faults=int(row["faults"]),
-        parameters={name: float(v) for name, v in row.items() if name not in COLUMNS and v not in ("", None)},
-    )
-
-
-def read_evaluation(folder: Path) -> tuple[list[Episode], dict[str, Any]]:
-    """The episodes and the provenance of an evaluation folder. Raises RunError when it is none."""
-    if not (folder / SUMMARY).is_file() or not (folder / EPISODES).is_file():
-        raise RunError(f"{folder} is not an evaluation: no {EPISODES} and {SUMMARY} in it")
-    provenance = read_json(folder / SUMMARY).get("provenance")
-    if not isinstance(provenance, dict):
-        raise RunError(f"{folder / SUMMARY}: no provenance")
-    return read_episodes(folder / EPISODES), provenance

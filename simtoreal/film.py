@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +18,33 @@ from numpy.typing import NDArray
 from simtoreal import build
 from simtoreal.config import ConfigError
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
-from simtoreal.evaluate import read_evaluation
+from simtoreal.evaluate import identity
+from simtoreal.export.onboard.spec import SPEC_FILE
 from simtoreal.randomization.messages import nearest
+from simtoreal.records import read_evaluation
 from simtoreal.runs import RunError
 
 FORMATS = (".mp4", ".gif")
 
 
 @contextmanager
-def filming(env: gym.Env[Any, Any], video: Path | None, control_dt: float) -> Iterator[Callable[[], None] | None]:
+def filming(
+    env: gym.Env[Any, Any], video: Path | None, control_dt: float, *, force: bool
+) -> Iterator[Callable[[], None] | None]:
     """A function that takes a frame of `env` into the file `video` (.mp4 or .gif); None when there is no video.
 
-    The file appears only once it is complete.
+    The file appears only once it is complete. Raises ConfigError for a file that cannot be written, or is there and
+    `force` is False.
     """
     if video is None:
         yield None
         return
     if video.suffix not in FORMATS:
         raise ConfigError(f"{video}: a film is {' or '.join(FORMATS)}")
-    if not video.parent.is_dir():
-        raise ConfigError(f"{video}: no folder {video.parent}")
+    if not os.access(video.parent, os.W_OK | os.X_OK) or not video.parent.is_dir():
+        raise ConfigError(f"{video}: no folder {video.parent} to write to")
+    if os.path.lexists(video) and not (force and video.is_file()):
+        raise ConfigError(f"{video} exists; choose another file{' or pass --force' if video.is_file() else ''}")
     import imageio.v2 as imageio
 
     partial = video.with_name(f".{video.stem}.partial{video.suffix}")
@@ -53,9 +62,28 @@ def filming(env: gym.Env[Any, Any], video: Path | None, control_dt: float) -> It
 
 
 def frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
-    """The current image [h, w, 3]."""
-    image: Any = env.render()
+    """The current image [h, w, 3]. Raises ConfigError when the environment lacks what it needs to draw."""
+    try:
+        image: Any = env.render()
+    except gym.error.Error as error:
+        raise ConfigError(f"no image of {env.spec.id if env.spec else env}: {error}") from error
     return np.asarray(image, np.uint8)
+
+
+def check_display() -> None:
+    """Raises ConfigError where no window can be opened: PyBullet would hang or end the process."""
+    if not sys.platform.startswith("linux"):
+        return
+    display = os.environ.get("DISPLAY", "")
+    host, _, number = display.rpartition(":")
+    try:
+        screen = int(number.split(".")[0])
+        with socket.socket(socket.AF_INET if host else socket.AF_UNIX, socket.SOCK_STREAM) as server:
+            server.settimeout(2.0)
+            server.connect((host, 6000 + screen) if host else f"/tmp/.X11-unix/X{screen}")
+    except (OSError, ValueError):
+        found = f"nothing answers at DISPLAY={display}" if display else "no display"
+        raise ConfigError(f"{found} to open a window on; pass --video FILE") from None
 
 
 class HoldStill:
@@ -93,8 +121,11 @@ def play(
     episodes: int = 3,
     seed: int = 0,
     randomization: str | None = "none",
+    force: bool = False,
 ) -> PlayResult:
     """Show a task, driven by a bundle or a `module:function` or holding still, in a window or, with `video`, in a file.
+
+    `force` replaces an earlier file.
 
     Raises:
         ConfigError: no such task or policy, a bundle of another task, no display and no `video`.
@@ -107,8 +138,8 @@ def play(
         if spec is not None and spec.task != full:
             raise ConfigError(f"{policy} is a bundle for {spec.task}, not for {full}")
     path = None if video is None else Path(video)
-    if path is None and not os.environ.get("DISPLAY"):
-        raise ConfigError("no display to open a window on; pass --video FILE")
+    if path is None:
+        check_display()
     env = build.make_env(full, render_mode="human" if path is None else "rgb_array")
     try:
         contract = build.Contract.of(full, env)
@@ -116,7 +147,9 @@ def play(
         randomizer = build.make_randomizer(build.find_randomization(randomization, short), env, short)
         driver: Policy = HoldStill(contract) if source is None else source.open()
         outcomes = []
-        with filming(env, path, contract.control_dt) as each_step:
+        if source is not None and spec is not None:
+            contract.check(spec, source.text)
+        with filming(env, path, contract.control_dt, force=force) as each_step:
             for episode in range(episodes):
                 parameters = {} if randomizer is None else randomizer.draw(seed, 0, episode)
                 outcomes.append(
@@ -129,7 +162,7 @@ def play(
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A recorded episode beside the same episode again; `identical` only if return, length and outcome are equal."""
+    """A recorded episode beside the same episode again; `identical` only if every figure of it is equal."""
 
     case: str
     bundle: str
@@ -150,15 +183,17 @@ def replay(
     *,
     bundle: str | None = None,
     video: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> ReplayResult:
     """Run one row of an evaluation again, from its recorded parameters and seed.
 
     Args:
         case: "suite/condition/number", as the report prints it.
         bundle: needed where the evaluation judged several.
+        video: a file for the film; `force` replaces an earlier one.
 
     Raises:
-        RunError: no such evaluation, case or bundle; SpecError: the bundle was changed.
+        RunError: no such evaluation, case or bundle, or another bundle in its place; SpecError: the bundle was changed.
     """
     rows, provenance = read_evaluation(Path(folder))
     here = [row for row in rows if f"{row.suite}/{row.case}" == case and bundle in (None, row.bundle)]
@@ -172,24 +207,18 @@ def replay(
     if len(here) > 1:
         raise RunError(f"case {case} was run by {', '.join(r.bundle for r in here)}; choose one with --bundle")
     (row,) = here
-    identity = provenance["policies"][row.bundle]
-    source = PolicySource(identity.get("path") or identity["controller"], row.bundle, "path" in identity)
+    source = _recorded_policy(Path(folder), row.bundle, provenance)
     path = None if video is None else Path(video)
     env = build.make_env(provenance["task"], render_mode=None if path is None else "rgb_array")
     try:
         contract = build.Contract.of(provenance["task"], env)
-        with filming(env, path, contract.control_dt) as each_step:
+        with filming(env, path, contract.control_dt, force=force) as each_step:
             outcome = run_episode(
                 env, contract, source.open(), seed=row.seed, parameters=row.parameters, each_step=each_step
             )
     finally:
         env.close()
-    same = (outcome.return_, outcome.length, outcome.success, outcome.parameters) == (
-        row.return_,
-        row.length,
-        row.success,
-        row.parameters,
-    )
+    same = all(getattr(outcome, field.name) == getattr(row, field.name) for field in fields(Outcome))
     return ReplayResult(
         case,
         row.bundle,
@@ -200,3 +229,16 @@ def replay(
         outcome.length,
         None if path is None else str(path),
     )
+
+
+def _recorded_policy(folder: Path, name: str, provenance: Mapping[str, Any]) -> PolicySource:
+    """What an evaluation judged under `name`. Raises RunError when it is not known, or no longer the same."""
+    known = provenance["policies"].get(name)
+    if not isinstance(known, dict) or not isinstance(text := known.get("path", known.get("controller")), str):
+        raise RunError(f"{folder}: no record of what {name!r} was")
+    source = PolicySource(text, name, "path" in known)
+    if source.is_bundle and not (Path(text) / SPEC_FILE).is_file():
+        raise RunError(f"the bundle that {folder} judged is no longer at {text}")
+    if identity(source) != known:
+        raise RunError(f"{text} is not the bundle that {folder} judged: its spec.json has another sha256")
+    return source

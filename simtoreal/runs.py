@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,13 +64,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def claim_output(out: Path, *, force: bool, marker: str) -> None:
-    """Make the folder `out` ready to be written.
+@contextmanager
+def claimed_output(out: Path, *, force: bool, marker: str) -> Iterator[None]:
+    """The folder `out`, ready to be written; what was made for it goes again if it is left empty by an exception.
 
     Raises:
         RunError: it exists and `force` is False, or holds something else than what `marker` (a file's name) marks, or
             cannot be made.
     """
+    try:
+        made = _make_output(out, force=force, marker=marker)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
+        raise
+
+
+def _make_output(out: Path, *, force: bool, marker: str) -> list[Path]:
+    """The folders that had to be made, deepest first."""
     if out.is_symlink() and not out.exists():
         raise RunError(f"{out} is a dangling symbolic link")
     if out.exists():
@@ -80,12 +98,11 @@ def claim_output(out: Path, *, force: bool, marker: str) -> None:
                 raise RunError(f"{out} exists; choose another folder or pass --force")
             if not (out / marker).is_file():
                 raise RunError(f"{out} holds no {marker}, so --force will not write over it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror}") from None
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
+    return made
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,14 @@ class Run:
         folder = Path(path)
         if not (folder / CONFIG).is_file() or not (folder / SUMMARY).is_file():
             raise RunError(f"{folder} is not a run: no {CONFIG} and {SUMMARY} in it")
-        return cls(folder, load_config(folder / CONFIG), read_json(folder / SUMMARY))
+        summary = read_json(folder / SUMMARY)
+        try:
+            for which in ("best", "last"):
+                int(summary[which]["step"])
+            {name: (float(low), float(high)) for name, (low, high) in summary["training_ranges"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise RunError(f"{folder / SUMMARY}: no steps of best and last, or no training_ranges") from None
+        return cls(folder, load_config(folder / CONFIG), summary)
 
     def checkpoint(self, which: str = "best") -> Path:
         """The folder of checkpoint `best`, `last` or a step. Raises RunError naming the choices."""

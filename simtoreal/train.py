@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -20,15 +20,19 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, make_config
 from simtoreal.errors import Interrupted
+from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import save_checkpoint
 from simtoreal.policies.loops import Augment, Progress, Transition
+from simtoreal.policies.sac import SACConfig
+from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.yaml_files import write_yaml
-from simtoreal.runs import CHECKPOINTS, CONFIG, EVENTS, METRICS, SUMMARY, claim_output, versions, write_json
+from simtoreal.runs import CHECKPOINTS, CONFIG, EVENTS, METRICS, SUMMARY, claimed_output, versions, write_json
 
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 LOG_EVERY = 1_000  # environment steps between lines of metrics
@@ -73,7 +77,7 @@ def train(
     *,
     algorithm: str = "sac",
     steps: int,
-    seed: int = 0,
+    seed: int | None = None,
     out: str | os.PathLike[str],
     randomization: str | None = None,
     device: str | None = None,
@@ -89,7 +93,8 @@ def train(
     Args:
         task: ours by short name ("PandaReach") or any gymnasium id.
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
-        device: "auto" (a GPU if there is one), "cpu" or "cuda"; None leaves it to the configuration.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        seed, device, envs, checkpoint_every: None leaves it to the configuration.
         config_file: YAML with fields of `RunConfig`; `assignments` are "path=value", e.g. "agent.gamma=0.98".
         force: replace an earlier run at `out`.
 
@@ -105,14 +110,17 @@ def train(
         overrides={
             "steps": steps,
             "seed": seed,
-            "randomization": build.find_randomization(randomization, name),
+            "randomization": None if randomization is None else build.find_randomization(randomization, name),
             "device": device,
             "envs": envs,
             "checkpoint_every": checkpoint_every,
         },
+        defaults={"randomization": build.find_randomization(None, name)},
         config_file=None if config_file is None else Path(config_file),
         assignments=assignments,
     )
+    if algorithm == "sac":
+        config = config.model_copy(update={"agent": asdict(sac_settings(config))})
     folder = Path(out)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)
@@ -120,9 +128,8 @@ def train(
     try:
         learner = make_learner(config, environments, chosen)
         judge = Judge(config)
-        claim_output(folder, force=force, marker=CONFIG)
-        recorder = Recorder(folder, config, judge, environments, chosen)
-        return recorder.follow(learner, reporter)
+        with claimed_output(folder, force=force, marker=CONFIG):
+            return Recorder(folder, config, judge, environments, chosen).follow(learner, reporter)
     finally:
         environments.close()
 
@@ -136,11 +143,26 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
+def sac_settings(config: RunConfig) -> SACConfig:
+    """The settings of our SAC, complete. Raises ConfigError naming the one that it has not or cannot be."""
+    for name in config.agent:
+        if name not in (known := [f.name for f in fields(SACConfig)]):
+            raise ConfigError(f"no setting agent.{name}; {nearest(name, known)}")
+    try:
+        return TypeAdapter(SACConfig).validate_python(config.agent)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["agent", *map(str, first["loc"])])
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}") from None
+
+
 def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:
-    """The algorithm a configuration names. Raises ConfigError for settings it does not take."""
-    if config.algorithm == "sac":
-        return OffPolicyLearner(config, envs, device)
-    return BaselineLearner(config, envs, device)
+    """The algorithm a configuration names. Raises ConfigError for settings it does not take or memory does not hold."""
+    kind = OffPolicyLearner if config.algorithm == "sac" else BaselineLearner
+    try:
+        return kind(config, envs, device)
+    except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, MemoryError) as error:
+        raise ConfigError(f"agent: {str(error).splitlines()[0] or type(error).__name__}") from error
 
 
 class OffPolicyLearner:
@@ -148,12 +170,9 @@ class OffPolicyLearner:
 
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         from simtoreal.policies.replay import Replay
-        from simtoreal.policies.sac import SAC, SACConfig
+        from simtoreal.policies.sac import SAC
 
-        try:
-            self._settings = SACConfig(**config.agent)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"agent: {error}") from None
+        self._settings = sac_settings(config)
         space = envs.single_observation_space
         privileged = int(np.prod(space["privileged"].shape or ())) if isinstance(space, spaces.Dict) else 0
         observation = int(np.prod(build.policy_space(envs.envs[0]).shape or ()))
@@ -201,7 +220,11 @@ def hindsight(envs: build.TrainingEnvs, config: RunConfig) -> Augment:
     rng = np.random.default_rng(config.seed)
 
     def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
-        copies = [relabel(rows, infos["reward_signals"], rng) for _ in range(config.hindsight)]
+        known = [signals for signals in infos["reward_signals"] if signals is not None]
+        if not known:
+            return {name: value[:0] for name, value in rows.items()}
+        signals = [s or known[0] for s in infos["reward_signals"]]  # a broken step's copies are not stored either
+        copies = [relabel(rows, signals, rng) for _ in range(config.hindsight)]
         return {name: np.concatenate([copy[name] for copy in copies]) for name in copies[0]}
 
     return augment
@@ -214,12 +237,9 @@ class BaselineLearner:
         from simtoreal.policies.baselines import learn_sb3
 
         name = config.algorithm.removeprefix("sb3-")
-        try:
-            self._baseline = learn_sb3(
-                name, envs, config.agent, steps=config.steps, seed=config.seed, device=device, report_every=REPORT_EVERY
-            )
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"agent: {error}") from None
+        self._baseline = learn_sb3(
+            name, envs, config.agent, steps=config.steps, seed=config.seed, device=device, report_every=REPORT_EVERY
+        )
 
     def run(self) -> Iterator[Progress]:
         return iter(self._baseline)
@@ -264,6 +284,8 @@ class Judge:
                 ended = terminated or truncated
             returns.append(total)
             successes.append(info.get("is_success"))
+        if not np.isfinite(returns).all():
+            raise NonFiniteError(f"an evaluation returned {next(r for r in returns if not math.isfinite(r))}")
         known = [s for s in successes if s is not None]
         return Judgement(float(np.mean(known)) if known else None, float(np.mean(returns)))
 
@@ -313,6 +335,7 @@ class Recorder:
         """Run the learner to its end. See `train` for what is raised."""
         from torch.utils.tensorboard import SummaryWriter
 
+        (self.folder / SUMMARY).unlink(missing_ok=True)
         for name in (CHECKPOINTS, EVENTS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))
@@ -418,12 +441,12 @@ class Recorder:
         self._write(metrics, writer, tags)
         previous = self._saved
         self._save(learner, actor)
-        for step in {previous, best_before} - {self._best_step, self._step, 0} - self._kept:
-            shutil.rmtree(self.folder / CHECKPOINTS / str(step))
         if keep:
             self._kept.add(self._step)
         self._saved = self._step
         self._summarise(finished)
+        for step in {previous, best_before} - {self._best_step, self._step, 0} - self._kept:
+            shutil.rmtree(self.folder / CHECKPOINTS / str(step))
 
     _saved: int = 0
     _kept: set[int] = field(default_factory=set)

@@ -49,9 +49,9 @@ class PandaReach(Task):
     clip(joint_position + tracking_error + 0.1 a, joint limits).
 
     Reward per step, d the tool's distance from the goal [m]: `distance` = -d, `near` = (1 - tanh(d / 0.1 m)) / 2,
-    `there` = exp(-(d / 0.02 m)^2) / 2, `motion` = -0.1 |a|^2 / 7. Never terminates; truncates after 50 steps. Reward
-    signals: tool_position, goal [m, base], as motion capture gives them. A violation is a joint above its speed limit
-    or contact with the table.
+    `there` = exp(-(d / 0.02 m)^2) / 2, `motion` = -0.1 |a|^2 (with little of it, policies that succeed still shake).
+    Never terminates; truncates after 50 steps. Reward signals: tool_position, goal [m, base], as motion capture gives
+    them. A violation is a joint above its speed limit or contact with the table.
     """
 
     robot = catalog.panda()
@@ -121,7 +121,7 @@ class PandaReach(Task):
     def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
         """`signals` as in `reward_layout`; `action` [7] in [-1, 1]."""
         d = math.dist(signals["tool_position"], signals["goal"])
-        effort = sum(min(a * a, 1.0) for a in action) / len(action)
+        effort = sum(min(a * a, 1.0) for a in action)
         return {
             "distance": -d,
             "near": (1.0 - math.tanh(d / 0.1)) / 2,

@@ -45,12 +45,15 @@ def make(task_id):
 
 
 @pytest.fixture
-def world():
+def world(tmp_path):
     """Makes a PyBulletWorld of a robot by name, at nominal values overlaid with the given ones."""
+    diagonal = tmp_path / "diagonal.urdf"
+    diagonal.write_text((ASSETS / "block.urdf").read_text().replace('xyz="1 0 0"', 'xyz="1 1 0"'))
     robots = {
         "slider": SLIDER,
         "lift": LIFT,
         "block": Robot("block", ASSETS / "block.urdf", {"along": NO_DRAG, "up": NO_DRAG}, table=True),
+        "block on the diagonal": Robot("block", diagonal, {"along": NO_DRAG, "up": NO_DRAG}, table=True),
         "cartpole": catalog.cartpole(),
         "pendulum": replace(catalog.cartpole(), locked=("slider",), payload={"pole": (0.0, 0.0, 1.0)}, max_payload=3.0),
         "cart with locked pole": replace(catalog.cartpole(), locked=("hinge",)),

@@ -85,6 +85,7 @@ class HandMade(World):
     def __init__(self, robot, physics_dt, *, rendering=False, gui=False):
         assert robot is cartpole()
         assert physics_dt == self.physics_dt
+        self.reset([0.0, 0.0], [0.0, 0.0])
 
     def apply(self, values):
         self.values = {p.name: values[p.name] for p in self.parameters}

@@ -54,6 +54,15 @@ def test_a_broken_position_is_found_too(make, rollout):
     assert (rollout(env, 1, 20) == rollout(fresh, 1, 20)).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, 1e6])
+def test_a_reset_straight_after_broken_physics_is_clean(make, rollout, bad):
+    env, fresh = make(), make()
+    rollout(env, 0, 3)
+    still = [0.0] * len(env.world.joints)
+    env.world.reset(still, [bad] * len(still))
+    assert (rollout(env, 1, 20) == rollout(fresh, 1, 20)).all()
+
+
 @pytest.mark.parametrize("place", range(4))
 def test_no_place_hides_a_nan(place):
     numbers = [0.0] * 4

@@ -121,7 +121,8 @@ def test_the_same_seed_is_the_same_trajectory_in_another_process(make, task_id):
     for _ in range(40):
         obs, reward, *_ = env.step(rng.uniform(-1, 1, env.action_space.shape).astype(np.float32))
         digest.update(obs.tobytes() + np.float64(reward).tobytes())
-    run = subprocess.run([sys.executable, "-c", DIGEST, task_id], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", DIGEST, task_id], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
     assert run.stdout.split()[-1] == digest.hexdigest()
 
 

@@ -120,10 +120,11 @@ def test_joint_friction_is_a_constant_deceleration_then_rest(world, friction):
     assert advance(w, 0.5, [friction + 1.1])[1][0] == pytest.approx(0.5, rel=1e-2)  # the rest accelerates: 1 m/s^2
 
 
+@pytest.mark.parametrize("robot", ["block", "block on the diagonal"])
 @pytest.mark.parametrize("friction", [0.0, 0.3, 0.8])
-def test_link_friction_is_the_pair_s_coefficient(world, friction):
-    """Only the block's 2 of 3 kg press on the table: it slows by 2/3 mu g."""
-    w = world("block", {"link.block.friction": friction})
+def test_link_friction_is_the_pair_s_coefficient_in_every_direction(world, robot, friction):
+    """Only the block's 2 of 3 kg press on the table: it slows by 2/3 mu g; a friction pyramid would take 1.41 of it."""
+    w = world(robot, {"link.block.friction": friction})
     w.reset([0.0, 0.0], [0.0, 0.0])
     advance(w, 0.1)
     assert w.in_contact()
@@ -138,6 +139,16 @@ def test_contact_is_with_the_table_only(world):
     w.reset([0.0, 0.5], [0.0, 0.0])
     w.step([0.0, 0.0])
     assert not w.in_contact()
+
+
+def test_a_reload_keeps_gravity_and_time_step(world):
+    """`resetSimulation` drops the former."""
+    w = world("block")
+    before = bullet.getPhysicsEngineParameters(w._client)
+    assert before["gravityAccelerationZ"] == -9.81
+    assert before["fixedTimeStep"] == 0.001
+    w.reload()
+    assert bullet.getPhysicsEngineParameters(w._client) == before
 
 
 def test_gravity_compensation_is_the_gradient_of_potential_energy(world):
