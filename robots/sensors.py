@@ -107,6 +107,11 @@ class SensorReader:
             zip(self._bias_names, self.bias, strict=True)
         )
 
+    def ideal(self, state: JointState) -> list[float]:
+        """What a perfect sensor would read in `state`."""
+        now = state[self._which]
+        return [now[joint] for joint in self._joints]
+
     def read(self, ring: StateRing, control_step: int) -> list[float]:
         """One reading, at control step `control_step` of the episode (the noise row follows it)."""
         values = ring.read(self._which, self._joints, self._latency)

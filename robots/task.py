@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -37,8 +38,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     the episode as a failure with `invalid_action` True.
 
     Args:
-        privileged: observations become {"policy": [n], "privileged": [p]}; privileged holds the true joint state and
-            every parameter, scaled by its bounds, for critics and teachers. Only "policy" is ever exported.
+        privileged: observations become {"policy": [n], "privileged": [p]}; privileged holds the observation of ideal
+            sensors and every parameter, scaled by its bounds, for critics and teachers. Only "policy" is ever exported.
         render_mode: None, "rgb_array" or "human".
     """
 
@@ -131,10 +132,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         return False
 
     def _privileged_layout(self) -> Layout:
-        joints = self.world.joints
         return Layout(
-            Field("true_joint_position", len(joints), "rad or m", labels=joints),
-            Field("true_joint_velocity", len(joints), "rad/s or m/s", labels=joints),
+            *(replace(field, name=f"true_{field.name}") for field in self.observation_layout.fields),
             Field(
                 "parameters", len(self.parameters), "-", "", tuple(self.parameters), "(value - nominal) / (high - low)"
             ),
@@ -285,8 +284,9 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         policy = self._observation.copy()
         if not self._privileged:
             return policy
-        q, qd = self._state
-        return {"policy": policy, "privileged": np.array([*q, *qd, *self._scaled], np.float32)}
+        readings = {name: reader.ideal(self._state) for name, reader in self._readers.items()}
+        true = self.observation_layout.pack(self.observe(readings, self._command))
+        return {"policy": policy, "privileged": np.concatenate([true, np.array(self._scaled, np.float32)])}
 
     def show(self) -> None:
         """Put markers where a viewer should look; called before a frame is taken."""

@@ -37,7 +37,9 @@ class RunConfig(BaseModel):
     threads: int = Field(default=1, ge=1, le=256)
     envs: int = Field(default=1, ge=1, le=1024)
     privileged: bool = False
-    hindsight: int = Field(default=0, ge=0, le=16)  # relabelled copies of each transition, where the task can make them
+    augment: int = Field(
+        default=0, ge=0, le=16
+    )  # further transitions the task derives from each: mirrored, other goals
     evaluate_every: int = Field(default=2_500, ge=1)
     evaluate_episodes: int = Field(default=20, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)

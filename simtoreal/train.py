@@ -178,10 +178,10 @@ class OffPolicyLearner:
         observation = int(np.prod(build.policy_space(envs.envs[0]).shape or ()))
         action = int(np.prod(envs.single_action_space.shape or ()))
         self._agent = SAC(observation, action, privileged, self._settings, seed=config.seed, device=device)
-        capacity = min(self._settings.buffer_size, (config.steps + config.envs) * (1 + config.hindsight))
+        capacity = min(self._settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
         self._replay = Replay(capacity, observation, action, privileged, device=device)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
-        self._augment = hindsight(envs, config) if config.hindsight else None
+        self._augment = augmentation(envs, config) if config.augment else None
 
     def run(self) -> Iterator[Progress]:
         from simtoreal.policies.loops import off_policy
@@ -207,24 +207,20 @@ class OffPolicyLearner:
         return self._agent.state_dict()
 
 
-def hindsight(envs: build.TrainingEnvs, config: RunConfig) -> Augment:
-    """`config.hindsight` copies of each transition towards other goals, as the task relabels them.
+def augmentation(envs: build.TrainingEnvs, config: RunConfig) -> Augment:
+    """`config.augment` further transitions for each, as the task derives them: other goals, a mirror image.
 
     Raises:
-        ConfigError: the task has no goals to relabel.
+        ConfigError: the task derives none.
     """
     env = envs.envs[0]
-    if not env.has_wrapper_attr("relabel"):
-        raise ConfigError(f"hindsight: task {config.task} has no goals to relabel; set hindsight to 0")
-    relabel = env.get_wrapper_attr("relabel")
+    if not env.has_wrapper_attr("augment"):
+        raise ConfigError(f"augment: task {config.task} derives no further transitions; set augment to 0")
+    derive = env.get_wrapper_attr("augment")
     rng = np.random.default_rng(config.seed)
 
     def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
-        known = [signals for signals in infos["reward_signals"] if signals is not None]
-        if not known:
-            return {name: value[:0] for name, value in rows.items()}
-        signals = [s or known[0] for s in infos["reward_signals"]]  # a broken step's copies are not stored either
-        copies = [relabel(rows, signals, rng) for _ in range(config.hindsight)]
+        copies = [derive(rows, infos["reward_signals"], rng) for _ in range(config.augment)]
         return {name: np.concatenate([copy[name] for copy in copies]) for name in copies[0]}
 
     return augment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             self._lengths[i] += 1
             if terminated[i] or truncated[i]:
                 episode = {"r": float(self._returns[i]), "l": int(self._lengths[i])}
-                final_obs[i], final_info[i] = obs, info | {"episode": episode}
+                final_obs[i], final_info[i] = copy.deepcopy(obs), info | {"episode": episode}
                 self._returns[i], self._lengths[i] = 0.0, 0
                 obs, _ = env.reset()
             observations.append(obs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,24 @@ class CartPoleSwingUp(Task):
             "pole_velocity": readings["pole_velocity"],
             "last_force": command,
         }
+
+    def augment(
+        self,
+        rows: Mapping[str, NDArray[Any]],
+        signals: Sequence[Mapping[str, Sequence[float]]],
+        rng: np.random.Generator,
+    ) -> dict[str, NDArray[Any]]:
+        """The same motions seen in a mirror: left is right, so every sign but that of the cosine turns.
+
+        `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and, where it
+        is observed, privileged and next_privileged. Constant biases turn with the rest; no other parameter has a side.
+        """
+        seen = -np.ones(self.observation_layout.size, np.float32)
+        seen[self.observation_layout.slices["pole_direction"].start + 1] = 1
+        sided = np.array([-1.0 if name.endswith(".bias") else 1.0 for name in self.parameters], np.float32)
+        true = np.concatenate([seen, sided])
+        signs = {"obs": seen, "next_obs": seen, "action": -1.0, "privileged": true, "next_privileged": true}
+        return {name: values * signs[name] if name in signs else values for name, values in rows.items()}
 
     @staticmethod
     def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:

@@ -134,7 +134,7 @@ class PandaReach(Task):
         return math.dist(signals["tool_position"], signals["goal"]) <= GOAL_RADIUS
 
     @classmethod
-    def relabel(
+    def augment(
         cls,
         rows: Mapping[str, NDArray[Any]],
         signals: Sequence[Mapping[str, Sequence[float]]],

@@ -1,0 +1,140 @@
+from pathlib import Path
+
+import pytest
+
+import simtoreal
+from simtoreal.config import ConfigError, RunConfig, load_config, make_config, recipe
+from simtoreal.randomization.yaml_files import ConfigFileError, write_yaml
+from simtoreal.train import sac_settings
+
+
+def make(**options):
+    overrides = {"steps": 100, **options.pop("overrides", {})}
+    return make_config("CartPoleSwingUp", algorithm=options.pop("algorithm", "sac"), overrides=overrides, **options)
+
+
+def written(folder, text):
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_each_source_wins_over_the_one_before(tmp_path):
+    defaults = {"envs": 2, "seed": 2, "threads": 2, "device": "cpu", "randomization": "a"}
+    file = written(tmp_path, "seed: 3\nthreads: 3\ndevice: auto\n")
+    config = make(
+        defaults=defaults, config_file=file, overrides={"threads": 4, "device": "cuda", "checkpoint_every": None},
+        assignments=["device=cpu"],
+    )  # fmt: skip
+    assert (config.envs, config.seed, config.threads, config.device) == (2, 3, 4, "cpu")
+    assert config.checkpoint_every is None
+
+
+def test_our_recipe_is_the_starting_point_and_is_not_changed_by_use():
+    before = recipe("CartPoleSwingUp", "sac")["agent"]["hidden"]
+    config = make(assignments=["agent.hidden=[8]", "agent.tau=0.5"])
+    assert config.agent["hidden"] == [8]
+    assert config.agent["gamma"] == recipe("CartPoleSwingUp", "sac")["agent"]["gamma"]
+    assert recipe("CartPoleSwingUp", "sac")["agent"]["hidden"] == before
+    assert make_config("Pendulum-v1", algorithm="sac", overrides={"steps": 1}).agent == {}
+
+
+def test_numbers_mean_what_they_say():
+    assert make(assignments=["agent.actor_lr=1e-3"]).agent["actor_lr"] == 0.001
+    assert make(assignments=["randomization=no"]).randomization == "no"
+
+
+def test_what_is_written_reads_back_the_same(tmp_path):
+    config = make(assignments=["agent.target_entropy=-2.5", "agent.hidden=[32, 16]"])
+    write_yaml(tmp_path / "config.yaml", config.model_dump(exclude_none=True))
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("x", "path=value"),
+        ("=3", "path=value"),
+        ("nope=1", "no setting 'nope'"),
+        ("evs=2", "did you mean envs?"),
+        ("steps=0", "steps: Input should be greater than or equal to 1, got 0"),
+        ("steps=1.5", "steps"),
+        ("steps=.inf", "not a finite number"),
+        ("seed=-1", "seed"),
+        ("envs=0", "envs"),
+        ("envs=[1]", "envs"),
+        ("threads=0", "threads"),
+        ("device=tpu", "'auto', 'cpu' or 'cuda', got 'tpu'"),
+        ("privileged=maybe", "privileged"),
+        ("checkpoint_every=0", "checkpoint_every"),
+        ("agent=5", "agent"),
+        ("agent.gamma=nan", "not a finite number"),
+        ("agent.gamma=!!python/object/apply:os.system [ls]", "refused"),
+        ("task=PandaReach", "--set cannot change them"),
+        ("algorithm=sb3-sac", "--set cannot change them"),
+    ],
+)
+def test_a_configuration_that_cannot_run_cannot_be_built(assignment, words):
+    with pytest.raises(ValueError, match=".") as error:
+        make(assignments=[assignment])
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_unknown_algorithm_names_the_choices():
+    with pytest.raises(ConfigError, match="no algorithm 'ppo'; choices: sac, sb3-sac"):
+        make(algorithm="ppo")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 1\nenvs: 0\n", "run.yaml:2: envs: Input should be greater than or equal to 1, got 0"),
+        ("seed: 1\nsed: 1\n", 'run.yaml:2: unknown key "sed" in the file; did you mean'),
+        ("seed: 1\nseed: 2\n", 'run.yaml:2: duplicate key "seed"'),
+        ("seed: .nan\n", "run.yaml:1"),
+        ("- seed\n", "run.yaml:1"),
+        ("", "run.yaml:1"),
+        ("a: &a [x, x]\nb: *c\n", "run.yaml:2"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_line(tmp_path, text, words):
+    with pytest.raises(ConfigFileError) as error:
+        make(config_file=written(tmp_path, text))
+    assert words in str(error.value)
+
+
+def test_a_file_for_another_task_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is for PandaReach sac, not CartPoleSwingUp sac"):
+        make(config_file=written(tmp_path, "task: PandaReach\nalgorithm: sac\n"))
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match="nothere.yaml"):
+        make(config_file=Path("nothere.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("agent.gamma=2", "gamma must be from 0 to 1, got 2"),
+        ("agent.gama=0.9", "no setting agent.gama; did you mean gamma?"),
+        ("agent.hidden=5", "agent.hidden: Input should be a valid tuple, got 5"),
+        ("agent.hidden=[64, 1.5]", "agent.hidden.1"),
+        ("agent.batch_size=2.5", "agent.batch_size"),
+        ("agent.batch_size=x", "agent.batch_size"),
+        ("agent.buffer_size=10", "batch_size must be from 1 to buffer_size 10, got 256"),
+    ],
+)
+def test_settings_of_the_learner_are_checked_before_anything_is_simulated(assignment, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("simtoreal.build.TrainingEnvs", lambda config: pytest.fail("an environment was made"))
+    with pytest.raises(ConfigError) as error:
+        simtoreal.train("CartPoleSwingUp", steps=10, out=tmp_path / "run", assignments=[assignment])
+    assert words in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_settings_of_a_learner_are_completed():
+    settings = sac_settings(RunConfig(task="X", steps=1, agent={"hidden": [8, 8]}))
+    assert settings.hidden == (8, 8)
+    assert settings.gamma == 0.99

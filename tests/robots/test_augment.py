@@ -1,7 +1,8 @@
-"""Hindsight relabelling says what would have been seen and earned had the goal been another one all along."""
+"""Derived transitions say what would have been seen and earned: with another goal all along, or in a mirror."""
 
 import numpy as np
 
+from simtoreal.robots.tasks.cartpole import CartPoleSwingUp
 from simtoreal.robots.tasks.reach import PandaReach
 
 
@@ -27,7 +28,7 @@ def _episode(env: PandaReach, goal: np.ndarray | None, steps: int = 20):
 def test_a_relabelled_transition_is_the_one_that_the_other_goal_would_have_given():
     env = PandaReach()
     rows, signals = _episode(env, None)
-    relabelled = PandaReach.relabel(rows, signals, np.random.default_rng(0))
+    relabelled = PandaReach.augment(rows, signals, np.random.default_rng(0))
     tool, gap = (PandaReach.observation_layout.slices[name] for name in ("tool_position", "goal_from_tool"))
     goals = relabelled["obs"][:, gap] + relabelled["obs"][:, tool]
     for step in (0, 7, 19):
@@ -44,11 +45,49 @@ def test_relabelled_goals_are_near_the_tool_or_anywhere_a_reset_puts_them():
     tool = np.array([s["tool_position"] for s in signals])
     gaps = []
     for seed in range(50):
-        relabelled = PandaReach.relabel(rows, signals, np.random.default_rng(seed))
+        relabelled = PandaReach.augment(rows, signals, np.random.default_rng(seed))
         gap = PandaReach.observation_layout.slices["goal_from_tool"]
         measured = PandaReach.observation_layout.slices["tool_position"]
         goals = relabelled["next_obs"][:, gap] + relabelled["next_obs"][:, measured]
         gaps.append(np.linalg.norm(goals - tool, axis=1))
     near = (np.concatenate(gaps) < 0.12).mean()  # three standard deviations of the spread, on each of three axes
     assert 0.45 < near < 0.65
+    env.close()
+
+
+def test_a_mirrored_transition_is_what_the_mirrored_robot_does():
+    env = CartPoleSwingUp(privileged=True)
+    bias = {"sensor.pole_angle.bias": 0.05, "sensor.cart_velocity.bias": -0.03}
+    late = {"sensor.pole_angle.latency": 0.013, "actuator.latency": 0.007, "joint.slider.friction": 0.2}
+
+    def roll(side: float):
+        """Ten steps of the robot (side 1) or of its mirror image (-1), from rest at an angle."""
+        env.reset(seed=0, options={"parameters": late | {name: side * value for name, value in bias.items()}})
+        env.world.reset([side * 0.05, np.pi + side * 0.3], [0.0, 0.0])
+        env._state = env.world.joint_state()
+        env._ring.fill(env._state)
+        env._observation = env._make_observation()
+        obs = env._as_space()
+        rows: dict[str, list] = {
+            n: [] for n in ("obs", "privileged", "action", "reward", "next_obs", "next_privileged")
+        }
+        for action in np.linspace(-0.9, 1.0, 10):
+            next_obs, reward, *_ = env.step(np.array([side * action], np.float32))
+            values = (
+                obs["policy"],
+                obs["privileged"],
+                [side * action],
+                reward,
+                next_obs["policy"],
+                next_obs["privileged"],
+            )
+            for name, value in zip(rows, values, strict=True):
+                rows[name].append(value)
+            obs = next_obs
+        return {name: np.array(values) for name, values in rows.items()}
+
+    here, mirrored = roll(1.0), roll(-1.0)
+    derived = env.augment(here, [], np.random.default_rng(0))
+    for name, values in mirrored.items():
+        np.testing.assert_allclose(derived[name], values, atol=2e-5, err_msg=name)
     env.close()

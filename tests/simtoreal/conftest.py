@@ -1,0 +1,115 @@
+"""One short training of each kind, exported, shared by the tests of the bridge; and the command line in this process."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import simtoreal
+from simtoreal.cli import main
+from simtoreal.config import recipe
+
+torch.set_num_threads(1)
+STEPS = 300
+QUICK = ("evaluate_every=100", "evaluate_episodes=1")
+SMALL = {
+    "sac": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32"),
+    "sb3-sac": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.learning_starts=50", "agent.train_freq=10"),
+}
+
+
+def quick(algorithm: str = "sac") -> list[str]:
+    """Settings under which a training takes about a second."""
+    return [*QUICK, *SMALL[algorithm]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run and the bundle exported from it."""
+
+    run: Path
+    bundle: Path
+
+
+def train_and_export(folder: Path, name: str, algorithm: str = "sac", **options: Any) -> Trained:
+    result = simtoreal.train(
+        "CartPoleSwingUp", steps=STEPS, out=folder / f"run-{name}", algorithm=algorithm,
+        assignments=quick(algorithm), **options,
+    )  # fmt: skip
+    return Trained(result.run, simtoreal.export(result.run, folder / name))
+
+
+@pytest.fixture(scope="session")
+def randomized(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Our SAC on the task's own preset. No test may change it."""
+    assert recipe("CartPoleSwingUp", "sac")
+    return train_and_export(tmp_path_factory.mktemp("randomized"), "randomized", checkpoint_every=200)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Our SAC on the nominal robot. No test may change it."""
+    return train_and_export(tmp_path_factory.mktemp("plain"), "plain", randomization="none", seed=1)
+
+
+@pytest.fixture(scope="session")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Stable-Baselines3's SAC. No test may change it."""
+    return train_and_export(tmp_path_factory.mktemp("baseline"), "baseline", "sb3-sac")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """stdout, which must be one JSON object and nothing else."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    def refused(self, words: str) -> None:
+        """Bad input: 2, one line on stderr that says `words`, nothing on stdout."""
+        assert (self.code, self.out) == (2, ""), self
+        (line,) = self.err.strip().splitlines()
+        assert words in line, line
+        assert "Traceback" not in line
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run the command line in this process."""
+
+    def run(*arguments: object) -> Said:
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capfd.readouterr()
+        return Said(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def controllers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Write a controller's module; its name for the command line."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+
+    def write(body: str) -> str:
+        name = f"controller_{abs(hash((str(tmp_path), body))):x}"
+        (folder / f"{name}.py").write_text(f"import os, signal\nimport numpy as np\n\n\n{body}\n")
+        return f"{name}:act"
+
+    return write

@@ -1,0 +1,161 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from simtoreal import build
+from simtoreal.config import ConfigError, RunConfig
+
+
+class Odd(gym.Env):
+    """Image-like float64 observations, 2x1 actions in [-3, 5]; step k gives reward `script[k]`."""
+
+    action_space = spaces.Box(-3.0, 5.0, (2, 1), np.float64)
+    observation_space = spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
+
+    def __init__(self, script=(1.0,) * 5):
+        self.script, self.got = script, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = 0
+        return np.full((2, 3), 0.5), {}
+
+    def step(self, action):
+        self.got.append(np.array(action))
+        value = self.script[self.at]
+        self.at += 1
+        seen = np.full((2, 3), np.nan if value == "blind" else 0.5)
+        return seen, 1.0 if value == "blind" else value, False, self.at == len(self.script), {}
+
+
+class Worded(Odd):
+    observation_space = spaces.Dict({"camera": spaces.Box(0.0, 1.0, (3,), np.float32)})
+
+
+@pytest.fixture
+def odd():
+    made = []
+
+    def register(name, kind=Odd, **options):
+        gym.register(name, kind, kwargs=options)
+        made.append(name)
+        return build.make_env(name)
+
+    yield register
+    for name in made:
+        del gym.registry[name]
+
+
+def test_names_of_tasks():
+    assert build.task_id("PandaReach") == "simtoreal/PandaReach-v0"
+    assert build.task_id("simtoreal/PandaReach-v0") == "simtoreal/PandaReach-v0"
+    assert build.task_id("Pendulum-v1") == "Pendulum-v1"
+    assert build.short_name("simtoreal/PandaReach-v0") == "PandaReach"
+    assert build.short_name("Pendulum-v1") == "Pendulum-v1"
+    with pytest.raises(ConfigError, match="no task 'PandaReech'; did you mean PandaReach"):
+        build.task_id("PandaReech")
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "nomodule:X-v0", "os:X-v0", ":", ".:X-v0"])
+def test_a_task_that_cannot_be_used_is_refused(task):
+    with pytest.raises(ConfigError, match="task"):
+        build.make_env(build.task_id(task))
+
+
+def test_a_task_in_a_module_of_the_working_folder_is_found(tmp_path, monkeypatch):
+    text = "import gymnasium\ngymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:PendulumEnv')\n"
+    (tmp_path / "my_own_tasks.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in build.sys.path if path])
+    assert build.make_env(build.task_id("my_own_tasks:Mine-v0")).action_space.shape == (1,)
+    del gym.registry["Mine-v0"]
+
+
+def test_others_actions_are_rescaled_and_their_observations_flat(odd):
+    env = odd("Odd-v0")
+    obs, _ = env.reset(seed=0)
+    assert (obs.shape, obs.dtype) == ((6,), np.float32)
+    assert env.observation_space.contains(obs)
+    env.step(np.array([-1.0, 1.0], np.float32))
+    np.testing.assert_allclose(env.unwrapped.got, [[[-3.0], [5.0]]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, "blind"])
+def test_others_numbers_that_are_not_finite_are_a_physics_fault(odd, value):
+    env = odd("Odd-v0", script=(1.0, value, 1.0))
+    env.reset(seed=0)
+    still = np.zeros(2, np.float32)
+    assert not env.step(still)[4].get("physics_fault")
+    obs, reward, terminated, truncated, info = env.step(still)
+    assert np.array_equal(obs, np.full(6, 0.5, np.float32))
+    assert (reward, terminated, truncated, info["physics_fault"]) == (0.0, False, True, True)
+
+
+def test_others_never_get_an_action_that_is_not_finite(odd):
+    env = odd("Odd-v0")
+    env.reset(seed=0)
+    _, _, terminated, _, info = env.step(np.array([0.0, np.nan], np.float32))
+    assert terminated
+    assert info["invalid_action"]
+    assert env.unwrapped.got == []
+
+
+def test_an_observation_without_a_policy_part_is_refused(odd):
+    with pytest.raises(ConfigError, match="needs a Box of observations"):
+        odd("Worded-v0", Worded)
+
+
+def test_the_contract_of_others_says_what_their_action_means():
+    env = build.make_env("Pendulum-v1")
+    contract = build.Contract.of("Pendulum-v1", env)
+    assert (contract.observation.size, contract.command.size) == (3, 1)
+    assert contract.spec(algorithm="sac", training_ranges={}, provenance={}).command_map.high == (2.0,)
+    obs, _ = env.reset(seed=3)
+    peer = gym.make("Pendulum-v1", disable_env_checker=True)
+    peer.reset(seed=3)
+    command = np.array([1.5])  # N m, of 2
+    np.testing.assert_allclose(contract.action(command, obs), [0.75])
+    ours = env.step(contract.action(command, obs).astype(np.float32))
+    theirs = peer.step(command.astype(np.float32))
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
+    assert ours[1] == pytest.approx(theirs[1])
+
+
+def test_a_bundle_made_for_another_observation_is_refused():
+    reach = build.Contract.of("PandaReach", build.make_env("simtoreal/PandaReach-v0"))
+    cart = build.Contract.of("CartPoleSwingUp", build.make_env("simtoreal/CartPoleSwingUp-v0"))
+    spec = cart.spec(algorithm="sac", training_ranges={}, provenance={})
+    cart.check(spec, "bundle")
+    with pytest.raises(ConfigError, match="bundle was made for another PandaReach: observation Field"):
+        reach.check(spec, "bundle")
+
+
+def test_what_randomization_means(tmp_path, monkeypatch):
+    assert build.find_randomization(None, "PandaReach") == "PandaReach"
+    assert build.find_randomization(None, "Pendulum-v1") == "none"
+    assert build.find_randomization("none", "PandaReach") == "none"
+    monkeypatch.chdir(tmp_path)
+    assert build.find_randomization("mine.yaml", "PandaReach") == str(tmp_path / "mine.yaml")
+    with pytest.raises(FileNotFoundError, match="choices: CartPoleSwingUp, PandaReach"):
+        build.find_randomization("nope", "PandaReach")
+
+
+def test_a_preset_must_fit_the_task():
+    cart, pendulum = build.make_env("simtoreal/CartPoleSwingUp-v0"), build.make_env("Pendulum-v1")
+    with pytest.raises(ConfigError, match="is a preset for PandaReach, not for CartPoleSwingUp"):
+        build.make_randomizer("PandaReach", cart, "CartPoleSwingUp")
+    with pytest.raises(ConfigError, match="Pendulum-v1 has no named parameters"):
+        build.make_randomizer("CartPoleSwingUp", pendulum, "Pendulum-v1")
+    assert build.make_randomizer("none", pendulum, "Pendulum-v1") is None
+
+
+def test_others_episodes_are_keyed_by_seed_environment_and_episode():
+    def starts(seed, index, count=3):
+        env = build.make_training_env(RunConfig(task="Pendulum-v1", steps=1, seed=seed), index, seed)
+        return [env.reset(seed=seed if k == 0 else None)[0].tolist() for k in range(count)]
+
+    first = starts(0, 0)
+    assert starts(0, 0) == first
+    others = [*first, *starts(0, 1), *starts(1, 0)]
+    assert len({tuple(obs) for obs in others}) == 9
