@@ -18,7 +18,7 @@ from typing import Any
 import simtoreal
 from simtoreal.statistics import Episode, Estimate, bootstrap_interval, paired_difference
 
-STEPS = {"CartPoleSwingUp": (30_000, 60_000), "PandaReach": (10_000, 30_000)}  # without randomization, with
+STEPS = {"CartPoleSwingUp": (30_000, 40_000), "PandaReach": (10_000, 30_000)}  # without randomization, with
 EPISODES = {"nominal": 200, "train": 200, "heldout": 40}  # for each condition
 OUT = Path(__file__).parent.parent / "docs" / "results"
 
