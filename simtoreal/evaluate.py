@@ -117,7 +117,6 @@ _bench: Bench | None = None
 
 def _start_worker(task: str, sources: Sequence[PolicySource]) -> None:
     global _bench
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     _bench = Bench(task, sources)
 
@@ -150,16 +149,24 @@ def run_jobs(
         finally:
             bench.close()
         return
-    spawn = multiprocessing.get_context("spawn")
+    spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=spawn, initializer=_start_worker, initargs=(task, sources)
     ) as pool:
         try:
-            yield from zip(jobs, pool.map(_work, jobs), strict=True)
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is not for the workers to answer
+            try:
+                futures = [pool.submit(_work, job) for job in jobs]
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            for job, future in zip(jobs, futures, strict=True):
+                yield job, future.result()
         except BrokenProcessPool as error:
             raise RuntimeError("an evaluation worker died; nothing was written") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
 
 
 def evaluate(

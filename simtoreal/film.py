@@ -48,8 +48,9 @@ def filming(
     import imageio.v2 as imageio
 
     partial = video.with_name(f".{video.stem}.partial{video.suffix}")
-    options: dict[str, Any] = {"fps": 1.0 / control_dt}
-    options |= {"macro_block_size": 8, "quality": 7} if video.suffix == ".mp4" else {"loop": 0}
+    options: dict[str, Any] = {"fps": 1.0 / control_dt, "macro_block_size": 8, "quality": 7}
+    if video.suffix == ".gif":
+        options = {"duration": 1000.0 * control_dt, "loop": 0}  # [ms]
     writer = imageio.get_writer(str(partial), **options)
     try:
         yield lambda: writer.append_data(frame(env))

@@ -358,13 +358,14 @@ class Recorder:
                     keep = due["checkpoint"] and progress.step >= due["checkpoint"]
                     if keep:
                         due["checkpoint"] += self.config.checkpoint_every or 0
-                    if progress.step >= due["evaluate"] or finished or stops or keep:
+                    stop = stops[:1]  # one that comes from here on is answered at the next look, after a checkpoint
+                    if progress.step >= due["evaluate"] or finished or stop or keep:
                         due["evaluate"] += self.config.evaluate_every
                         self._evaluate(learner, metrics, writer, keep=bool(keep), finished=finished)
                     if reporter is not None:
                         reporter.update(progress.step, self.figures())
-                    if stops:
-                        raise Interrupted(stops[0], self.folder)
+                    if stop:
+                        raise Interrupted(stop[0], self.folder)
         finally:
             writer.close()
             self.judge.close()

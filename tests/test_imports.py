@@ -1,5 +1,5 @@
-"""All the ways in: `python -m simtoreal`, `python -m pytest` and a script, each from the root, from elsewhere, and from a
-built wheel; and how little `simtoreal --help` costs."""
+"""All the ways in: `python -m simtoreal`, `python -m pytest` and a script, each from the root, from elsewhere, and
+from a built wheel; and how little `simtoreal --help` costs."""
 
 import json
 import os

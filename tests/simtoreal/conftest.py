@@ -1,4 +1,4 @@
-"""One short training of each kind, exported, shared by the tests of the bridge; and the command line in this process."""
+"""One short training of each kind, exported, for all tests of the bridge; and the command line in this process."""
 
 import json
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from simtoreal.cli import main
 from simtoreal.config import recipe
 
 torch.set_num_threads(1)
-STEPS = 300
-QUICK = ("evaluate_every=100", "evaluate_episodes=1")
+STEPS = 600  # more than one episode
+QUICK = ("evaluate_every=200", "evaluate_episodes=1")
 SMALL = {
     "sac": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32"),
     "sb3-sac": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.learning_starts=50", "agent.train_freq=10"),
@@ -47,7 +47,7 @@ def train_and_export(folder: Path, name: str, algorithm: str = "sac", **options:
 def randomized(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Our SAC on the task's own preset. No test may change it."""
     assert recipe("CartPoleSwingUp", "sac")
-    return train_and_export(tmp_path_factory.mktemp("randomized"), "randomized", checkpoint_every=200)
+    return train_and_export(tmp_path_factory.mktemp("randomized"), "randomized", checkpoint_every=400)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from simtoreal.config import ConfigError, RunConfig
 class Odd(gym.Env):
     """Image-like float64 observations, 2x1 actions in [-3, 5]; step k gives reward `script[k]`."""
 
-    action_space = spaces.Box(-3.0, 5.0, (2, 1), np.float64)
+    action_space = spaces.Box(-3.0, 5.0, (2, 1), np.float32)
     observation_space = spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
 
     def __init__(self, script=(1.0,) * 5):

@@ -10,17 +10,19 @@ from simtoreal.workers import LocalVectorEnv
 
 
 class Walk(gym.Env):
-    """A random walk that writes each observation into the same array, and breaks where it is told to."""
+    """A random walk; it may write each observation into the same array, and breaks where it is told to."""
 
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, *, privileged=False, broken_at=None):
+    def __init__(self, *, privileged=False, broken_at=None, reuses=False):
         box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.observation_space = spaces.Dict({"policy": box, "privileged": box}) if privileged else box
-        self.privileged, self.broken_at, self.buffer = privileged, broken_at, np.zeros(2, np.float32)
+        self.privileged, self.broken_at, self.reuses = privileged, broken_at, reuses
+        self.buffer = np.zeros(2, np.float32)
 
     def seen(self):
-        return {"policy": self.buffer, "privileged": -self.buffer} if self.privileged else self.buffer
+        policy = self.buffer if self.reuses else self.buffer.copy()
+        return {"policy": policy, "privileged": -policy} if self.privileged else policy
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -55,6 +57,16 @@ def test_it_equals_gymnasiums_own():
             np.testing.assert_array_equal(mine[4]["final_obs"][i], peer[4]["final_obs"][i])
             assert mine[4]["final_info"][i]["is_success"] == peer[4]["final_info"]["is_success"][i]
     assert ended > 20
+
+
+def test_an_environment_may_write_over_its_last_observation():
+    careful, careless = LocalVectorEnv([Walk]), LocalVectorEnv([lambda: Walk(reuses=True)])
+    np.testing.assert_array_equal(careful.reset(seed=7)[0], careless.reset(seed=7)[0])
+    for action in actions(careful, 30):
+        a, b = careful.step(action), careless.step(action)
+        np.testing.assert_array_equal(a[0], b[0])
+        if "final_obs" in a[4]:
+            np.testing.assert_array_equal(a[4]["final_obs"][0], b[4]["final_obs"][0])
 
 
 def test_an_ended_episode_brings_its_return_and_length():

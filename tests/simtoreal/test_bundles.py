@@ -1,0 +1,151 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import simtoreal
+from simtoreal import build
+from simtoreal.export.onboard.runtime import Runtime
+from simtoreal.export.onboard.spec import read_spec
+from simtoreal.runs import Run
+
+
+@pytest.fixture
+def copied(randomized, tmp_path):
+    """A bundle and its run beside it, to be damaged."""
+    shutil.copytree(randomized.run, tmp_path / randomized.run.name)
+    return Path(shutil.copytree(randomized.bundle, tmp_path / randomized.bundle.name))
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["randomized", "baseline"])
+def test_what_we_export_verifies(kind, request, cli):
+    trained = request.getfixturevalue(kind)
+    said = cli("verify", trained.bundle, "--json")
+    assert said.code == 0
+    checks = {check["name"]: check for check in said.result["checks"]}
+    assert set(checks) == {"integrity", "schema", "onnx", "golden", "batch", "latency", "closed loop"}
+    assert all(check["passed"] for check in checks.values())
+    assert 0 <= checks["closed loop"]["value"] <= 1e-5
+    assert "1000 control steps" in checks["closed loop"]["detail"]
+    assert {path.name for path in trained.bundle.iterdir()} == {"policy.onnx", "spec.json", "golden.npz", "onboard"}
+
+
+def test_the_bundle_gives_the_runs_command_in_si(randomized):
+    run = Run.load(randomized.run)
+    actor, _ = run.actor("best")
+    runtime = simtoreal.Runtime(randomized.bundle)
+    observations = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    with torch.inference_mode():
+        action = actor(torch.from_numpy(observations)).numpy()
+    np.testing.assert_allclose(runtime.act(observations), 10.0 * action, atol=2e-4)  # +-10 N on the cart
+    assert np.abs(action).max() > 1e-3
+
+
+def test_the_contract_says_where_it_comes_from(randomized, plain):
+    spec = read_spec(randomized.bundle)
+    run = Run.load(randomized.run)
+    assert (spec.task, spec.algorithm, spec.control_dt) == ("simtoreal/CartPoleSwingUp-v0", "sac", 0.02)
+    assert {name: list(bounds) for name, bounds in spec.training_ranges.items()} == run.summary["training_ranges"]
+    assert spec.provenance["checkpoint"] == run.summary["best"]["step"]
+    assert (randomized.bundle / spec.provenance["run"]).resolve() == randomized.run.resolve()
+    assert read_spec(plain.bundle).training_ranges == {}
+
+
+def test_any_checkpoint_can_be_exported(randomized, tmp_path, cli):
+    assert cli("export", randomized.run, "--out", tmp_path / "b", "--checkpoint", 400, "--json").result
+    assert read_spec(tmp_path / "b").provenance["checkpoint"] == 400
+    assert simtoreal.verify(tmp_path / "b").passed
+
+
+def test_a_bundle_of_someone_elses_task(tmp_path, cli):
+    quick = ["--set", "evaluate_episodes=1", "--set", "agent.hidden=[8]", "--set", "agent.learning_starts=90"]
+    assert cli("train", "Pendulum-v1", "--steps", 100, "--out", tmp_path / "run", *quick).code == 0
+    assert cli("export", tmp_path / "run", "--out", tmp_path / "bundle").code == 0
+    assert cli("verify", tmp_path / "bundle").code == 0
+    command = Runtime(tmp_path / "bundle").act(np.random.default_rng(0).normal(size=(100, 3)))
+    assert np.abs(command).max() <= 2.0  # N m
+    env = build.make_env("Pendulum-v1")
+    build.Contract.of("Pendulum-v1", env).check(read_spec(tmp_path / "bundle"), "bundle")
+
+
+def test_it_refuses_to_overwrite_and_replaces_only_a_bundle(copied, randomized, cli):
+    before = (copied / "policy.onnx").read_bytes()
+    cli("export", randomized.run, "--out", copied).refused("exists")
+    (copied.parent / "notes").mkdir()
+    cli("export", randomized.run, "--out", copied.parent / "notes", "--force").refused("is no bundle folder")
+    assert (copied / "policy.onnx").read_bytes() == before
+    assert cli("export", randomized.run, "--out", copied, "--checkpoint", "last", "--force").code == 0
+
+
+@pytest.mark.parametrize("verb", ["verify", "evaluate", "play"])
+def test_a_flipped_bit_is_refused(verb, copied, tmp_path, cli):
+    flip(copied / "policy.onnx", 1000)
+    out = tmp_path / "out.mp4"
+    rest = {"evaluate": ["--out", out], "play": ["--video", out]}.get(verb, [])
+    task = ["CartPoleSwingUp"] if verb == "play" else []
+    cli(verb, *task, copied, *rest).refused("policy.onnx has changed")
+    assert not out.exists()
+
+
+def test_an_edited_contract_is_refused(copied, cli):
+    text = (copied / "spec.json").read_text()
+    data = json.loads(text)
+    data["command_map"]["scale"] = [20.0]
+    (copied / "spec.json").write_text(json.dumps(data))
+    cli("verify", copied).refused("one was edited")
+    (copied / "spec.json").write_text(text[:100])
+    cli("verify", copied).refused("spec.json is not readable JSON")
+    (copied / "spec.json").write_text(text.replace('"format_version": 1', '"format_version": 2'))
+    cli("verify", copied).refused("format version 2")
+
+
+def test_a_damaged_checkpoint_is_refused(copied, tmp_path, cli):
+    run = next(path for path in tmp_path.iterdir() if path.name.startswith("run-"))
+    best = Run.load(run).checkpoint("best")
+    flip(best / "agent.safetensors", -1)
+    cli("export", run, "--out", tmp_path / "new").refused("agent.safetensors: sha256")
+    cli("verify", copied).refused("agent.safetensors: sha256")
+    (best / "agent.safetensors").write_bytes(b"\x80\x04junk")
+    cli("export", run, "--out", tmp_path / "new").refused("pickle or zip")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_of_another_task_is_refused(copied, tmp_path, cli):
+    run = next(path for path in tmp_path.iterdir() if path.name.startswith("run-"))
+    path = Run.load(run).checkpoint("best") / "checkpoint.json"
+    path.write_text(path.read_text().replace('"CartPoleSwingUp"', '"PandaReach"'))
+    cli("export", run, "--out", tmp_path / "new").refused("task 'PandaReach', expected 'CartPoleSwingUp'")
+
+
+def test_parity_with_another_run_does_not_hold(randomized, plain, cli):
+    said = cli("verify", randomized.bundle, "--run", plain.run, "--json")
+    last = {check["name"]: check for check in said.result["checks"]}.get("closed loop")
+    assert said.code == 1
+    assert not last["passed"]
+
+
+def test_a_bundle_far_from_its_run_says_so(randomized, tmp_path, cli):
+    away = shutil.copytree(randomized.bundle, tmp_path / "away")
+    said = cli("verify", away, "--json")
+    assert said.code == 1
+    (failed,) = [check for check in said.result["checks"] if not check["passed"]]
+    assert "name it with --run" in failed["detail"]
+    assert cli("verify", away, "--run", randomized.run).code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["export", "nowhere", "--out", "b"], ["verify", "nowhere"], ["verify", "x" * 300]]
+)
+def test_what_is_not_there_is_refused(arguments, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    cli(*arguments).refused(arguments[1][:20])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,294 @@
+import csv
+import html
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+import simtoreal
+from simtoreal.evaluate import PhysicsFailure, evaluate
+from simtoreal.records import read_episodes
+from simtoreal.runs import RunError
+
+FALLS = "def act(observation):\n    return [10.0]"
+STILL = "def act(observation):\n    return np.zeros(1)"
+FIXED = (
+    "bundle", "suite", "condition", "case", "seed", "engine", "return", "success", "length", "falls", "violations",
+    "held_out",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def verdict(randomized, plain, tmp_path_factory):
+    """Both bundles on all three suites, two episodes a condition."""
+    out = tmp_path_factory.mktemp("verdict") / "both"
+    return evaluate([randomized.bundle, plain.bundle], out=out, episodes=2, seed=5)
+
+
+def suite(folder, text):
+    path = folder / "mine.yaml"
+    path.write_text(f"task: CartPoleSwingUp\nname: mine\nversion: 1\n{text}")
+    return path
+
+
+def test_the_table_has_a_row_an_episode_and_a_column_a_parameter(verdict):
+    with (verdict.out / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert set(FIXED) <= rows[0].keys()
+    assert {"link.pole.mass", "actuator.latency", "sensor.pole_angle.noise"} <= rows[0].keys()
+    conditions = {suite.suite: len(suite.conditions) for suite in verdict.summary.suites}
+    assert set(conditions) == {"nominal", "train", "heldout"}
+    assert len(rows) == 2 * 2 * sum(conditions.values())
+    assert all(value != "" for row in rows for value in row.values())
+    assert read_episodes(verdict.out / "episodes.csv") == list(verdict.episodes)
+
+
+def test_every_bundle_meets_the_same_cases(verdict):
+    def met(bundle):
+        return [(e.suite, e.case, e.seed, e.parameters) for e in verdict.episodes if e.bundle == bundle]
+
+    assert met("randomized") == met("plain")
+    drawn = [tuple(e.parameters.items()) for e in verdict.episodes if e.bundle == "plain" and e.suite == "heldout"]
+    assert len(set(drawn)) == len(drawn)
+    assert {c.a for c in verdict.comparisons} | {c.b for c in verdict.comparisons} == {"randomized", "plain"}
+
+
+def test_what_is_held_out_depends_on_the_training(verdict):
+    def labels(bundle, suite):
+        return {e.held_out for e in verdict.episodes if (e.bundle, e.suite) == (bundle, suite)}
+
+    assert labels("randomized", "heldout") == labels("plain", "heldout") == {True}
+    assert labels("randomized", "train") == {False}
+    assert labels("plain", "train") == {True}
+    assert labels("plain", "nominal") == labels("randomized", "nominal") == {False}
+    assert all((e.severity > 0) == (e.suite == "heldout") for e in verdict.episodes)
+
+
+def test_the_summary_has_each_figure_with_its_interval(verdict):
+    data = json.loads((verdict.out / "summary.json").read_text())
+    for found in data["suites"]:
+        for figures in (found["pooled"], *found["conditions"]):
+            assert {"success", "return_mean", "return_iqm", "cvar"} <= figures.keys()
+            assert figures["success"]["low"] <= figures["success"]["value"] <= figures["success"]["high"]
+    policies = data["provenance"]["policies"]
+    assert set(policies) == {"randomized", "plain"}
+    assert all(len(policy["spec_sha256"]) == 64 for policy in policies.values())
+    assert set(data["provenance"]["suites"]) == {"nominal", "train", "heldout"}
+
+
+def test_the_report_names_the_bundles_and_how_to_see_the_worst(verdict):
+    text = html.unescape((verdict.out / "report.html").read_text(encoding="utf-8"))
+    assert text.lstrip().lower().startswith("<!doctype html>")
+    assert "randomized and plain" in text
+    assert f"simtoreal replay {verdict.out} heldout/" in text
+    assert "<script" not in text
+
+
+def test_workers_change_no_bit(randomized, tmp_path, cli):
+    for workers in (1, 2):
+        said = cli(
+            "evaluate", randomized.bundle, "--suite", "train", "--suite", "nominal", "--episodes", 12,
+            "--workers", workers, "--out", tmp_path / str(workers), "--json",
+        )  # fmt: skip
+        assert said.code == 0
+    one, two = (tmp_path / "1", tmp_path / "2")
+    assert (one / "episodes.csv").read_bytes() == (two / "episodes.csv").read_bytes()
+    apart = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
+    for data in apart:
+        del data["out"], data["report"]
+    assert apart[0] == apart[1]
+
+
+def test_gates_decide(randomized, tmp_path, cli):
+    command = ("evaluate", randomized.bundle, "--suite", "nominal", "--episodes", 2, "--json")
+    met = cli(*command, "--out", tmp_path / "met", "--gate", "return_mean > -1e6")
+    assert (met.code, met.result["passed"]) == (0, True)
+    gates = ["--gate", "return_mean > -1e6", "--gate", "nominal/nominal: success >= 0.99"]
+    missed = cli(*command, "--out", tmp_path / "missed", *gates)
+    assert (missed.code, missed.result["passed"]) == (1, False)
+    assert [gate["passed"] for gate in missed.result["gates"]] == [True, False]
+    assert (tmp_path / "missed" / "report.html").is_file()
+
+
+def test_a_function_is_judged_beside_a_bundle(randomized, controllers, tmp_path):
+    name = controllers(FALLS)
+    found = evaluate([randomized.bundle, name], out=tmp_path / "v", suites=["nominal"], episodes=2)
+    assert found.summary.bundles == ("randomized", name)
+    mine = [e for e in found.episodes if e.bundle == name]
+    assert all(e.falls == 1 and not e.success and e.length < 200 for e in mine)  # 10 N leave the track in a second
+
+
+def test_a_command_that_is_no_number_is_a_failed_episode(controllers, tmp_path):
+    name = controllers("def act(observation):\n    return [float('nan')]")
+    for task in ("CartPoleSwingUp", "Pendulum-v1"):
+        found = evaluate([name], out=tmp_path / task, suites=["nominal"], episodes=2, task=task)
+        assert all(e.length == 1 and e.falls == 1 and not e.success for e in found.episodes)
+
+
+def test_someone_elses_task_has_a_nominal_suite(controllers, tmp_path):
+    found = evaluate([controllers(STILL)], out=tmp_path / "v", episodes=2, task="Pendulum-v1")
+    assert [s.suite for s in found.summary.suites] == ["nominal"]
+    assert all(e.length == 200 and e.return_ < 0 for e in found.episodes)
+    assert found.episodes[0].return_ != found.episodes[1].return_
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("def act(observation):\n    raise KeyError('mine')", "failed: KeyError: 'mine'"),
+        ("def act(observation):\n    raise SystemExit(0)", "failed: SystemExit: 0"),
+        ("def act(observation):\n    return 'left'", "failed: ValueError: could not convert"),
+        ("def act(observation):\n    return [1.0, 2.0]", "a command of shape (2,), expected (1,)"),
+        ("def act(observation):\n    return None", "a command of shape (), expected (1,)"),
+        ("act = 5", "is not a function"),
+        ("def fly(observation):\n    return [0.0]", "no controller"),
+        ("import nowhere", "No module named 'nowhere'"),
+        ("raise RuntimeError('at import')", "RuntimeError: at import"),
+        ("def act(:", "SyntaxError"),
+    ],
+)
+def test_what_goes_wrong_in_a_controller_is_the_users_to_mend(body, words, controllers, tmp_path, cli):
+    said = cli(
+        "evaluate", controllers(body), "--task", "CartPoleSwingUp", "--suite", "nominal", "--out", tmp_path / "a" / "v"
+    )
+    said.refused(words)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", [":act", "nowhere:", ".relative:act", "nowhere:act"])
+def test_a_controller_that_is_not_there(name, tmp_path, cli):
+    cli("evaluate", name, "--task", "CartPoleSwingUp", "--out", tmp_path / "v").refused(f"no controller {name}")
+
+
+def test_an_error_in_a_worker_is_the_same(controllers, tmp_path, cli):
+    name = controllers("def act(observation):\n    raise SystemExit(0)")
+    common = ("--task", "CartPoleSwingUp", "--suite", "nominal", "--episodes", 10, "--out", tmp_path / "v")
+    cli("evaluate", name, *common, "--workers", 2).refused("failed: SystemExit: 0")
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_worker_that_is_killed_is_a_failure_and_no_verdict(controllers, tmp_path, cli):
+    name = controllers("def act(observation):\n    os.kill(os.getpid(), signal.SIGKILL)")
+    common = ("--task", "CartPoleSwingUp", "--suite", "nominal", "--episodes", 10, "--out", tmp_path / "v")
+    said = cli("evaluate", name, *common, "--workers", 2, "--json")
+    assert (said.code, said.out) == (3, "")
+    assert "an evaluation worker died" in said.err
+    assert not (tmp_path / "v").exists()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_workers_go_with_their_parent(which, code, controllers, tmp_path):
+    name = controllers("import time\n\n\ndef act(observation):\n    time.sleep(0.1)\n    return [0.0]")
+    command = [sys.executable, "-m", "simtoreal", "evaluate", name, "--task", "CartPoleSwingUp", "--workers", "2"]
+    process = subprocess.Popen(
+        [*command, "--episodes", "1000", "--out", tmp_path / "v", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "modules")},
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    workers = []
+    try:
+        while sum(worker.cpu_times().user > 0.5 for worker in workers) < 2:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+            workers = psutil.Process(process.pid).children(recursive=True)
+        if which == signal.SIGINT:
+            os.killpg(process.pid, which)  # as a terminal does
+        else:
+            process.send_signal(which)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (code, "")
+    assert "Traceback" not in err
+    gone, alive = psutil.wait_procs(workers, timeout=5)
+    assert gone
+    assert not alive
+    assert which == signal.SIGKILL or not (tmp_path / "v").exists()
+
+
+def test_a_suite_with_nothing_outside_is_refused(randomized, tmp_path, cli):
+    seen = suite(tmp_path, "held_out: true\nconditions: {nominal: {}}\n")
+    cli("evaluate", randomized.bundle, "--suite", seen, "--out", tmp_path / "v").refused("none of its 20 cases lies")
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_suite_of_ones_own(randomized, tmp_path):
+    path = suite(
+        tmp_path, "held_out: true\nconditions:\n  heavy: {link.pole.mass: {uniform: [0.2, 0.29]}}\n  same: {}\n"
+    )
+    found = evaluate([randomized.bundle], out=tmp_path / "v", suites=[str(path)], episodes=3)
+    assert {e.condition: e.held_out for e in found.episodes} == {"heavy": True, "same": False}
+    assert all(0.2 <= e.parameters["link.pole.mass"] <= 0.29 for e in found.episodes if e.condition == "heavy")
+    (figures,) = found.summary.suites
+    assert (figures.pooled.n, figures.pooled.seen) == (3, 3)  # of six, the seen half is left out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--suite", "nope"], "choices: heldout, nominal, train"),
+        (["--suite", "./nope.yaml"], "no such file"),
+        (["--suite", "nominal", "--suite", "nominal"], "two suites have the same name"),
+        (["--gate", "success"], "cannot read gate 'success'"),
+        (["--gate", "nominal/nominall: success > 0.1"], "did you mean nominal/nominal?"),
+        (["--engine", "mujoco"], "engines: pybullet"),
+        (["--seed", "-1"], "must be a whole number from 0, got '-1'"),
+        (["--episodes", "0"], "must be a whole number from 1, got '0'"),
+        (["--episodes", "999999999999"], "episodes must be from 1 to"),
+        (["--workers", "100000"], "workers must be from 1 to"),
+        (["--task", "PandaReach"], "policies of different tasks cannot be judged together"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(arguments, words, randomized, tmp_path, cli):
+    cli("evaluate", randomized.bundle, *arguments, "--out", tmp_path / "v").refused(words)
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_controller_must_be_told_its_task(controllers, tmp_path, cli):
+    cli("evaluate", controllers(STILL), "--out", tmp_path / "v").refused("name it with --task")
+
+
+def test_it_never_writes_over_something_else(randomized, plain, tmp_path, cli):
+    before = (plain.run / "summary.json").read_bytes()
+    command = ("evaluate", randomized.bundle, "--suite", "nominal", "--episodes", 1)
+    cli(*command, "--out", plain.run).refused("exists; choose another folder or pass --force")
+    cli(*command, "--out", plain.run, "--force").refused("holds no episodes.csv")
+    assert (plain.run / "summary.json").read_bytes() == before
+    out = tmp_path / "päth with spaces"
+    assert cli(*command, "--out", out).code == 0
+    cli(*command, "--out", out).refused("exists")
+    assert cli(*command, "--out", out, "--force", "--episodes", 2).code == 0
+    assert len(read_episodes(out / "episodes.csv")) == 2
+
+
+def test_broken_physics_gives_no_verdict(controllers, tmp_path, monkeypatch):
+    step = simtoreal.robots.task.Task.step
+
+    def breaks(self, action):
+        obs, reward, _, _, info = step(self, action)
+        return obs, reward, False, True, info | {"physics_fault": True, "is_success": True}
+
+    monkeypatch.setattr(simtoreal.robots.task.Task, "step", breaks)
+    with pytest.raises(PhysicsFailure, match="physics broke in 2 of 2 episodes: no verdict"):
+        evaluate([controllers(STILL)], out=tmp_path / "v", suites=["nominal"], episodes=2, task="CartPoleSwingUp")
+    assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [("return", "retrun", "no column return"), (",pybullet,", ",pybullet,x", ":2: "), (",", ";", "no column")],
+)
+def test_a_damaged_table_is_refused_with_its_line(old, new, words, verdict, tmp_path):
+    path = tmp_path / "episodes.csv"
+    path.write_text((verdict.out / "episodes.csv").read_text().replace(old, new))
+    with pytest.raises(RunError, match=words):
+        read_episodes(path)

@@ -1,0 +1,153 @@
+"""Every random number has a name: what is drawn depends on its key alone, wherever and beside whatever it is drawn."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import simtoreal
+from simtoreal import build
+from simtoreal.config import RunConfig
+from simtoreal.policies.checkpoint import load_checkpoint
+from simtoreal.policies.loops import off_policy
+from simtoreal.policies.replay import Replay
+from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.randomization.randomizer import Preset, Randomizer
+from simtoreal.randomization.shipped import preset_paths, suite_paths
+from simtoreal.randomization.suites import heldout, nominal, train
+from simtoreal.randomization.yaml_files import load_yaml
+
+TASKS = sorted(build.task_ids())
+STEPS = 60  # more than an episode of PandaReach
+ROLLOUT = """
+import hashlib, json, sys
+import numpy as np
+from simtoreal import build
+from simtoreal.config import RunConfig
+
+task, count = sys.argv[1], int(sys.argv[2])
+envs = build.TrainingEnvs(RunConfig(task=task, steps=1, seed=11, envs=count, randomization=task, privileged=True))
+obs, _ = envs.reset(seed=11)
+seen = [[] for _ in range(count)]
+for step in range(int(sys.argv[3])):
+    for i in range(count):
+        seen[i] += [obs["policy"][i].tobytes(), obs["privileged"][i].tobytes()]
+    m = envs.single_action_space.shape[0]
+    obs = envs.step(np.stack([np.sin(np.arange(m) + 0.1 * step + i) for i in range(count)]).astype(np.float32))[0]
+print(json.dumps([hashlib.sha256(b"".join(part)).hexdigest() for part in seen]))
+"""
+
+
+@pytest.fixture(params=TASKS)
+def task(request):
+    return request.param
+
+
+@pytest.fixture
+def table(task):
+    env = build.make_env(build.task_id(task))
+    yield build.parameters_of(env)
+    env.close()
+
+
+def rollouts(task, count):
+    command = [sys.executable, "-c", ROLLOUT, task, str(count), str(STEPS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_shipped_suites_are_those_of_the_shipped_preset(task, table):
+    preset = Preset.load(preset_paths()[task])
+    paths = suite_paths(task)
+    assert load_yaml(paths["heldout"]) == heldout(preset, table)
+    assert load_yaml(paths["train"]) == train(preset)
+    assert load_yaml(paths["nominal"]) == nominal(task)
+
+
+def test_an_environments_episodes_are_its_own_in_any_process_beside_any_number(task):
+    alone, eight = rollouts(task, 1), rollouts(task, 8)
+    assert eight[0] == alone[0]
+    assert len(set(eight)) == 8
+
+
+def test_every_draw_is_in_the_info_and_applies(task, table):
+    env = build.make_training_env(RunConfig(task=task, steps=1, seed=2, randomization=task), 3, 2)
+    randomizer = Randomizer(Preset.load(preset_paths()[task]), table)
+    for episode in range(2):
+        _, info = env.reset()
+        assert info["draw"] == {"seed": 2, "env": 3, "episode": episode, "version": randomizer.version}
+        drawn = randomizer.draw(2, 3, episode)
+        assert set(info["parameters"]) == set(table)
+        for name, parameter in table.items():
+            assert info["parameters"][name] == pytest.approx(drawn.get(name, parameter.nominal), rel=1e-6, abs=1e-12)
+        assert any(abs(drawn[name] - table[name].nominal) > 1e-9 for name in drawn)
+    env.close()
+
+
+def test_none_means_nominal_and_still_seeds_every_episode(task, table):
+    env = build.make_training_env(RunConfig(task=task, steps=1, randomization="none"), 0, 0)
+    starts = set()
+    for _ in range(3):
+        obs, info = env.reset()
+        starts.add(obs.tobytes())
+        for name, parameter in table.items():
+            assert info["parameters"][name] == pytest.approx(parameter.nominal, rel=1e-6, abs=1e-12)
+    assert len(starts) == 3
+    env.close()
+
+
+def test_what_a_policy_is_judged_on_while_it_trains_is_not_what_it_trains_on():
+    config = RunConfig(task="CartPoleSwingUp", steps=1, randomization="CartPoleSwingUp")
+    starts = [
+        [env.reset()[0].tobytes() for _ in range(5)]
+        for env in (build.make_training_env(config, 0, seed) for seed in (0, build.EVALUATION_SEED))
+    ]
+    assert not set(starts[0]) & set(starts[1])
+
+
+def test_the_replay_carries_the_privileged_part_of_this_very_moment():
+    config = RunConfig(task="PandaReach", steps=1, seed=5, envs=2, randomization="PandaReach", privileged=True)
+    envs = build.TrainingEnvs(config)
+    space = envs.single_observation_space
+    n, p, m = space["policy"].shape[0], space["privileged"].shape[0], envs.single_action_space.shape[0]
+    replay = Replay(400, n, m, p)
+    agent = SAC(n, m, p, SACConfig(hidden=(16,), batch_size=16, learning_starts=20), seed=0)
+    list(off_policy(agent, envs, replay, steps=120, seed=5, learning_starts=20, updates_per_step=0.05, batch_size=16))
+    assert len(replay) == 120
+    batch = replay.sample(400, torch.Generator().manual_seed(0))
+    assert batch.privileged.shape == (400, p)
+    assert batch.next_privileged.shape == (400, p)
+    parameters = slice(p - len(build.parameters_of(envs.envs[0])), p)
+    drawn = []
+    for index in (0, 1):
+        env = build.make_training_env(config, index, 5)
+        drawn += [env.reset(seed=5 if k == 0 else None)[0]["privileged"][parameters] for k in range(3)]
+        env.close()
+    known = {row.tobytes() for row in drawn}
+    assert {row.numpy().tobytes() for row in batch.privileged[:, parameters]} <= known
+    same = batch.privileged[:, parameters] == batch.next_privileged[:, parameters]
+    assert same.all()  # both ends of a transition are of one episode, the last of an episode too
+    envs.close()
+
+
+def test_a_policy_trained_with_privileged_critics_needs_none_of_it_to_act(tmp_path):
+    settings = [
+        "privileged=true", "evaluate_every=150", "evaluate_episodes=1", "agent.hidden=[16]", "agent.learning_starts=50",
+        "agent.updates_per_step=0.1", "agent.batch_size=32",
+    ]  # fmt: skip
+    result = simtoreal.train("CartPoleSwingUp", steps=300, envs=2, out=tmp_path / "run", assignments=settings)
+    tensors, meta = load_checkpoint(result.run / "checkpoints" / "300")
+    env = build.make_env("simtoreal/CartPoleSwingUp-v0", privileged=True)
+    p = env.observation_space["privileged"].shape[0]
+    assert meta["actor"]["observation_size"] == 6
+    widths = {shape for name, tensor in tensors.items() if "critic" in name for shape in tensor.shape}
+    assert 6 + p + 1 in widths  # observation, privileged, action
+    assert any(name.startswith("agent.") and "privileged" in name for name in tensors)  # the normalizer knows both
+    bundle = simtoreal.export(result.run, tmp_path / "bundle")
+    assert simtoreal.Runtime(bundle).act(np.zeros(6, np.float32)).shape == (1,)
+    assert simtoreal.verify(bundle).passed
+    env.close()
