@@ -300,6 +300,8 @@ def _verify(verbs: Any) -> None:
         if not options.json:
             for check in result.checks:
                 print(f"{'ok  ' if check.passed else 'FAIL'}  {check.name:<12}  {check.detail}")
+            for reason in result.skipped:
+                print(f"skip  {reason}")
         return result.to_json(), DONE if result.passed else NO
 
     verb = _verb(verbs, "verify", run)

@@ -320,6 +320,9 @@ def _write(
 
 def _task_of(sources: Sequence[PolicySource], specs: Sequence[Any], task: str | None) -> str:
     tasks = {spec.task: source.name for source, spec in zip(sources, specs, strict=True) if spec is not None}
+    for name, bundle in tasks.items():
+        if ":" in name and task != name:
+            raise ConfigError(f"{bundle} is for {name}: to let it import that module, name it with --task {name}")
     if task is not None:
         tasks.setdefault(build.task_id(task), "--task")
     if len(tasks) > 1:

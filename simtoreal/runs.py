@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from simtoreal.config import RunConfig, load_config
-from simtoreal.policies.checkpoint import CheckpointError, build_actor, check_compatible, load_checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS = (
     "config.yaml",
@@ -145,13 +145,8 @@ class Run:
         Raises:
             CheckpointError: damaged, foreign, or of another task or algorithm than this run.
         """
+        from simtoreal.policies.checkpoint import build_actor, check_compatible, load_checkpoint
+
         tensors, meta = load_checkpoint(self.checkpoint(which))
         check_compatible(meta, {"task": self.config.task, "algorithm": self.config.algorithm})
-        return build_actor(meta, _only_actor(tensors)), meta
-
-
-def _only_actor(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    actor = {name: tensor for name, tensor in tensors.items() if name.startswith("actor.")}
-    if not actor:
-        raise CheckpointError("the checkpoint holds no actor")
-    return actor
+        return build_actor(meta, tensors), meta

@@ -4,8 +4,8 @@ import pytest
 
 import simtoreal
 from simtoreal.config import ConfigError, RunConfig, load_config, make_config, recipe
+from simtoreal.learners import sac_settings
 from simtoreal.randomization.yaml_files import ConfigFileError, write_yaml
-from simtoreal.train import sac_settings
 
 
 def make(**options):

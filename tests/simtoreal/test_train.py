@@ -13,11 +13,12 @@ from gymnasium import spaces
 
 import simtoreal
 from simtoreal.config import ConfigError, load_config
+from simtoreal.learners import OffPolicyLearner
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import load_checkpoint
 from simtoreal.policies.loops import FaultRateError
+from simtoreal.recorder import Judge
 from simtoreal.runs import Run, RunError
-from simtoreal.train import Judge, OffPolicyLearner
 
 SMALL = ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32")
 QUICK = (*SMALL, "evaluate_every=100", "evaluate_episodes=1")
@@ -326,7 +327,7 @@ def test_a_stopped_run_is_not_a_success_of_the_function_either(tmp_path):
 
 
 def test_a_learner_gets_its_own_words_for_a_bad_device():
-    from simtoreal.train import pick_device
+    from simtoreal.learners import pick_device
 
     assert pick_device("cpu") == "cpu"
     assert pick_device("auto") in ("cpu", "cuda")
