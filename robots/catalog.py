@@ -58,7 +58,7 @@ def pybullet_data() -> Path:
     """
     spec = find_spec("pybullet_data")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("no pybullet_data; install pybullet: pip install 'simtoreal'")
+        raise ModuleNotFoundError("pybullet_data, which comes with pybullet, is not there", name="pybullet_data")
     return Path(spec.origin).parent
 
 

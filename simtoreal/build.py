@@ -62,6 +62,7 @@ def make_env(task: str, *, privileged: bool = False, render_mode: str | None = N
 
     Raises:
         ConfigError: it cannot be made, or its spaces are not boxes.
+        ModuleNotFoundError: a task of ours needs what is not installed.
     """
     see_working_folder()
     options: dict[str, Any] = {"privileged": True} if privileged else {}
@@ -70,6 +71,8 @@ def make_env(task: str, *, privileged: bool = False, render_mode: str | None = N
     try:
         env = gym.make(task, disable_env_checker=True, **options)
     except (gym.error.Error, TypeError, ValueError, ImportError, AttributeError, SyntaxError) as error:
+        if isinstance(error, ModuleNotFoundError) and task.startswith(NAMESPACE):
+            raise  # a dependency of ours, not a mistake of the user's
         raise ConfigError(f"task {task} cannot be made: {str(error).splitlines()[0]}") from error
     action = env.action_space
     if not isinstance(action, spaces.Box) or not np.isfinite(np.concatenate([action.low, action.high])).all():

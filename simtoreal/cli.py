@@ -35,6 +35,13 @@ ONE_LINE = {
     "demo": "the whole way on one robot, in minutes",
     "bench": "the benchmarks, as a table",
 }
+PACKAGES = {  # module -> what to install, where the names differ
+    "stable_baselines3": "stable-baselines3",
+    "pybullet_data": "pybullet",
+    "ruamel": "ruamel.yaml",
+    "imageio": "imageio[ffmpeg]",
+    "imageio_ffmpeg": "imageio[ffmpeg]",
+}
 DONE, NO, BAD_INPUT, FAILURE = 0, 1, 2, 3
 PATH_FAULTS = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
 
@@ -113,7 +120,8 @@ def _failed(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in PATH_FAULTS:
         return _say(f"{error.filename}: {error.strerror}", BAD_INPUT)
     if isinstance(error, ModuleNotFoundError):
-        return _say(f"{line}; install it, or the whole package with its dependencies", BAD_INPUT)
+        module = (error.name or "").partition(".")[0]
+        return _say(f"{module or line} is not installed; pip install '{PACKAGES.get(module, module)}'", BAD_INPUT)
     if os.environ.get("SIMTOREAL_TRACEBACK"):
         traceback.print_exc()
     return _say(f"{type(error).__name__}: {line} (SIMTOREAL_TRACEBACK=1 shows where)", FAILURE)
