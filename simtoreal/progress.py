@@ -17,11 +17,11 @@ def console() -> Console:
 
 
 class RateColumn(ProgressColumn):
-    """Steps per second."""
+    """Steps or episodes per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("-" if speed is None else f"{speed:,.0f}/s")
+        return Text("-" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s")
 
 
 def _bar(*extra: ProgressColumn) -> Progress:
@@ -41,7 +41,7 @@ class BarReporter:
 
     def __init__(self, bar: Progress, steps: int, title: str) -> None:
         self._bar = bar
-        self._task = bar.add_task(title, total=steps, figures="")
+        self._task = bar.add_task(title, total=steps, figures="", unit="steps")
 
     def update(self, step: int, figures: Mapping[str, float]) -> None:
         words = []
@@ -71,5 +71,5 @@ def counting_progress(title: str) -> Iterator[Callable[[int, int], None] | None]
         yield None
         return
     with _bar() as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(title, total=None, unit=title)
         yield lambda done, total: bar.update(task, completed=done, total=total)
