@@ -19,7 +19,7 @@ import simtoreal
 from simtoreal.statistics import Episode, Estimate, bootstrap_interval, paired_difference
 
 STEPS = {"CartPoleSwingUp": (30_000, 40_000), "PandaReach": (10_000, 30_000)}  # without randomization, with
-EPISODES = {"nominal": 200, "train": 200, "heldout": 40}  # for each condition
+EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
 OUT = Path(__file__).parent.parent / "docs" / "results"
 
 

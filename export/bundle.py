@@ -83,7 +83,7 @@ def _check_target(path: Path, force: bool) -> None:
     if path.is_symlink() and not path.exists():
         raise ExportError(f"{path} is a dangling symbolic link to {os.readlink(path)}")
     if not force:
-        raise ExportError(f"{path} exists; choose another folder, or use force to replace a bundle")
+        raise ExportError(f"{path} exists; choose another folder, or pass --force (force=True) to replace a bundle")
     if path.is_symlink() or not (path / SPEC_FILE).is_file() or not (path / MODEL_FILE).is_file():
         raise ExportError(f"{path} exists and is no bundle folder; it is not replaced")
 

@@ -110,7 +110,10 @@ class Baseline:
         began, first = time.perf_counter(), True
         while self.model.num_timesteps < self.steps:
             stretch = min(self.report_every, self.steps - self.model.num_timesteps)
-            self.model.learn(stretch, log_interval=None, reset_num_timesteps=first)  # type: ignore[arg-type]
+            try:
+                self.model.learn(stretch, log_interval=None, reset_num_timesteps=first)  # type: ignore[arg-type]
+            except ValueError as error:  # torch's distributions refuse NaN parameters so
+                raise NonFiniteError(f"{type(self.model).__name__}: {str(error).splitlines()[0]}") from error
             first = False
             if not all(bool(torch.isfinite(p).all()) for p in self.model.policy.parameters()):
                 raise NonFiniteError(f"{type(self.model).__name__}'s weights are not finite")
@@ -122,6 +125,22 @@ class Baseline:
     def actor(self) -> DeterministicActor:
         """A copy of the deterministic policy as our own network."""
         return actor_from_sb3(self.model)
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raises ValueError for a setting out of range: SB3 itself would train with most of them."""
+    checks = {
+        "gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+        "tau": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
+        "learning_rate": (lambda x: x > 0, "above 0"),
+        "batch_size": (lambda x: x >= 1, "at least 1"),
+        "learning_starts": (lambda x: x >= 0, "at least 0"),
+        "buffer_size": (lambda x: x >= config.get("batch_size", 256), "at least batch_size"),
+    }
+    for name, (holds, expected) in checks.items():
+        value = config.get(name)
+        if name in config and (isinstance(value, bool) or not isinstance(value, int | float) or not holds(value)):
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def learn_sb3(
@@ -142,6 +161,7 @@ def learn_sb3(
         raise ValueError(f"no SB3 algorithm {name!r}; algorithms: {', '.join(sorted(ALGORITHMS))}")
     if steps < 1 or report_every < 1:
         raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
+    check_settings(config)
     adapter = VecEnvAdapter(envs, seed)
     try:
         model = ALGORITHMS[name]("MlpPolicy", adapter, seed=seed, device=device, **config)

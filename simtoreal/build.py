@@ -64,7 +64,8 @@ def make_env(task: str, *, privileged: bool = False, render_mode: str | None = N
         ConfigError: it cannot be made, or its spaces are not boxes.
         ModuleNotFoundError: a task of ours needs what is not installed.
     """
-    see_working_folder()
+    if ":" in task:
+        see_working_folder()
     options: dict[str, Any] = {"privileged": True} if privileged else {}
     if render_mode is not None:
         options["render_mode"] = render_mode
@@ -85,10 +86,10 @@ def make_env(task: str, *, privileged: bool = False, render_mode: str | None = N
 
 
 def see_working_folder() -> None:
-    """Let `module:Id-v0` and `module:function` be found in the working folder, as `python -m` does."""
+    """Let `module:Id-v0` and `module:function` be found in the working folder, after everything installed."""
     here = str(Path.cwd())
     if "" not in sys.path and here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
 
 
 class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]):

@@ -36,7 +36,7 @@ def export(
     """
     source = Run.load(run)
     actor, meta = source.actor(checkpoint)
-    env = build.make_training_env(source.config, 0, source.config.seed + build.EVALUATION_SEED)
+    env = build.make_training_env(source.frozen_config, 0, source.config.seed + build.EVALUATION_SEED)
     try:
         contract = build.Contract.of(build.task_id(source.config.task), env)
         _check_sizes(actor, contract, source)
@@ -120,7 +120,7 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
         return Verification(path, tuple(checks), (reason,))
     origin = Run.load(source)
     actor, _ = origin.actor(str(provenance.get("checkpoint", "best")))
-    env = build.make_training_env(origin.config, 0, origin.config.seed + 2 * build.EVALUATION_SEED)
+    env = build.make_training_env(origin.frozen_config, 0, origin.config.seed + 2 * build.EVALUATION_SEED)
     try:
         contract = build.Contract.of(runtime.spec.task, env)
         contract.check(runtime.spec, str(path))

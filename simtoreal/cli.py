@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except SystemExit as stop:
+        return _say(f"something that was imported ended the program with {stop.code!r}", FAILURE)
     except Exception as error:
         return _failed(error)
 
@@ -310,6 +312,8 @@ def _verify(verbs: Any) -> None:
                 print(f"{'ok  ' if check.passed else 'FAIL'}  {check.name:<12}  {check.detail}")
             for reason in result.skipped:
                 print(f"skip  {reason}")
+            passed = "passed, but for what was skipped" if result.skipped else "passed"
+            print(passed if result.passed else "not passed")
         return result.to_json(), DONE if result.passed else NO
 
     verb = _verb(verbs, "verify", run)

@@ -86,7 +86,7 @@ def _whole_way(name: str, plan: Plan, folder: Path, seed: int, force: bool, say:
     say("2/5 exporting both as ONNX bundles")
     bundles = {kind: export(folder / f"run-{kind}", folder / kind, force=force) for kind in kinds}
     say("3/5 verifying: hashes, golden vectors, and 1,000 control steps against torch")
-    verified = all(verify(bundle).passed for bundle in bundles.values())
+    verified = all((checked := verify(bundle)).passed and not checked.skipped for bundle in bundles.values())
     say("4/5 judging both bundles on robots that neither has met")
     verdict = evaluate(
         list(bundles.values()), out=folder / "verdict", episodes=plan.episodes, seed=seed, workers=2, force=force
@@ -116,12 +116,11 @@ def _train(
         for kind, randomization in kinds.items():
             arguments = ["train", task, "--steps", str(steps), "--seed", str(seed), "--randomization", randomization]
             arguments += ["--out", str(folder / f"run-{kind}"), "--force", "--json"]
-            running[kind] = subprocess.Popen(
-                [sys.executable, "-m", "simtoreal", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            (folder / f"run-{kind}" / METRICS).unlink(missing_ok=True)
+            with (folder / f"run-{kind}.log").open("w") as log:
+                running[kind] = subprocess.Popen(
+                    [sys.executable, "-m", "simtoreal", *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+                )
         shown = 0
         while any(process.poll() is None for process in running.values()):
             time.sleep(LOOK_EVERY)
@@ -133,16 +132,17 @@ def _train(
                     f"{kind} {line.get('rollout/success_rate', 0.0):.0%}" for kind, line in latest.items()
                 )
                 say(f"    {step:>6,} of {steps:,} steps; success while exploring: {figures}")
-        done = {kind: (process, *process.communicate()) for kind, process in running.items()}
+        done = {kind: (process, process.communicate()[0]) for kind, process in running.items()}
     finally:
         for process in running.values():
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    for kind, (process, _, errors) in done.items():
+    for kind, (process, _) in done.items():
         if process.returncode != 0:
-            raise DemoError(f"training {kind} failed with exit code {process.returncode}: {errors.strip()[-500:]}")
-    return {kind: json.loads(output) for kind, (_, output, _) in done.items()}
+            said = (folder / f"run-{kind}.log").read_text().strip()[-500:]
+            raise DemoError(f"training {kind} failed with exit code {process.returncode}: {said}")
+    return {kind: json.loads(output) for kind, (_, output) in done.items()}
 
 
 def _latest(path: Path) -> dict[str, Any]:

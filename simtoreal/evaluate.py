@@ -162,7 +162,8 @@ def run_jobs(
             for job, future in zip(jobs, futures, strict=True):
                 yield job, future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError("an evaluation worker died; nothing was written") from error
+            reason = "a script that calls this with workers > 1 must do so under if __name__ == '__main__':"
+            raise RuntimeError(f"an evaluation worker died, so nothing was written ({reason})") from error
         except BaseException:
             for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()

@@ -50,7 +50,8 @@ def sac_settings(config: RunConfig) -> SACConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["agent", *map(str, first["loc"])])
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}") from None
+        found = f", got {first['input']!r}" if first["loc"] else ""  # without a place, the words hold the value
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{found}") from None
 
 
 def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:

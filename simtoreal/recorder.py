@@ -28,7 +28,7 @@ from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import save_checkpoint
 from simtoreal.policies.loops import Progress
 from simtoreal.randomization.yaml_files import write_yaml
-from simtoreal.runs import CHECKPOINTS, CONFIG, EVENTS, METRICS, SUMMARY, versions, write_json
+from simtoreal.runs import CHECKPOINTS, CONFIG, EVENTS, METRICS, RANDOMIZATION, SUMMARY, versions, write_json
 
 LOG_EVERY = 1_000  # environment steps between lines of metrics
 
@@ -148,6 +148,9 @@ class Recorder:
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
         randomizer = build.make_randomizer(self.config.randomization, self.judge.env, self.config.task)
         self._ranges = {} if randomizer is None else randomizer.ranges
+        (self.folder / RANDOMIZATION).unlink(missing_ok=True)
+        if randomizer is not None:
+            write_yaml(self.folder / RANDOMIZATION, randomizer.preset.to_data())
         self._best: Judgement | None = None
         self._last: Judgement | None = None
         self._best_step = self._step = 0

@@ -24,6 +24,7 @@ CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS = (
     "checkpoints",
     "tensorboard",
 )
+RANDOMIZATION = "randomization.yaml"
 LIBRARIES = ("torch", "numpy", "gymnasium", "pybullet", "stable-baselines3", "onnx", "onnxruntime")
 
 
@@ -127,6 +128,12 @@ class Run:
         except (KeyError, TypeError, ValueError, AttributeError):
             raise RunError(f"{folder / SUMMARY}: no steps of best and last, or no training_ranges") from None
         return cls(folder, load_config(folder / CONFIG), summary)
+
+    @property
+    def frozen_config(self) -> RunConfig:
+        """The configuration with the preset as it was when the run began, whatever became of the original since."""
+        kept = self.path / RANDOMIZATION
+        return self.config.model_copy(update={"randomization": str(kept)}) if kept.is_file() else self.config
 
     def checkpoint(self, which: str = "best") -> Path:
         """The folder of checkpoint `best`, `last` or a step. Raises RunError naming the choices."""

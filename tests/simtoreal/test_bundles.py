@@ -10,6 +10,8 @@ import simtoreal
 from simtoreal import build
 from simtoreal.export.onboard.runtime import Runtime
 from simtoreal.export.onboard.spec import read_spec
+from simtoreal.policies.checkpoint import load_checkpoint, save_checkpoint
+from simtoreal.policies.networks import DeterministicActor
 from simtoreal.runs import Run
 
 
@@ -150,3 +152,26 @@ def test_what_is_not_there_is_refused(arguments, tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
     cli(*arguments).refused(arguments[1][:20])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_keeps_the_preset_it_was_trained_with(tmp_path, cli):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("task: CartPoleSwingUp\nversion: 3\nentries:\n  actuator.latency: {uniform: [0.0, 0.01]}\n")
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    quick = ("--set", "agent.learning_starts=100", "--set", "evaluate_episodes=1")
+    arguments = ("--steps", 200, "--randomization", preset, "--out", run, *quick)
+    assert cli("train", "CartPoleSwingUp", *arguments).code == 0
+    preset.unlink()
+    assert cli("export", run, "--out", bundle).code == 0
+    assert cli("verify", bundle).code == 0
+    assert Runtime(bundle).spec.training_ranges == {"actuator.latency": (0.0, 0.01)}
+
+
+def test_an_actor_of_another_size_is_refused(copied, tmp_path, cli):
+    run = next(path for path in tmp_path.iterdir() if path.name.startswith("run-"))
+    folder = Run.load(run).checkpoint("best")
+    actor = DeterministicActor(5, 1, (8,))
+    weights = {f"actor.{name}": tensor for name, tensor in actor.state_dict().items()}
+    meta = load_checkpoint(folder)[1] | {"actor": actor.describe()}
+    save_checkpoint(folder, weights, meta, replace=True)
+    cli("export", run, "--out", tmp_path / "new").refused("maps 5 observations to 1 actions")

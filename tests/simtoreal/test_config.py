@@ -138,3 +138,25 @@ def test_the_settings_of_a_learner_are_completed():
     settings = sac_settings(RunConfig(task="X", steps=1, agent={"hidden": [8, 8]}))
     assert settings.hidden == (8, 8)
     assert settings.gamma == 0.99
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("agent.gamma=2", "gamma must be from 0 to 1, got 2"),
+        ("agent.tau=-1", "tau must be above 0 and at most 1, got -1"),
+        ("agent.batch_size=0", "batch_size must be at least 1, got 0"),
+        ("agent.buffer_size=10", "buffer_size must be at least batch_size, got 10"),
+        ("agent.learning_rate=0", "learning_rate must be above 0, got 0"),
+    ],
+)
+def test_a_baseline_that_cannot_run_is_refused(assignment, message, tmp_path, cli):
+    arguments = ("--algorithm", "sb3-sac", "--steps", 10, "--out", tmp_path / "run", "--set", assignment)
+    cli("train", "CartPoleSwingUp", *arguments).refused(f"simtoreal: agent: {message}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_in_the_working_folder_shadows_nothing(tmp_path, monkeypatch, cli):
+    (tmp_path / "imageio.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    assert cli("play", "CartPoleSwingUp", "--episodes", 1, "--video", "film.gif").code == 0
