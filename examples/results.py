@@ -133,7 +133,7 @@ def figure(task: str, seeds: list[int], episodes: list[Episode], path: Path) -> 
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{task}: each held-out condition, {len(seeds)} seeds", loc="left", fontsize=10)
-    axes.legend(loc="lower left", fontsize=8, framealpha=0.9)
+    axes.legend(loc="upper left", fontsize=8, framealpha=0.9)
     drawing.savefig(path, metadata={"Date": None})
 
 
