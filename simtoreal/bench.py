@@ -67,19 +67,20 @@ def bench_step(rounds: int) -> list[Row]:
     rows = []
     for short, full in build.task_ids().items():
         env = build.make_env(full)
-        short_randomizer = build.make_randomizer(short, env, short)
-        assert short_randomizer is not None
-        env.reset(seed=0, options={"parameters": short_randomizer.draw(0, 0, 0)})
+        randomizer = build.make_randomizer(short, env, short)
+        assert randomizer is not None
+        everything = {"parameters": randomizer.draw(0, 0, 0)}
+        env.reset(seed=0, options=everything)
         task: Any = env.unwrapped
         world = task.world
         substeps = round(task.control_dt / task.physics_dt)
         action = np.zeros(env.action_space.shape or (), np.float32)
         zero = [0.0] * len(world.joints)
 
-        def ours(env: Any = env, action: Any = action) -> None:
+        def ours(env: Any = env, action: Any = action, everything: dict[str, Any] = everything) -> None:
             _, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
-                env.reset()
+                env.reset(options=everything)
 
         def bare(world: Any = world, task: Any = task, n: int = substeps, zero: list[float] = zero) -> None:
             for _ in range(n):

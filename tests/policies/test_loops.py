@@ -113,7 +113,7 @@ def test_too_many_faults_end_the_training(scripted):
 
 def test_an_augmented_transition_is_stored_too(scripted):
     replay = Replay(100, 2, 1)
-    mirror = lambda rows: rows | {"obs": -rows["obs"], "next_obs": -rows["next_obs"]}  # noqa: E731
+    mirror = lambda rows, infos: rows | {"obs": -rows["obs"], "next_obs": -rows["next_obs"]}  # noqa: E731
     list(off_policy(Recorder(), scripted(), replay, steps=2, seed=0, augment=mirror))
     assert stored(replay)["next_obs"].tolist() == [[0, 1], [1, 1], [0, -1], [-1, -1]]
 

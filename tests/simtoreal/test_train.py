@@ -54,7 +54,9 @@ def names(folder):
 
 def test_the_run_folder(randomized):
     run = Run.load(randomized.run)
-    assert names(run.path) == {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard"}
+    assert names(run.path) == {
+        "config.yaml", "randomization.yaml", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard",
+    }  # fmt: skip
     best, last = run.summary["best"]["step"], run.summary["last"]["step"]
     assert last == 600
     kept = {400}  # --checkpoint-every 400
@@ -141,7 +143,9 @@ def test_a_run_whose_summary_was_cut_is_no_run(randomized, tmp_path):
 def test_the_baseline_goes_the_same_way(baseline):
     run = Run.load(baseline.run)
     assert run.summary["algorithm"] == "sb3-sac"
-    assert names(run.path) == {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard"}
+    assert names(run.path) == {
+        "config.yaml", "randomization.yaml", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard",
+    }  # fmt: skip
     actor, _ = run.actor("last")
     judge = Judge(run.config)
     assert judge(actor).mean_return == run.summary["last"]["mean_return"]
