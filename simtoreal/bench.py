@@ -63,15 +63,19 @@ def _interleaved(ours: Work, peer: Work, *, repeat: int, rounds: int) -> tuple[f
 
 
 def bench_step(rounds: int) -> list[Row]:
-    """A control step with everything on against the Bullet calls alone that such a controller cannot avoid."""
+    """A control step with everything on against the Bullet calls alone that such a controller cannot avoid.
+
+    Both robots rest where an episode starts: the bare one is nominal, so that no controller is needed to keep it there.
+    """
     rows = []
     for short, full in build.task_ids().items():
-        env = build.make_env(full)
+        env, still = build.make_env(full), build.make_env(full)
         randomizer = build.make_randomizer(short, env, short)
         assert randomizer is not None
         everything = {"parameters": randomizer.draw(0, 0, 0)}
         env.reset(seed=0, options=everything)
-        task: Any = env.unwrapped
+        still.reset(seed=0)
+        task: Any = still.unwrapped
         world = task.world
         substeps = round(task.control_dt / task.physics_dt)
         action = np.zeros(env.action_space.shape or (), np.float32)
@@ -90,6 +94,7 @@ def bench_step(rounds: int) -> list[Row]:
         mine, theirs, ratio = _interleaved(ours, bare, repeat=200, rounds=rounds)
         what = f"{short}: one control step ({substeps} substeps), all sensors noisy and late"
         rows.append(Row("step", what, mine * 1e6, "bare Bullet calls", theirs * 1e6, "us", ratio))
+        still.close()
         env.close()
     return rows
 
