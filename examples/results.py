@@ -3,7 +3,7 @@
     python examples/results.py TASK [--seeds 0 1 2] [--folder runs/results]
 
 Trains what is missing, exports, verifies and evaluates, then writes docs/results/TASK.csv (one row a policy and
-suite) and prints it. A seed takes about 10 minutes on one core for either task.
+suite) and prints it. A seed takes about a quarter of an hour on one core.
 """
 
 from __future__ import annotations
