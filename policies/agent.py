@@ -50,6 +50,13 @@ class Agent(Protocol):
         ...
 
 
+def act_alone(actor: nn.Module, obs: np.ndarray) -> np.ndarray:
+    """The action [m] of a deterministic actor for one raw observation [n]."""
+    with torch.inference_mode():
+        action: np.ndarray = actor(torch.from_numpy(np.ascontiguousarray(obs))[None])[0].numpy()
+    return action
+
+
 def split_observation(obs: Observation) -> tuple[np.ndarray, np.ndarray | None]:
     """The policy's part [E, n] and the privileged part [E, p] or None."""
     if isinstance(obs, Mapping):

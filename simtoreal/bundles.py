@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -19,6 +19,7 @@ from simtoreal.export.bundle import write_bundle
 from simtoreal.export.onboard.runtime import Runtime
 from simtoreal.export.onnx import PolicyGraph
 from simtoreal.export.verify import Check, compare_closed_loop, verify_bundle
+from simtoreal.policies.agent import act_alone
 from simtoreal.runs import Run, RunError, versions
 
 RECORDED_STEPS = 1_000  # of observations that go into the golden vectors
@@ -52,7 +53,7 @@ def export(
                 "versions": versions(),
             },
         )
-        recorded = np.stack(list(_observations(env, actor, RECORDED_STEPS)))
+        recorded = np.stack(list(_observations(env, partial(act_alone, actor), RECORDED_STEPS)))
     finally:
         env.close()
     return write_bundle(out, actor=actor, spec=spec, recorded_observations=recorded, force=force)
@@ -69,14 +70,15 @@ def _check_sizes(actor: nn.Module, contract: build.Contract, run: Run) -> None:
         )
 
 
-def _observations(env: gym.Env[Any, Any], actor: nn.Module, steps: int) -> Iterator[NDArray[np.float32]]:
+def _observations(
+    env: gym.Env[Any, Any], act: Callable[[NDArray[np.float32]], NDArray[np.float32]], steps: int
+) -> Iterator[NDArray[np.float32]]:
+    """What a policy sees [n] over `steps` control steps in which `act` (observation -> action in [-1, 1]) drives."""
     obs, _ = env.reset()
     for _ in range(steps):
         policy = build.policy_part(obs)
         yield policy
-        with torch.inference_mode():
-            action = actor(torch.from_numpy(np.ascontiguousarray(policy))[None])[0].numpy()
-        obs, _, terminated, truncated, _ = env.step(action)
+        obs, _, terminated, truncated, _ = env.step(act(policy))
         if terminated or truncated:
             obs, _ = env.reset()
 
@@ -124,7 +126,11 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
     try:
         contract = build.Contract.of(runtime.spec.task, env)
         contract.check(runtime.spec, str(path))
-        stream = _driven(env, runtime, contract, CLOSED_LOOP_STEPS)
+
+        def drive(seen: NDArray[np.float32]) -> NDArray[np.float32]:
+            return contract.action(runtime.act(seen), seen).astype(np.float32)
+
+        stream = _observations(env, drive, CLOSED_LOOP_STEPS)
         parity = compare_closed_loop(runtime, PolicyGraph(actor, runtime.spec), stream)
     finally:
         env.close()
@@ -133,17 +139,3 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
         f"at step {parity.worst_step}, tolerance {parity.tolerance:.0e}"
     )
     return Verification(path, (*checks, Check("closed loop", parity.held, detail, parity.worst)))
-
-
-def _driven(
-    env: gym.Env[Any, Any], runtime: Runtime, contract: build.Contract, steps: int
-) -> Iterator[NDArray[np.float32]]:
-    """Observations of a loop that the bundle's runtime drives."""
-    obs, _ = env.reset()
-    for _ in range(steps):
-        policy = build.policy_part(obs)
-        yield policy
-        action = contract.action(runtime.act(policy), policy).astype(np.float32)
-        obs, _, terminated, truncated, _ = env.step(action)
-        if terminated or truncated:
-            obs, _ = env.reset()

@@ -24,7 +24,7 @@ from simtoreal import build
 from simtoreal.config import RunConfig
 from simtoreal.errors import Interrupted
 from simtoreal.learners import Learner
-from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.agent import NonFiniteError, act_alone
 from simtoreal.policies.checkpoint import save_checkpoint
 from simtoreal.policies.loops import Progress
 from simtoreal.randomization.yaml_files import write_yaml
@@ -83,8 +83,7 @@ class Judge:
             total, ended = 0.0, False
             info: dict[str, Any] = {}
             while not ended:
-                with torch.inference_mode():
-                    action = actor(torch.from_numpy(np.ascontiguousarray(build.policy_part(obs)))[None])[0].numpy()
+                action = act_alone(actor, build.policy_part(obs))
                 obs, reward, terminated, truncated, info = self._env.step(action)
                 total += float(reward)
                 ended = terminated or truncated
@@ -130,7 +129,6 @@ class Recorder:
     folder: Path
     config: RunConfig
     judge: Judge
-    envs: build.TrainingEnvs
     device: str
     _recent: list[dict[str, Any]] = field(default_factory=list)
     _evaluations: list[dict[str, Any]] = field(default_factory=list)

@@ -73,6 +73,6 @@ def train(
         learner = make_learner(config, environments, chosen)
         judge = Judge(config)
         with claimed_output(folder, force=force, marker=CONFIG):
-            return Recorder(folder, config, judge, environments, chosen).follow(learner, reporter)
+            return Recorder(folder, config, judge, chosen).follow(learner, reporter)
     finally:
         environments.close()
