@@ -81,6 +81,7 @@ def judge(task: str, found: dict[str, Path], folder: Path) -> tuple[list[dict[st
                     "low": round(success.low, 4),
                     "high": round(success.high, 4),
                     "return_iqm": round(figures.pooled.return_iqm.value, 3),
+                    "action_rate": round(figures.pooled.action_rate, 3),
                     "worst_condition": figures.worst.condition,
                     "worst_success": round(figures.worst.success.value, 4),
                 }

@@ -98,7 +98,7 @@ def find_policies(texts: list[str]) -> list[PolicySource]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one episode went; `parameters` are those that really applied."""
+    """How one episode went, in the terms of `Episode`; `parameters` are those that really applied."""
 
     return_: float
     success: bool
@@ -106,6 +106,7 @@ class Outcome:
     falls: int
     violations: int
     faults: int
+    action_rate: float
     parameters: dict[str, float]
 
 
@@ -126,6 +127,7 @@ def run_episode(
     applied = {name: float(value) for name, value in info.get("parameters", {}).items()}
     policy.reset()
     total, length, violations, faults = 0.0, 0, 0, 0
+    actions: list[NDArray[np.float32]] = []
     terminated = truncated = False
     if each_step is not None:
         each_step()
@@ -139,7 +141,9 @@ def run_episode(
             raise ConfigError(
                 f"the policy gave a command of shape {command.shape}, expected ({contract.command.size},)"
             )
-        obs, reward, terminated, truncated, info = env.step(contract.action(command, seen).astype(np.float32))
+        action = contract.action(command, seen).astype(np.float32)
+        actions.append(action)
+        obs, reward, terminated, truncated, info = env.step(action)
         total += float(reward)
         length += 1
         violations += bool(info.get("violation", False))
@@ -147,4 +151,12 @@ def run_episode(
         if each_step is not None:
             each_step()
     success = bool(info.get("is_success", False))
-    return Outcome(total, success, length, int(terminated), violations, faults, applied)
+    return Outcome(total, success, length, int(terminated), violations, faults, _action_rate(actions), applied)
+
+
+def _action_rate(actions: list[NDArray[np.float32]]) -> float:
+    """Root mean square change a step over the second half; 0 where there is none or a command was not finite."""
+    half = np.array(actions[len(actions) // 2 :], float)
+    if len(half) < 2 or not np.isfinite(half).all():
+        return 0.0
+    return float(np.sqrt(np.square(np.diff(half, axis=0)).mean()))

@@ -279,6 +279,7 @@ def _row(
         held_out=held_out,
         severity=severity,
         faults=outcome.faults,
+        action_rate=outcome.action_rate,
         parameters=outcome.parameters,
     )
 

@@ -14,7 +14,7 @@ from simtoreal.statistics import Episode
 EPISODES, SUMMARY = "episodes.csv", "summary.json"
 COLUMNS = (
     "bundle", "suite", "condition", "case", "seed", "engine", "return", "success", "length", "falls", "violations",
-    "held_out", "severity", "faults",
+    "held_out", "severity", "faults", "action_rate",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *names])
         for r in rows:
-            numbers = (r.falls, r.violations, int(r.held_out), repr(r.severity), r.faults)
+            numbers = (r.falls, r.violations, int(r.held_out), repr(r.severity), r.faults, repr(r.action_rate))
             drawn = (repr(r.parameters[name]) if name in r.parameters else "" for name in names)
             key = (r.bundle, r.suite, r.condition, r.case, r.seed, r.engine)
             writer.writerow([*key, repr(r.return_), int(r.success), r.length, *numbers, *drawn])
@@ -70,6 +70,7 @@ def _episode(row: Mapping[str, str]) -> Episode:
         held_out=row["held_out"] == "1",
         severity=float(row["severity"]),
         faults=int(row["faults"]),
+        action_rate=float(row["action_rate"]),
         parameters={name: float(v) for name, v in row.items() if name not in COLUMNS and v not in ("", None)},
     )
 

@@ -46,7 +46,9 @@ class Episode:
     `case` names it within its suite ("payload/17") and is the same for every bundle. `return_` is undiscounted.
     `held_out` says that at least one parameter lay outside the bundle's training ranges; `severity` [range widths] how
     far outside the ranges the farthest one lay, 0 inside, inf where no width is defined. `falls`, `violations` and
-    physics `faults` are counts. Raises ValueError for numbers that no episode can have.
+    physics `faults` are counts. `action_rate` is the root mean square change of the action (in [-1, 1]) a control step
+    over the episode's second half: a policy that shakes has a large one. Raises ValueError for numbers that no episode
+    can have.
     """
 
     bundle: str
@@ -63,6 +65,7 @@ class Episode:
     held_out: bool = False
     severity: float = 0.0
     faults: int = 0
+    action_rate: float = 0.0
     parameters: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,6 +100,7 @@ class Figures:
     falls: int
     violations: int
     faults: int
+    action_rate: float
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict, JSON-able."""
@@ -250,6 +254,7 @@ def _figures(group: list[Episode], condition: str | None, held_out: bool, seed: 
         falls=sum(e.falls for e in counted),
         violations=sum(e.violations for e in counted),
         faults=sum(e.faults for e in counted),
+        action_rate=float(np.mean([e.action_rate for e in counted])),
     )
 
 

@@ -41,10 +41,12 @@ class CartPoleSwingUp(Task):
     Action (1): force = 10 N * a, a in [-1, 1]. Command: `force` [N].
 
     Reward per step: `energy` = 0.3 c exp(-(E - 1)^2), `balanced` = 0.7 c exp(-(angle / 0.4 rad)^2 - (velocity /
-    2 rad/s)^2) with c = (1 + exp(-x^2)) / 2, and `effort` = -0.01 a^2. E = cos angle + velocity^2 L / (3 g) is the
-    pole's energy over that of standing still upright: swing-up by energy control (Astrom and Furuta 2000).
+    2 rad/s)^2) with c = (1 + exp(-x^2)) / 2, `effort` = -0.01 a^2 and `smooth` = -0.05 (change of a)^2: without it,
+    policies that succeed hold the pole by chattering. E = cos angle + velocity^2 L / (3 g) is the pole's energy over
+    that of standing still upright: swing-up by energy control (Astrom and Furuta 2000).
     Terminates, as a failure, when the cart leaves the track (|x| > 2 m). Truncates after 500 steps.
-    Reward signals: cart_position [m], pole_angle [rad], pole_velocity [rad/s], as motion capture gives them.
+    Reward signals: cart_position [m], pole_angle [rad], pole_velocity [rad/s], as motion capture gives them, and
+    force_change [N], the command less the one before.
     """
 
     robot = catalog.cartpole()
@@ -68,6 +70,7 @@ class CartPoleSwingUp(Task):
         Field("cart_position", 1, "m", "track"),
         Field("pole_angle", 1, "rad", "track"),
         Field("pole_velocity", 1, "rad/s", "track"),
+        Field("force_change", 1, "N", "track", description="the command less the one before"),
     )
     sensors = (
         JointSensor("cart_position", "position", ("slider",), "m", 0.05, 0.1),
@@ -87,7 +90,13 @@ class CartPoleSwingUp(Task):
 
     def signals(self, state: JointState) -> dict[str, Sequence[float]]:
         (x, angle), (_, spin) = state
-        return {"cart_position": (x,), "pole_angle": (math.remainder(angle, 2 * math.pi),), "pole_velocity": (spin,)}
+        last_force = self._observation[self.observation_layout.slices["last_force"]]
+        return {
+            "cart_position": (x,),
+            "pole_angle": (math.remainder(angle, 2 * math.pi),),
+            "pole_velocity": (spin,),
+            "force_change": (self._command[0] - float(last_force[0]),),
+        }
 
     def observe(
         self, readings: Mapping[str, list[float]], command: Sequence[float]
@@ -130,6 +139,7 @@ class CartPoleSwingUp(Task):
             "energy": 0.3 * centred * math.exp(-((energy - 1.0) ** 2)),
             "balanced": 0.7 * centred * math.exp(-((angle / 0.4) ** 2) - (spin / 2.0) ** 2),
             "effort": -0.01 * min(a * a, 1.0),
+            "smooth": -0.05 * (signals["force_change"][0] / MAX_FORCE) ** 2,
         }
 
     @staticmethod
