@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import copysign
 from typing import Protocol
 
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.sensors import MAX_LATENCY
-from simtoreal.robots.world import JointState
+from simtoreal.robots.world import State
 
 STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered over torque asked for")
 LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a command to its effect")
@@ -25,7 +24,7 @@ class Drive(Protocol):
 
     def read_back(self) -> dict[str, float]: ...
 
-    def torque(self, state: JointState, command: Sequence[float], gravity: Sequence[float]) -> list[float]: ...
+    def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]: ...
 
 
 class ForceDrive:
@@ -45,7 +44,7 @@ class ForceDrive:
     def read_back(self) -> dict[str, float]:
         return dict(self._values)
 
-    def torque(self, state: JointState, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
+    def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
         strength = self._values["actuator.strength"]
         out = [0.0] * self._size
         for joint, wanted, limit in zip(self._actuated, command, self._effort, strict=True):
@@ -54,43 +53,61 @@ class ForceDrive:
 
 
 class PDDrive:
-    """Joint position targets: strength * clip(kp (target - q - bias) - kd qd + gravity compensation, +-effort).
+    """Joint position targets: strength * clip(kp (target - q - bias) - kd qd + gravity compensation, +-limit).
 
     Explicit PD on the joint's own encoder (whose constant bias it therefore shares), evaluated every physics step;
     the gravity term comes from the robot maker's nominal model. `actuator.kp` and `actuator.kd` multiply the
-    drive's gains. With `damping` c and inertia I at a joint, keep c dt / I < 1.
+    drive's gains, `actuator.torque_limit` its limits. With `damping` c and inertia I at a joint, keep c dt / I < 1.
     """
 
     parameters = (
         STRENGTH,
         Parameter("actuator.kp", "-", 1.0, 0.4, 1.6, "factor on every position gain"),
         Parameter("actuator.kd", "-", 1.0, 0.4, 1.6, "factor on every velocity gain"),
+        Parameter("actuator.torque_limit", "-", 1.0, 0.3, 1.0, "factor on every joint's torque limit"),
         LATENCY,
     )
 
     def __init__(self, kp: Sequence[float], kd: Sequence[float], effort: Sequence[float]) -> None:
         self._kp_nominal, self._kd_nominal, self._effort = list(kp), list(kd), list(effort)
-        self.encoder_bias: list[float] = [0.0] * len(self._kp_nominal)
+        self._bias: Sequence[float] = [0.0] * len(self._kp_nominal)
         self.apply({p.name: p.nominal for p in self.parameters})
 
     def apply(self, values: Mapping[str, float]) -> None:
         self._values = {p.name: values[p.name] for p in self.parameters}
-        self._kp = [values["actuator.kp"] * k for k in self._kp_nominal]
-        self._kd = [values["actuator.kd"] * k for k in self._kd_nominal]
+        self._strength = strength = values["actuator.strength"]
+        self._kp = [strength * values["actuator.kp"] * k for k in self._kp_nominal]
+        self._kd = [strength * values["actuator.kd"] * k for k in self._kd_nominal]
+        self._limit = [strength * values["actuator.torque_limit"] * effort for effort in self._effort]
+        self._least_limit = min(self._limit)
+        self._command: Sequence[float] | None = None
+
+    @property
+    def encoder_bias(self) -> Sequence[float]:
+        """Constant offset of each joint's encoder [rad]."""
+        return self._bias
+
+    @encoder_bias.setter
+    def encoder_bias(self, bias: Sequence[float]) -> None:
+        self._bias = bias
+        self._command = None
 
     def read_back(self) -> dict[str, float]:
         return dict(self._values)
 
-    def torque(self, state: JointState, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
-        strength = self._values["actuator.strength"]
-        q, qd = state
-        # seldom saturated, and comparing first costs half of min(max())
-        return [
-            strength * (t if -limit <= (t := kp * (target - (x + b)) - kd * v + g) <= limit else copysign(limit, t))
-            for kp, kd, target, x, b, v, g, limit in zip(
-                self._kp, self._kd, command, q, self.encoder_bias, qd, gravity, self._effort, strict=True
-            )
+    def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
+        if command is not self._command:  # a command lasts for many physics steps
+            self._command = command
+            self._feed = [p * (c - b) for p, c, b in zip(self._kp, command, self._bias, strict=True)]
+        out = [
+            f - p * x - d * v for f, p, x, d, v in zip(self._feed, self._kp, state[0], self._kd, state[1], strict=True)
         ]
+        if gravity:
+            strength = self._strength
+            out = [t + strength * g for t, g in zip(out, gravity, strict=True)]
+        if max(out) > self._least_limit or min(out) < -self._least_limit:
+            out = [min(max(t, -limit), limit) for t, limit in zip(out, self._limit, strict=True)]
+        return out
 
 
 class CommandDelay:

@@ -34,6 +34,9 @@ class Robot:
         inertials: replaces placeholders in the URDF.
         payload: link -> point [m, link frame] where it may carry a point mass, of at most `max_payload` [kg].
         table: mounted on a table whose top is z = 0.
+        floating: its base is free, on a plane at z = 0; otherwise the base is fixed to the world.
+        feet: links that it stands on; where given, only their friction is a parameter.
+        com_reach: link -> how far its centre of mass may be moved along x, y and z [m].
     """
 
     name: str
@@ -44,6 +47,9 @@ class Robot:
     payload: Mapping[str, Vector3] = field(default_factory=dict)
     max_payload: float = 0.0
     table: bool = False
+    floating: bool = False
+    feet: tuple[str, ...] = ()
+    com_reach: Mapping[str, Vector3] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> RobotModel:
@@ -136,4 +142,23 @@ def panda() -> Robot:
         payload={"panda_hand": (0.0, 0.0, 0.105)},
         max_payload=3.0,
         table=True,
+    )
+
+
+A1_LEGS = ("FR", "FL", "RR", "RL")
+A1_JOINTS = tuple(f"{leg}_{part}_joint" for leg in A1_LEGS for part in ("hip", "upper", "lower"))
+
+
+@lru_cache
+def a1() -> Robot:
+    """Unitree A1, 12 joints; links `trunk`, `FR_hip`, `FR_upper`, `FR_lower`, `FR_toe` and so on."""
+    return Robot(
+        name="a1",
+        urdf=pybullet_data() / "a1" / "a1.urdf",
+        drag={joint: Drag(0.0, 1.0, 0.0, 2.0) for joint in A1_JOINTS},
+        payload={"trunk": (0.0, 0.0, 0.1)},
+        max_payload=8.0,
+        floating=True,
+        feet=tuple(f"{leg}_toe" for leg in A1_LEGS),
+        com_reach={"trunk": (0.05, 0.02, 0.012)},
     )

@@ -44,6 +44,14 @@ class Layout:
             start += field.size
         self.size = start
 
+    def element_names(self) -> list[str]:
+        """`field.label` of each element, `field` where there are no labels."""
+        return [
+            name
+            for field in self.fields
+            for name in ([f"{field.name}.{label}" for label in field.labels] or [field.name] * field.size)
+        ]
+
     def space(self) -> Box:
         """The unbounded float32 box of this layout."""
         return Box(-np.inf, np.inf, (self.size,), np.float32)

@@ -132,6 +132,25 @@ class RobotModel:
             raise ModelError(f"{where}: mass {mass} kg is negative")
         return Link(name, mass, element.find("collision") is not None)
 
+    def inertial(self, link: str) -> Inertial:
+        """The inertial of a link as the file has it, in the link's axes.
+
+        Raises:
+            ModelError: the file gives none.
+        """
+        element = next(e for e in self._root.findall("link") if e.get("name") == link).find("inertial")
+        where = f"{self.path}: link {link}"
+        if element is None:
+            raise ModelError(f"{where}: no inertial")
+        place = _transform(element.find("origin"), where)
+        found = element.find("inertia")
+        xx, yy, zz, xy, xz, yz = (_numbers(found, k, "0", where)[0] for k in ("ixx", "iyy", "izz", "ixy", "ixz", "iyz"))
+        turn = place[:3, :3]
+        tensor = turn @ np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) @ turn.T
+        x, y, z = place[:3, 3].tolist()
+        moments = (tensor[0, 0], tensor[1, 1], tensor[2, 2], tensor[0, 1], tensor[0, 2], tensor[1, 2])
+        return Inertial(self.links[link].mass, (x, y, z), tuple(map(float, moments)))  # type: ignore[arg-type]
+
     def _joint(self, element: ET.Element) -> Joint:
         name = element.get("name", "")
         where = f"{self.path}: joint {name}"
@@ -171,7 +190,7 @@ class RobotModel:
         *,
         lock: Sequence[str] = (),
         inertials: Mapping[str, Inertial] | None = None,
-        ballast: Mapping[str, Vector3] | None = None,
+        ballast: Mapping[str, tuple[str, Vector3]] | None = None,
         visuals: bool = True,
     ) -> str:
         """The URDF text an engine loads.
@@ -179,8 +198,8 @@ class RobotModel:
         Args:
             lock: moving joints held fixed at zero.
             inertials: replaces a link's inertial, e.g. where the file's is a placeholder.
-            ballast: link -> point [m, link frame] that gets a massless child link `LINK_ballast`, so that a payload
-                can be set later on engines that cannot move a centre of mass.
+            ballast: name -> (link, point [m, link frame]): massless links fixed there, so that mass can be put there
+                later on engines that cannot move a centre of mass.
             visuals: False drops what only a camera sees.
         """
         root = ET.fromstring(ET.tostring(self._root))
@@ -209,12 +228,12 @@ class RobotModel:
             if not visuals:
                 for visual in link.findall("visual"):
                     link.remove(visual)
-        for name, point in (ballast or {}).items():
-            child = ET.SubElement(root, "link", name=f"{name}_ballast")
+        for name, (parent, point) in (ballast or {}).items():
+            child = ET.SubElement(root, "link", name=name)
             child.append(_inertial_element(Inertial(0.0, (0.0, 0.0, 0.0), (0.0,) * 6)))
-            joint = ET.SubElement(root, "joint", name=f"{name}_ballast_joint", type="fixed")
-            ET.SubElement(joint, "parent", link=name)
-            ET.SubElement(joint, "child", link=f"{name}_ballast")
+            joint = ET.SubElement(root, "joint", name=f"{name}_joint", type="fixed")
+            ET.SubElement(joint, "parent", link=parent)
+            ET.SubElement(joint, "child", link=name)
             ET.SubElement(joint, "origin", xyz=" ".join(map(repr, point)), rpy="0 0 0")
         return ET.tostring(root, encoding="unicode")
 

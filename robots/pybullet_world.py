@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,22 +10,28 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.quiet import quiet
-from simtoreal.robots.world import Camera, JointState, World
+from simtoreal.robots.world import Camera, FootState, State, World
 
 with quiet():
     import pybullet as bullet
 
 FIXED = bullet.JOINT_FIXED
-GROUND_FRICTION = 1.0  # Bullet multiplies the two surfaces' numbers: with 1 here, a link's number is the pair's
+GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
+TABLE_FRICTION = 1.0  # [-] with 1 here, a link's number is the pair's
+FOOT_FRICTION = 1.0  # [-]
+GRAVITY = 9.81  # [m/s^2]
+MAX_SLOPE = 0.35  # [rad]
 SOLVER_ITERATIONS = 50
+SAME = 1e-9  # relative: what the engine says it holds against what was written
 
 
 class PyBulletWorld(World):
-    """One robot, fixed to the world at its base, in a DIRECT client of its own.
+    """One robot, fixed to the world at its base or free on a plane, in a DIRECT client of its own.
 
     Args:
         robot: what to load.
@@ -32,9 +39,10 @@ class PyBulletWorld(World):
         rendering: load visuals too and allow `render`.
         gui: open a window instead (needs a display).
 
-    Two facts of PyBullet shape this class: `changeDynamics(mass=...)` swaps the URDF's inertia for the collision
-    shape's, so both are always written together; and some of its keys redirect the others to the base link, so one
-    key (or one documented pair) goes into a call.
+    Facts of PyBullet that shape this class: `changeDynamics(mass=...)` swaps the URDF's inertia for the collision
+    shape's, so both are always written together; some of its keys redirect the others to the base link, so one
+    key (or one documented pair) goes into a call; there is no setter for a centre of mass, so mass is moved between
+    ballast links; a base's pose is that of its inertial frame, which is not the link's.
     """
 
     def __init__(self, robot: Robot, physics_dt: float, *, rendering: bool = False, gui: bool = False) -> None:
@@ -43,6 +51,10 @@ class PyBulletWorld(World):
         self.physics_dt = physics_dt
         self._robot = robot
         self._rendering = rendering or gui
+        self._movable = {
+            link: MovableMass(robot.inertials.get(link) or robot.model.inertial(link), reach)
+            for link, reach in robot.com_reach.items()
+        }
         self._client = bullet.connect(bullet.GUI if gui else bullet.DIRECT)
         self._marker: int | None = None
         try:
@@ -63,24 +75,38 @@ class PyBulletWorld(World):
             physicsClientId=c,
         )
         bullet.setTimeStep(self.physics_dt, physicsClientId=c)
-        bullet.setGravity(0, 0, -9.81, physicsClientId=c)
+        bullet.setGravity(0, 0, -GRAVITY, physicsClientId=c)
+        ballast = {f"{link}_ballast": (link, point) for link, point in self._robot.payload.items()}
+        for link, movable in self._movable.items():
+            ballast |= {f"{link}_com_{mark}": (link, point) for mark, point in movable.points().items()}
         text = self._robot.model.resolved(
             lock=self._robot.locked,
-            inertials=self._robot.inertials,
-            ballast=self._robot.payload,
+            inertials=dict(self._robot.inertials) | {link: movable.core for link, movable in self._movable.items()},
+            ballast=ballast,
             visuals=self._rendering,
         )
         with tempfile.NamedTemporaryFile("w", suffix=".urdf") as file, quiet():
             file.write(text)
             file.flush()
-            flags = bullet.URDF_USE_INERTIA_FROM_FILE
-            self._body = bullet.loadURDF(file.name, useFixedBase=True, flags=flags, physicsClientId=c)
-        self._ground = self._table() if self._robot.table else None
+            self._body = bullet.loadURDF(
+                file.name,
+                useFixedBase=not self._robot.floating,
+                flags=bullet.URDF_USE_INERTIA_FROM_FILE,
+                physicsClientId=c,
+            )
+        self._ground = self._plane() if self._robot.floating else self._table() if self._robot.table else None
         for key in ("linearDamping", "angularDamping"):
             bullet.changeDynamics(self._body, -1, **{key: 0.0}, physicsClientId=c)
         self._index_links()
-        self._zero = [0.0] * len(self._joint_indices)
-        bullet.calculateInverseDynamics(self._body, self._zero, self._zero, self._zero, physicsClientId=c)
+        if self._robot.floating:
+            for link in self._link_index.values():
+                bullet.changeDynamics(self._body, link, lateralFriction=FOOT_FRICTION, physicsClientId=c)
+        else:
+            self._zero = [0.0] * len(self._joint_indices)
+            bullet.calculateInverseDynamics(self._body, self._zero, self._zero, self._zero, physicsClientId=c)
+        place, turn = bullet.getDynamicsInfo(self._body, -1, physicsClientId=c)[3:5]
+        self._base_place, self._base_turn = place, turn
+        self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
         self._marker = None
 
@@ -94,8 +120,25 @@ class PyBulletWorld(World):
                 bullet.GEOM_BOX, halfExtents=half, rgbaColor=[0.75, 0.72, 0.68, 1], physicsClientId=c
             )
         table: int = bullet.createMultiBody(0, shape, look, [0.3, 0.0, -0.05], physicsClientId=c)
-        bullet.changeDynamics(table, -1, lateralFriction=GROUND_FRICTION, physicsClientId=c)
+        bullet.changeDynamics(table, -1, lateralFriction=TABLE_FRICTION, physicsClientId=c)
         return table
+
+    def _plane(self) -> int:
+        c = self._client
+        shape = bullet.createCollisionShape(bullet.GEOM_PLANE, physicsClientId=c)
+        plane: int = bullet.createMultiBody(0, shape, -1, physicsClientId=c)
+        if self._rendering:
+            # a chequered floor, one metre a square: without it a film does not show how fast a robot walks
+            half = [0.5, 0.5, 0.005]
+            looks = [
+                bullet.createVisualShape(bullet.GEOM_BOX, halfExtents=half, rgbaColor=[g, g, g, 1], physicsClientId=c)
+                for g in (0.82, 0.62)
+            ]
+            for x in range(-8, 9):
+                for y in range(-8, 9):
+                    look = looks[(x + y) % 2]
+                    bullet.createMultiBody(0, -1, look, [x, y, -0.005], physicsClientId=c)
+        return plane
 
     def _index_links(self) -> None:
         c = self._client
@@ -112,6 +155,8 @@ class PyBulletWorld(World):
         for name, (mass, _, inertia) in self._nominal.items():
             if mass > 0.0 and min(inertia) <= 0.0:
                 raise ModelError(f"{self._robot.urdf}: link {name}: Bullet refused its inertia: not one of a real body")
+        self._feet = [self._link_index[name] for name in self._robot.feet]
+        self._link_name = {index: name for name, index in self._link_index.items()}
 
     def _dynamics(self, link: int) -> tuple[float, float, tuple[float, float, float]]:
         """Mass [kg], lateral friction [-], principal inertia [kg m^2], as the engine has them."""
@@ -119,94 +164,163 @@ class PyBulletWorld(World):
         return info[0], info[1], info[2]
 
     def _parameters(self) -> Iterator[Parameter]:
+        robot = self._robot
         for name, (mass, friction, _) in self._nominal.items():
-            if self._link_index[name] >= 0 and mass > 0.0:
-                yield Parameter(f"link.{name}.mass", "kg", mass, 0.3 * mass, 3.0 * mass, "inertia follows")
-                if self._robot.model.links[name].has_collision:
-                    what = "Coulomb friction against the table"
+            if (self._link_index[name] >= 0 or robot.floating) and mass > 0.0:
+                whole = self._movable[name].body.mass if name in self._movable else mass
+                yield Parameter(f"link.{name}.mass", "kg", whole, 0.3 * whole, 3.0 * whole, "inertia follows")
+                grips = name in robot.feet if robot.feet else robot.model.links[name].has_collision
+                if grips:
+                    what = "Coulomb friction; the ground's multiplies it" if robot.floating else "against the table"
                     yield Parameter(f"link.{name}.friction", "-", friction, 0.0, 2.0, what)
-        for link in self._robot.payload:
-            yield Parameter(f"link.{link}.payload", "kg", 0.0, 0.0, self._robot.max_payload, "point mass at the tool")
+        for link, movable in self._movable.items():
+            for axis, reach in zip(AXES, movable.reach, strict=True):
+                what = f"centre of mass moved along the link's {axis}"
+                yield Parameter(f"link.{link}.com.{axis}", "m", 0.0, -0.98 * reach, 0.98 * reach, what)
+        for link in robot.payload:
+            yield Parameter(f"link.{link}.payload", "kg", 0.0, 0.0, robot.max_payload, "a point mass it carries")
         for joint in self.joints:
-            drag = self._robot.drag[joint]
+            drag = robot.drag[joint]
             yield Parameter(f"joint.{joint}.damping", drag.damping_unit, drag.damping, 0.0, drag.max_damping, "viscous")
             yield Parameter(
                 f"joint.{joint}.friction", drag.friction_unit, drag.friction, 0.0, drag.max_friction, "Coulomb"
             )
+        if robot.floating:
+            yield Parameter(
+                "ground.friction", "-", GROUND_FRICTION, 0.05, 2.0, "Coulomb friction; a foot's multiplies it"
+            )
+            yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
+            yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
 
     def _fields(self, values: Mapping[str, float]) -> dict[tuple[str, int], tuple[float, ...]]:
         """Every engine field that follows from the complete vector: (what, link index) -> numbers."""
         fields: dict[tuple[str, int], tuple[float, ...]] = {}
+        index = self._link_index
         for name, (nominal_mass, _, inertia) in self._nominal.items():
             mass = values.get(f"link.{name}.mass")
             if mass is not None:
-                ratio = mass / nominal_mass
-                fields["mass", self._link_index[name]] = (mass, *(ratio * i for i in inertia))
+                movable = self._movable.get(name)
+                ratio = mass / (movable.body.mass if movable else nominal_mass)
+                own = ratio * nominal_mass if movable else mass
+                fields["mass", index[name]] = (own, *(ratio * i for i in inertia))
             friction = values.get(f"link.{name}.friction")
             if friction is not None:
-                fields["lateralFriction", self._link_index[name]] = (friction,)
+                fields["lateralFriction", index[name]] = (friction,)
+        for link, movable in self._movable.items():
+            shift = (values[f"link.{link}.com.x"], values[f"link.{link}.com.y"], values[f"link.{link}.com.z"])
+            for mark, mass in movable.masses(values[f"link.{link}.mass"], shift).items():
+                fields["mass", index[f"{link}_com_{mark}"]] = (mass, 0.0, 0.0, 0.0)
         for link in self._robot.payload:
-            fields["mass", self._link_index[f"{link}_ballast"]] = (values[f"link.{link}.payload"], 0.0, 0.0, 0.0)
-        for joint, index in zip(self.joints, self._joint_indices, strict=True):
-            fields["jointDamping", index] = (values[f"joint.{joint}.damping"],)
-            fields["jointFriction", index] = (values[f"joint.{joint}.friction"],)
+            fields["mass", index[f"{link}_ballast"]] = (values[f"link.{link}.payload"], 0.0, 0.0, 0.0)
+        for joint, i in zip(self.joints, self._joint_indices, strict=True):
+            fields["jointDamping", i] = (values[f"joint.{joint}.damping"],)
+            fields["jointFriction", i] = (values[f"joint.{joint}.friction"],)
+        if self._robot.floating:
+            fields["groundFriction", -1] = (values["ground.friction"],)
+            fields["gravity", -1] = gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
         return fields
 
     def apply(self, values: Mapping[str, float]) -> None:
+        c = self._client
         for (what, link), numbers in self._fields(values).items():
             if self._written.get((what, link)) == numbers:
                 continue
             if what == "mass":
                 bullet.changeDynamics(
-                    self._body,
-                    link,
-                    mass=numbers[0],
-                    localInertiaDiagonal=numbers[1:],
-                    physicsClientId=self._client,
+                    self._body, link, mass=numbers[0], localInertiaDiagonal=numbers[1:], physicsClientId=c
                 )
             elif what == "jointFriction":
                 # a velocity motor towards rest, limited to this effort, is Coulomb friction solved implicitly
                 bullet.setJointMotorControl2(
-                    self._body,
-                    link,
-                    bullet.VELOCITY_CONTROL,
-                    targetVelocity=0.0,
-                    force=numbers[0],
-                    physicsClientId=self._client,
+                    self._body, link, bullet.VELOCITY_CONTROL, targetVelocity=0.0, force=numbers[0], physicsClientId=c
                 )
+            elif what == "groundFriction":
+                bullet.changeDynamics(self._ground, -1, lateralFriction=numbers[0], physicsClientId=c)
+            elif what == "gravity":
+                bullet.setGravity(*numbers, physicsClientId=c)
             else:
-                bullet.changeDynamics(self._body, link, **{what: numbers[0]}, physicsClientId=self._client)
+                bullet.changeDynamics(self._body, link, **{what: numbers[0]}, physicsClientId=c)
             self._written[what, link] = numbers
+        self._values = {p.name: values[p.name] for p in self.parameters}
+        if self._robot.floating:
+            x, y, z = self._written["gravity", -1]
+            self.down = (x / GRAVITY, y / GRAVITY, z / GRAVITY)
 
     def read_back(self) -> dict[str, float]:
-        """Masses, payloads and frictions as `getDynamicsInfo` has them; PyBullet has no getter for joint damping and
-        motor force, so those are what was last written."""
-        joints = dict(zip(self._joint_names, self._joint_indices, strict=True))
+        """What was written, where the engine says that it holds it, else what the engine says. PyBullet has no getter
+        for joint damping and motor force."""
+        real = self._held()
+        return {
+            name: value if math.isclose(value, real.get(name, value), rel_tol=SAME, abs_tol=SAME) else real[name]
+            for name, value in self._values.items()
+        }
+
+    def _held(self) -> dict[str, float]:
+        """The values of those parameters that the engine can be asked for."""
+        held = {name: self._dynamics(index) for name, index in self._link_index.items()}
         out: dict[str, float] = {}
-        for parameter in self.parameters:
-            kind, name, what = parameter.name.split(".")
-            if kind == "joint":
-                field = "jointDamping" if what == "damping" else "jointFriction"
-                out[parameter.name] = self._written[field, joints[name]][0]
-            else:
-                link = self._link_index[f"{name}_ballast" if what == "payload" else name]
-                mass, friction, _ = self._dynamics(link)
-                out[parameter.name] = friction if what == "friction" else mass
+        for name, (mass, friction, _) in held.items():
+            out[f"link.{name}.mass"], out[f"link.{name}.friction"] = mass, friction
+        for name, movable in self._movable.items():
+            points = {mark: held[f"{name}_com_{mark}"][0] for mark in movable.points()}
+            out[f"link.{name}.mass"] += sum(points.values())
+            for axis, shift in zip(AXES, movable.shift(points), strict=True):
+                out[f"link.{name}.com.{axis}"] = shift
+        for link in self._robot.payload:
+            out[f"link.{link}.payload"] = held[f"{link}_ballast"][0]
+        if self._robot.floating:
+            c = self._client
+            out["ground.friction"] = bullet.getDynamicsInfo(self._ground, -1, physicsClientId=c)[1]
+            engine = bullet.getPhysicsEngineParameters(physicsClientId=c)
+            x, y, z = (engine[f"gravityAcceleration{axis}"] for axis in "XYZ")
+            out["ground.slope.pitch"], out["ground.slope.roll"] = math.atan2(-x, -z), math.asin(-y / GRAVITY)
         return out
 
     def inertia(self, link: str) -> tuple[float, float, float]:
-        """Principal inertia [kg m^2] of a link as the engine has it."""
+        """Principal inertia [kg m^2] of a link (of a movable one's core) as the engine has it."""
         return self._dynamics(self._link_index[link])[2]
 
-    def reset(self, position: Sequence[float], velocity: Sequence[float]) -> None:
+    def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
+        c = self._client
         # a step uses up whatever external force is still pending: it would leak through resetJointState
-        bullet.stepSimulation(physicsClientId=self._client)
+        bullet.stepSimulation(physicsClientId=c)
         for index, q, qd in zip(self._joint_indices, position, velocity, strict=True):
-            bullet.resetJointState(self._body, index, q, qd, physicsClientId=self._client)
+            bullet.resetJointState(self._body, index, q, qd, physicsClientId=c)
+        if base:
+            place, turn = bullet.multiplyTransforms(base[:3], base[3:7], self._base_place, self._base_turn)
+            bullet.resetBasePositionAndOrientation(self._body, place, turn, physicsClientId=c)
+            bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)
+            bullet.performCollisionDetection(physicsClientId=c)  # else the feet report the contacts of the past
 
-    def joint_state(self) -> JointState:
-        states = bullet.getJointStates(self._body, self._joint_indices, physicsClientId=self._client)
-        return [s[0] for s in states], [s[1] for s in states]
+    def state(self) -> State:
+        c, body = self._client, self._body
+        states = bullet.getJointStates(body, self._joint_indices, physicsClientId=c)
+        q, qd = [s[0] for s in states], [s[1] for s in states]
+        if not self._robot.floating:
+            return q, qd
+        place, turn = bullet.getBasePositionAndOrientation(body, physicsClientId=c)
+        linear, angular = bullet.getBaseVelocity(body, physicsClientId=c)
+        return q, qd, [*place, *turn, *linear, *angular]
+
+    def push(self, velocity: Sequence[float]) -> None:
+        c = self._client
+        linear, angular = bullet.getBaseVelocity(self._body, physicsClientId=c)
+        pushed = [now + more for now, more in zip(linear, velocity, strict=True)]
+        bullet.resetBaseVelocity(self._body, pushed, angular, physicsClientId=c)
+
+    def feet(self) -> FootState:
+        c = self._client
+        points = bullet.getContactPoints(self._body, self._ground, physicsClientId=c)
+        touching = {point[3] for point in points if point[8] <= 0.0}
+        links = bullet.getLinkStates(
+            self._body, self._feet, computeLinkVelocity=1, computeForwardKinematics=1, physicsClientId=c
+        )
+        return FootState(
+            [foot in touching for foot in self._feet],
+            [link[0] for link in links],
+            [link[6] for link in links],
+            len(touching.difference(self._feet)) > 0,
+        )
 
     def step(self, torque: Sequence[float]) -> None:
         bullet.setJointMotorControlArray(
@@ -225,9 +339,12 @@ class PyBulletWorld(World):
     def in_contact(self) -> bool:
         if self._ground is None:
             return False
-        # the base link rests on the table for ever, so only moving links count
+        # a fixed base link rests on the table for ever, so only moving links count; a floating robot stands on feet
         points = bullet.getContactPoints(self._body, self._ground, physicsClientId=self._client)
-        return any(point[3] >= 0 and point[8] <= 0.0 for point in points)
+        return any(
+            (point[3] >= 0 or self._robot.floating) and point[3] not in self._feet and point[8] <= 0.0
+            for point in points
+        )
 
     def reload(self) -> None:
         self._load()
@@ -244,8 +361,12 @@ class PyBulletWorld(World):
     def render(self, camera: Camera) -> NDArray[np.uint8]:
         if not self._rendering:
             raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
+        target: Sequence[float] = camera.target
+        if self._robot.floating:
+            x, y, _ = bullet.getBasePositionAndOrientation(self._body, physicsClientId=self._client)[0]
+            target = (target[0] + x, target[1] + y, target[2])
         view = bullet.computeViewMatrixFromYawPitchRoll(
-            camera.target, camera.distance, camera.yaw, camera.pitch, 0, 2, physicsClientId=self._client
+            target, camera.distance, camera.yaw, camera.pitch, 0, 2, physicsClientId=self._client
         )
         lens = bullet.computeProjectionMatrixFOV(50, camera.width / camera.height, 0.05, 10, self._client)
         image = bullet.getCameraImage(
@@ -263,3 +384,12 @@ class PyBulletWorld(World):
         if self._client >= 0:
             bullet.disconnect(physicsClientId=self._client)
             self._client = -1
+
+
+def gravity_on_slope(pitch: float, roll: float) -> tuple[float, float, float]:
+    """Gravity [m/s^2] in the axes of ground that rises by `pitch` [rad] along its x and by `roll` along its y."""
+    return (
+        -GRAVITY * math.sin(pitch) * math.cos(roll),
+        -GRAVITY * math.sin(roll),
+        -GRAVITY * math.cos(pitch) * math.cos(roll),
+    )

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from simtoreal.robots import rotation
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.streams import NormalStream
-from simtoreal.robots.world import JointState
+from simtoreal.robots.world import State, World
 
 MAX_LATENCY = 0.1  # [s] of any sensor or actuator
+BASE = 2  # of a State
+ATTITUDE = (3, 4, 5, 6, 10, 11, 12)  # of a base: its quaternion and its angular velocity
+
+
+class Sensor(ABC):
+    """A part that measures; `name` is its reading's."""
+
+    name: str
+
+    @abstractmethod
+    def parameters(self) -> list[Parameter]: ...
+
+    @abstractmethod
+    def reader(self, world: World) -> SensorReader:
+        """What reads it in `world`."""
 
 
 @dataclass(frozen=True)
-class JointSensor:
+class JointSensor(Sensor):
     """An encoder (position) or tachometer (velocity) on some joints.
 
     Parameters it adds: `sensor.NAME.noise` (standard deviation of white noise a control step), `sensor.NAME.latency`,
-    and a constant bias for each joint: `sensor.NAME.bias` if it has one joint, else `sensor.NAME.bias.JOINT`.
+    and, if `max_bias` > 0, a constant bias for each joint: `sensor.NAME.bias` if it has one joint, else
+    `sensor.NAME.bias.JOINT`.
     """
 
     name: str
@@ -28,8 +46,12 @@ class JointSensor:
     max_noise: float
     max_bias: float
 
-    def bias_name(self, joint: str) -> str:
-        return f"sensor.{self.name}.bias" + (f".{joint}" if len(self.joints) > 1 else "")
+    def bias_names(self) -> list[str]:
+        """One for each joint; none if it has no bias."""
+        if self.max_bias == 0.0:
+            return []
+        several = len(self.joints) > 1
+        return [f"sensor.{self.name}.bias" + (f".{joint}" if several else "") for joint in self.joints]
 
     def parameters(self) -> list[Parameter]:
         what = f"sensor.{self.name}"
@@ -37,14 +59,47 @@ class JointSensor:
             Parameter(f"{what}.noise", self.unit, 0.0, 0.0, self.max_noise, "standard deviation of white noise"),
             Parameter(f"{what}.latency", "s", 0.0, 0.0, MAX_LATENCY, "age of a reading"),
             *(
-                Parameter(self.bias_name(joint), self.unit, 0.0, -self.max_bias, self.max_bias, "constant offset")
-                for joint in self.joints
+                Parameter(name, self.unit, 0.0, -self.max_bias, self.max_bias, "constant offset")
+                for name in self.bias_names()
             ),
         ]
 
+    def reader(self, world: World) -> SensorReader:
+        return JointReader(self, world.joints)
+
+
+@dataclass(frozen=True)
+class Imu(Sensor):
+    """An inertial unit in a floating base: the direction of gravity [3, -], then the angular velocity [3, rad/s], both
+    in the axes it is mounted in.
+
+    Parameters it adds: `sensor.gravity.noise`, `sensor.gyro.noise`, `sensor.gyro.bias.x` (y, z), `sensor.imu.latency`,
+    and its mounting error `sensor.imu.tilt.roll` and `.pitch`, which turns both readings.
+    """
+
+    name: str = "imu"
+    max_gravity_noise: float = 0.2
+    max_gyro_noise: float = 1.0  # [rad/s]
+    max_gyro_bias: float = 0.3  # [rad/s]
+    max_tilt: float = 0.15  # [rad]
+
+    def parameters(self) -> list[Parameter]:
+        bias, tilt = self.max_gyro_bias, self.max_tilt
+        what = "standard deviation of white noise"
+        return [
+            Parameter("sensor.gravity.noise", "-", 0.0, 0.0, self.max_gravity_noise, what),
+            Parameter("sensor.gyro.noise", "rad/s", 0.0, 0.0, self.max_gyro_noise, what),
+            *(Parameter(f"sensor.gyro.bias.{x}", "rad/s", 0.0, -bias, bias, "constant offset") for x in "xyz"),
+            Parameter("sensor.imu.latency", "s", 0.0, 0.0, MAX_LATENCY, "age of a reading"),
+            *(Parameter(f"sensor.imu.tilt.{x}", "rad", 0.0, -tilt, tilt, "mounting error") for x in ("roll", "pitch")),
+        ]
+
+    def reader(self, world: World) -> SensorReader:
+        return ImuReader(world)
+
 
 class StateRing:
-    """The joint states after each of the last physics substeps (Tan et al. 2018, arXiv 1804.10332).
+    """The states after each of the last physics substeps (Tan et al. 2018, arXiv 1804.10332).
 
     A reading of age `latency` is one linear interpolation between two substeps.
     """
@@ -52,45 +107,49 @@ class StateRing:
     def __init__(self, physics_dt: float) -> None:
         self._dt = physics_dt
         self._size = int(MAX_LATENCY / physics_dt) + 3
-        self._states: list[JointState] = []
+        self._states: list[State] = []
         self._head = 0
 
-    def fill(self, state: JointState) -> None:
+    def fill(self, state: State) -> None:
         """As if the robot had rested in `state` for ever."""
         self._states = [state] * self._size
         self._head = 0
 
-    def push(self, state: JointState) -> None:
+    def push(self, state: State) -> None:
         self._head = (self._head + 1) % self._size
         self._states[self._head] = state
 
-    def read(self, which: int, joints: Sequence[int], latency: float) -> list[float]:
-        """Positions (`which` 0) or velocities (1) of `joints`, `latency` [s] ago."""
+    def read(self, which: int, elements: Sequence[int], latency: float) -> list[float]:
+        """`elements` of part `which` of the state (0 positions, 1 velocities, 2 base), `latency` [s] ago."""
         if latency == 0.0:
             now = self._states[self._head][which]
-            return [now[j] for j in joints]
+            return [now[j] for j in elements]
         back = latency / self._dt
         whole = int(back)
         part = back - whole
         newer = self._states[self._head - whole][which]
         older = self._states[self._head - whole - 1][which]
-        return [newer[j] + part * (older[j] - newer[j]) for j in joints]
+        return [newer[j] + part * (older[j] - newer[j]) for j in elements]
 
 
-class SensorReader:
-    """Reads one sensor under the current parameter values."""
+class SensorReader(ABC):
+    """Reads one sensor under the current parameter values.
 
-    def __init__(self, sensor: JointSensor, joints: Sequence[str]) -> None:
-        self._sensor = sensor
-        self._which = 0 if sensor.quantity == "position" else 1
-        self._joints = [list(joints).index(joint) for joint in sensor.joints]
-        self._noise_name = f"sensor.{sensor.name}.noise"
-        self._latency_name = f"sensor.{sensor.name}.latency"
-        self._bias_names = [sensor.bias_name(joint) for joint in sensor.joints]
+    Attributes:
+        bias: constant offset of each element.
+    """
+
+    def __init__(self, name: str, size: int, latency: str, noise: Sequence[str], bias: Sequence[str | None]) -> None:
+        """`noise` and `bias` name each element's parameter."""
+        self._size = size
+        self._latency_name, self._noise_names, self._bias_names = latency, list(noise), list(bias)
+        self._stream_name = f"sensor.{name}.noise"
         self._stream: NormalStream | None = None
         self._seed = 0
-        self._noise = self._latency = 0.0
-        self.bias: list[float] = [0.0] * len(self._joints)
+        self._latency = 0.0
+        self._noise = [0.0] * size
+        self._noisy = False
+        self.bias: list[float] = [0.0] * size
 
     def start(self, seed: int) -> None:
         """Begin an episode; its noise follows from `seed`."""
@@ -98,31 +157,87 @@ class SensorReader:
         self._stream = None
 
     def apply(self, values: Mapping[str, float]) -> None:
-        self._noise = values[self._noise_name]
         self._latency = values[self._latency_name]
-        self.bias = [values[name] for name in self._bias_names]
+        self._noise = [values[name] for name in self._noise_names]
+        self._noisy = any(self._noise)
+        self.bias = [0.0 if name is None else values[name] for name in self._bias_names]
 
     def read_back(self) -> dict[str, float]:
-        return {self._noise_name: self._noise, self._latency_name: self._latency} | dict(
-            zip(self._bias_names, self.bias, strict=True)
-        )
+        biases = {name: b for name, b in zip(self._bias_names, self.bias, strict=True) if name is not None}
+        return {self._latency_name: self._latency} | dict(zip(self._noise_names, self._noise, strict=True)) | biases
 
-    def ideal(self, state: JointState) -> list[float]:
+    @abstractmethod
+    def ideal(self, state: State) -> list[float]:
         """What a perfect sensor would read in `state`."""
-        now = state[self._which]
-        return [now[joint] for joint in self._joints]
+
+    @abstractmethod
+    def _true(self, ring: StateRing) -> list[float]:
+        """The reading, late and misaligned, without noise and bias."""
 
     def read(self, ring: StateRing, control_step: int) -> list[float]:
         """One reading, at control step `control_step` of the episode (the noise row follows it)."""
-        values = ring.read(self._which, self._joints, self._latency)
-        values = [v + b for v, b in zip(values, self.bias, strict=True)]
-        if self._noise > 0.0:
+        values = [v + b for v, b in zip(self._true(ring), self.bias, strict=True)]
+        if self._noisy:
             if self._stream is None:
-                self._stream = NormalStream(self._noise_name, len(values), self._seed)
+                self._stream = NormalStream(self._stream_name, self._size, self._seed)
                 for _ in range(control_step):
                     self._stream.row()
-            sigma = self._noise
-            values = [v + sigma * z for v, z in zip(values, self._stream.row(), strict=True)]
+            values = [v + s * z for v, s, z in zip(values, self._noise, self._stream.row(), strict=True)]
         elif self._stream is not None:
             self._stream.row()
         return values
+
+
+class JointReader(SensorReader):
+    """Reads a JointSensor."""
+
+    def __init__(self, sensor: JointSensor, joints: Sequence[str]) -> None:
+        size, what = len(sensor.joints), f"sensor.{sensor.name}"
+        super().__init__(
+            sensor.name, size, f"{what}.latency", [f"{what}.noise"] * size, sensor.bias_names() or [None] * size
+        )
+        self._which = 0 if sensor.quantity == "position" else 1
+        self._joints = [list(joints).index(joint) for joint in sensor.joints]
+
+    def ideal(self, state: State) -> list[float]:
+        now = state[self._which]
+        return [now[joint] for joint in self._joints]
+
+    def _true(self, ring: StateRing) -> list[float]:
+        return ring.read(self._which, self._joints, self._latency)
+
+
+class ImuReader(SensorReader):
+    """Reads an Imu."""
+
+    def __init__(self, world: World) -> None:
+        noise = ["sensor.gravity.noise"] * 3 + ["sensor.gyro.noise"] * 3
+        bias = [None] * 3 + [f"sensor.gyro.bias.{axis}" for axis in "xyz"]
+        super().__init__("imu", 6, "sensor.imu.latency", noise, bias)
+        self._world = world
+        self._tilt = (0.0, 0.0)
+        self._mounting: rotation.Matrix = world.base_axes
+
+    def apply(self, values: Mapping[str, float]) -> None:
+        super().apply(values)
+        self._tilt = (values["sensor.imu.tilt.roll"], values["sensor.imu.tilt.pitch"])
+        # a sensor turned by T reads T^-1 of what the link's axes would show
+        a, b, c, d, e, f, g, h, i = rotation.roll_pitch(*self._tilt)
+        self._mounting = rotation.product((a, d, g, b, e, h, c, f, i), self._world.base_axes)
+
+    def read_back(self) -> dict[str, float]:
+        return super().read_back() | dict(
+            zip(("sensor.imu.tilt.roll", "sensor.imu.tilt.pitch"), self._tilt, strict=True)
+        )
+
+    def _turned(self, attitude: Sequence[float], mounting: rotation.Matrix) -> list[float]:
+        body = rotation.from_quaternion(attitude[:4])
+        gravity = rotation.apply(mounting, rotation.apply_inverse(body, self._world.down))
+        return [*gravity, *rotation.apply(mounting, rotation.apply_inverse(body, attitude[4:]))]
+
+    def ideal(self, state: State) -> list[float]:
+        base = state[BASE]
+        return self._turned([base[i] for i in ATTITUDE], self._world.base_axes)
+
+    def _true(self, ring: StateRing) -> list[float]:
+        return self._turned(ring.read(BASE, ATTITUDE, self._latency), self._mounting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -14,11 +14,25 @@ from numpy.typing import NDArray
 
 from simtoreal.robots.actuators import CommandDelay, Drive
 from simtoreal.robots.catalog import Robot
+from simtoreal.robots.disturbances import Pushes
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.pybullet_world import PyBulletWorld
-from simtoreal.robots.sensors import JointSensor, SensorReader, StateRing
-from simtoreal.robots.world import Camera, JointState, PhysicsFault, World, check_state
+from simtoreal.robots.scoring import HoldScorer, Scorer
+from simtoreal.robots.sensors import Sensor, StateRing
+from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an episode begins: joint positions and velocities, the command that was in force until now, and the base [13]
+    of a floating robot (position, xyzw, velocities)."""
+
+    position: Sequence[float]
+    velocity: Sequence[float]
+    command: Sequence[float]
+    base: Sequence[float] = ()
+
 
 Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
 Values = Mapping[str, float]
@@ -39,7 +53,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
 
     Args:
         privileged: observations become {"policy": [n], "privileged": [p]}; privileged holds the observation of ideal
-            sensors and every parameter, scaled by its bounds, for critics and teachers. Only "policy" is ever exported.
+            sensors, the task's `privileged_signals` and every parameter, scaled by its bounds, for critics and
+            teachers. Only "policy" is ever exported.
         render_mode: None, "rgb_array" or "human".
     """
 
@@ -55,7 +70,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     observation_layout: Layout
     command_layout: CommandLayout
     reward_layout: Layout
-    sensors: tuple[JointSensor, ...]
+    privileged_signals: tuple[str, ...] = ()  # reward signals that critics may see too
+    sensors: tuple[Sensor, ...]
     commanded_joints: tuple[str, ...]
     gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
     compensates_gravity: bool = False
@@ -70,17 +86,19 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self.render_mode = render_mode
         self.metadata = self.metadata | {"render_fps": round(1.0 / self.control_dt)}
         self._substeps = round(steps)
-        self._hold_steps = round(self.success_hold / self.control_dt)
         self.world: World = PyBulletWorld(
             self.robot, self.physics_dt, rendering=render_mode is not None, gui=render_mode == "human"
         )
         self.drive = self.make_drive()
-        self._readers = {sensor.name: SensorReader(sensor, self.world.joints) for sensor in self.sensors}
+        self._readers = {sensor.name: sensor.reader(self.world) for sensor in self.sensors}
+        self._pushes = Pushes(self.control_dt) if self.robot.floating else None
+        self._scorer = self.scorer()
         self.parameters = ParameterTable(
             [
                 *self.world.parameters,
                 *self.drive.parameters,
                 *(parameter for sensor in self.sensors for parameter in sensor.parameters()),
+                *(self._pushes.parameters if self._pushes else ()),
             ]
         )
         self._scales = {p.name: (p.nominal, (p.high - p.low) or 1.0) for p in self.parameters.values()}
@@ -103,12 +121,12 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         """The robot's drive; called once."""
 
     @abstractmethod
-    def start(self, rng: np.random.Generator) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
-        """Begin an episode: joint positions, joint velocities and the command that was in force until now."""
+    def start(self, rng: np.random.Generator) -> Start:
+        """Begin an episode."""
 
     @abstractmethod
-    def signals(self, state: JointState) -> dict[str, Sequence[float]]:
-        """The reward signals, what a lab could measure, by field of `reward_layout`."""
+    def signals(self, state: State) -> dict[str, Sequence[float]]:
+        """The reward signals, what a lab could measure, by field of `reward_layout`; called once a control step."""
 
     @abstractmethod
     def observe(
@@ -126,6 +144,11 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def succeeds(signals: Mapping[str, Sequence[float]]) -> bool:
         """Is the goal met at this instant?"""
 
+    @classmethod
+    def scorer(cls) -> Scorer:
+        """What decides whether an episode is a success."""
+        return HoldScorer(cls.succeeds, round(cls.success_hold / cls.control_dt))
+
     @staticmethod
     def fails(signals: Mapping[str, Sequence[float]]) -> bool:
         """Does the episode end here, as a failure?"""
@@ -134,6 +157,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def _privileged_layout(self) -> Layout:
         return Layout(
             *(replace(field, name=f"true_{field.name}") for field in self.observation_layout.fields),
+            *(field for field in self.reward_layout.fields if field.name in self.privileged_signals),
             Field(
                 "parameters", len(self.parameters), "-", "", tuple(self.parameters), "(value - nominal) / (high - low)"
             ),
@@ -144,6 +168,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self.drive.apply(values)
         for reader in self._readers.values():
             reader.apply(values)
+        if self._pushes:
+            self._pushes.apply(values)
         self._values = values
         self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
         self.apply_bias()
@@ -176,7 +202,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         real = self.world.read_back() | self.drive.read_back()
         for reader in self._readers.values():
             real |= reader.read_back()
-        return real
+        return real | (self._pushes.read_back() if self._pushes else {})
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -192,7 +218,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         if given:
             raise ValueError(f"no reset option {', '.join(map(repr, given))}; options: 'parameters'")
         try:
-            check_state(self.world.joint_state(), self.velocity_bound)
+            check_state(self.world.state(), self.velocity_bound)
         except PhysicsFault:
             self._broken = True
         if self._broken:
@@ -202,14 +228,19 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         noise_seed = int(self.np_random.integers(2**63))
         for reader in self._readers.values():
             reader.start(noise_seed)
-        position, velocity, command = self.start(self.np_random)
-        self.world.reset(position, velocity)
-        self._state = self.world.joint_state()
-        self._ring.fill(self._state)
-        self._delay.fill(command)
-        self._command = [float(c) for c in command]
+        if self._pushes:
+            self._pushes.start(noise_seed)
         self._step_count = 0
-        self._held = 0
+        self._scorer.start()
+        self._given_action: list[float] = [0.0] * self.command_layout.size
+        self._torque: list[float] = [0.0] * len(self.world.joints)
+        start = self.start(self.np_random)
+        self.world.reset(start.position, start.velocity, start.base)
+        self._state = self.world.state()
+        self._ring.fill(self._state)
+        self._delay.fill(start.command)
+        self._command = [float(c) for c in start.command]
+        self._signals = self.signals(self._state) if self._privileged and self.privileged_signals else {}
         self._observation = self._make_observation()
         return self._as_space(), {"parameters": self.read_parameters()}
 
@@ -228,7 +259,11 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
                 "reward_signals": self.signals(self._state),
             }
             return self._as_space(), self.failure_reward, True, False, info
+        self._given_action = action.tolist()
         self._command = self.command_layout.command(action, self._observation, self.observation_layout).tolist()
+        if self._pushes and (blow := self._pushes.due(self._step_count - 1)):
+            self.world.push(blow)
+            self._state = self.world.state()
         try:
             self._simulate(self._command)
         except PhysicsFault:
@@ -241,17 +276,17 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
                 "reward_signals": self.signals(self._state),
             }
             return self._as_space(), 0.0, False, True, info
-        signals = self.signals(self._state)
-        terms = self.reward_terms(signals, action.tolist())
+        signals = self._signals = self.signals(self._state)
+        terms = self.reward_terms(signals, self._given_action)
         terminated = self.fails(signals)
         if terminated:
             terms["failure"] = self.failure_reward
-        self._held = self._held + 1 if self.succeeds(signals) else 0
+        success = self._scorer.see(signals) and not terminated
         self._observation = self._make_observation()
         if self.render_mode == "human":
             self.show()
         info = {
-            "is_success": self._held >= self._hold_steps and not terminated,
+            "is_success": success,
             "violation": self.violates(),
             "reward_terms": terms,
             "reward_signals": signals,
@@ -261,14 +296,18 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def _simulate(self, command: list[float]) -> None:
         world, drive, ring = self.world, self.drive, self._ring
         state = self._state
-        needs_gravity = self.compensates_gravity
+        needs_gravity, bound = self.compensates_gravity, self.velocity_bound
         gravity: Sequence[float] = ()
         for target in self._delay.schedule(command, self._values["actuator.latency"]):
             if needs_gravity:
                 gravity = world.gravity_torque(state[0])
-            world.step(drive.torque(state, target, gravity))
-            state = world.joint_state()
+            torque = drive.torque(state, target, gravity)
+            world.step(torque)
+            state = world.state()
+            if max(state[1]) > bound or min(state[1]) < -bound:
+                break  # a drive can damp in one control step what no robot can do
             ring.push(state)
+        self._torque = torque
         check_state(state, self.velocity_bound)
         self._state = state
 
@@ -286,7 +325,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             return policy
         readings = {name: reader.ideal(self._state) for name, reader in self._readers.items()}
         true = self.observation_layout.pack(self.observe(readings, self._command))
-        return {"policy": policy, "privileged": np.concatenate([true, np.array(self._scaled, np.float32)])}
+        seen = [number for name in self.privileged_signals for number in self._signals[name]]
+        return {"policy": policy, "privileged": np.concatenate([true, np.array([*seen, *self._scaled], np.float32)])}
 
     def show(self) -> None:
         """Put markers where a viewer should look; called before a frame is taken."""

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from simtoreal.robots.parameters import Parameter
 
-JointState = tuple[list[float], list[float]]
-"""Positions and velocities of a world's joints, in the order of `World.joints` [rad or m, rad/s or m/s]."""
+State = tuple[list[float], ...]
+"""Positions and velocities of a world's joints, in the order of `World.joints` [rad or m, rad/s or m/s]; of a floating
+robot also its base [13]: position [m], orientation (xyzw), linear [m/s] and angular velocity [rad/s], all of its
+inertial frame, in the ground's axes."""
 
 
 class PhysicsFault(RuntimeError):
@@ -25,8 +27,19 @@ class PhysicsFault(RuntimeError):
 
 
 @dataclass(frozen=True)
+class FootState:
+    """Each foot now: does it touch the ground, where it is [m] and how fast [m/s], in the ground's axes; and whether
+    any other part of the robot touches the ground."""
+
+    contact: list[bool]
+    position: list[Sequence[float]]
+    velocity: list[Sequence[float]]
+    other_contact: bool
+
+
+@dataclass(frozen=True)
 class Camera:
-    """A fixed camera, placed around a target point as PyBullet's and MuJoCo's free cameras are."""
+    """A camera, placed around a target point as PyBullet's and MuJoCo's free cameras are; follows a floating base."""
 
     target: tuple[float, float, float]
     distance: float  # [m]
@@ -43,11 +56,16 @@ class World(ABC):
         joints: the moving joints, in the order of every joint vector.
         parameters: what this engine can set on this robot; what it cannot is absent.
         physics_dt: [s].
+        base_axes: of a floating robot: rotation [9, row by row] that takes its base's inertial frame, which `state`
+            speaks of, to the axes of the root link.
+        down: of a floating robot: the direction of gravity in the ground's axes.
     """
 
     joints: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     physics_dt: float
+    base_axes: tuple[float, ...]
+    down: tuple[float, float, float] = (0.0, 0.0, -1.0)
 
     @abstractmethod
     def apply(self, values: Mapping[str, float]) -> None:
@@ -58,12 +76,15 @@ class World(ABC):
         """The values that really apply, asked from the engine wherever it can answer."""
 
     @abstractmethod
-    def reset(self, position: Sequence[float], velocity: Sequence[float]) -> None:
-        """Put the joints there; no force, motor command or contact of the past survives."""
+    def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
+        """Put the joints there, and a floating robot's root link at `base` [13: position, xyzw, velocities].
+
+        No force, motor command or contact of the past survives.
+        """
 
     @abstractmethod
-    def joint_state(self) -> JointState:
-        """Positions and velocities of the joints now."""
+    def state(self) -> State:
+        """Where the robot is and how it moves now."""
 
     @abstractmethod
     def step(self, torque: Sequence[float]) -> None:
@@ -75,7 +96,15 @@ class World(ABC):
 
     @abstractmethod
     def in_contact(self) -> bool:
-        """Does the robot touch anything but itself?"""
+        """Does the robot touch anything but itself, other than with its feet?"""
+
+    def push(self, velocity: Sequence[float]) -> None:
+        """Change a floating base's linear velocity at once by `velocity` [3] m/s."""
+        raise ValueError("a robot with a fixed base cannot be pushed")
+
+    def feet(self) -> FootState:
+        """The feet, in the order of the robot's description."""
+        raise ValueError("this robot has no feet")
 
     @abstractmethod
     def reload(self) -> None:
@@ -94,9 +123,13 @@ class World(ABC):
         """Release the engine; a second call does nothing."""
 
 
-def check_state(state: JointState, velocity_bound: float) -> None:
-    """Raise PhysicsFault unless every number is finite and every |velocity| <= `velocity_bound`."""
-    position, velocity = state
+def check_state(state: State, velocity_bound: float) -> None:
+    """Raise PhysicsFault unless every number is finite and every joint's |velocity| <= `velocity_bound`."""
+    position, velocity, *base = state
     fastest = max(map(abs, velocity))
-    if not math.isfinite(sum(position)) or not fastest <= velocity_bound or not math.isfinite(sum(velocity)):
+    if (
+        not math.isfinite(sum(position))
+        or not fastest <= velocity_bound
+        or not math.isfinite(sum(velocity) + sum(map(sum, base)))
+    ):
         raise PhysicsFault(f"joint speed {fastest:g} against a bound of {velocity_bound:g}, positions {position}")

@@ -26,6 +26,7 @@ if not (Path(__file__).parent / "robots").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
 
 for _id, _entry in {
+    "A1Walk": "simtoreal.robots.tasks.walk:A1Walk",
     "CartPoleSwingUp": "simtoreal.robots.tasks.cartpole:CartPoleSwingUp",
     "PandaReach": "simtoreal.robots.tasks.reach:PandaReach",
 }.items():

@@ -88,7 +88,7 @@ def bench_step(rounds: int) -> list[Row]:
 
         def bare(world: Any = world, task: Any = task, n: int = substeps, zero: list[float] = zero) -> None:
             for _ in range(n):
-                q, _ = world.joint_state()
+                q, _ = world.state()
                 world.step(world.gravity_torque(q) if task.compensates_gravity else zero)
 
         mine, theirs, ratio = _interleaved(ours, bare, repeat=200, rounds=rounds)

@@ -13,8 +13,8 @@ from simtoreal.robots import catalog
 from simtoreal.robots.actuators import Drive, ForceDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.sensors import JointSensor
-from simtoreal.robots.task import Task
-from simtoreal.robots.world import Camera, JointState
+from simtoreal.robots.task import Start, Task
+from simtoreal.robots.world import Camera, State
 
 MAX_FORCE = 10.0  # [N]
 TRACK = 2.0  # [m] each way
@@ -84,11 +84,11 @@ class CartPoleSwingUp(Task):
     def make_drive(self) -> Drive:
         return ForceDrive(self.world.joints, ("slider",), (MAX_FORCE,))
 
-    def start(self, rng: np.random.Generator) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
+    def start(self, rng: np.random.Generator) -> Start:
         x, lean = rng.uniform([-0.1, -0.05], [0.1, 0.05]).tolist()
-        return (x, math.pi + lean), (0.0, 0.0), (0.0,)
+        return Start((x, math.pi + lean), (0.0, 0.0), (0.0,))
 
-    def signals(self, state: JointState) -> dict[str, Sequence[float]]:
+    def signals(self, state: State) -> dict[str, Sequence[float]]:
         (x, angle), (_, spin) = state
         last_force = self._observation[self.observation_layout.slices["last_force"]]
         return {

@@ -13,8 +13,8 @@ from simtoreal.robots import catalog
 from simtoreal.robots.actuators import Drive, PDDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.sensors import JointSensor
-from simtoreal.robots.task import Task
-from simtoreal.robots.world import Camera, JointState
+from simtoreal.robots.task import Start, Task
+from simtoreal.robots.world import Camera, State
 
 JOINTS = catalog.PANDA_JOINTS
 TOOL = "panda_grasptarget"
@@ -96,12 +96,13 @@ class PandaReach(Task):
         assert isinstance(self.drive, PDDrive)
         self.drive.encoder_bias = self._readers["joint_position"].bias
 
-    def start(self, rng: np.random.Generator) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
+    def start(self, rng: np.random.Generator) -> Start:
         self._goal = rng.uniform(GOAL_LOW, GOAL_HIGH).tolist()
         position = (np.array(HOME) + rng.uniform(-0.02, 0.02, 7)).tolist()
-        return position, [0.0] * 7, [q + b for q, b in zip(position, self._readers["joint_position"].bias, strict=True)]
+        held = [q + b for q, b in zip(position, self._readers["joint_position"].bias, strict=True)]
+        return Start(position, [0.0] * 7, held)
 
-    def signals(self, state: JointState) -> dict[str, Sequence[float]]:
+    def signals(self, state: State) -> dict[str, Sequence[float]]:
         return {"tool_position": self._tool.position(state[0]), "goal": self._goal}
 
     def observe(

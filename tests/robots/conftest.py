@@ -14,7 +14,7 @@ from simtoreal.robots.catalog import Drag, Robot
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.sensors import JointSensor
-from simtoreal.robots.task import Task
+from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera
 
 assert simtoreal.__version__  # importing it registers the ids
@@ -95,7 +95,7 @@ class Slide(Task):
         return ForceDrive(self.world.joints, ("slide",), (20.0,))
 
     def start(self, rng):
-        return (0.0,), (0.0,), (0.0,)
+        return Start((0.0,), (0.0,), (0.0,))
 
     def signals(self, state):
         return {"position": state[0]}

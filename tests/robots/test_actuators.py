@@ -19,7 +19,7 @@ def test_a_force_arrives_late_by_exactly_its_latency(slide, latency):
     """From t = latency on, 20 N accelerate 2 kg: the speed after 10 steps is 10 (0.2 - latency)."""
     slide.reset(seed=0, options={"parameters": {"actuator.latency": latency}})
     act(slide, 1.0, 10)
-    assert slide.world.joint_state()[1][0] == pytest.approx(10.0 * (0.2 - latency), rel=1e-9)
+    assert slide.world.state()[1][0] == pytest.approx(10.0 * (0.2 - latency), rel=1e-9)
 
 
 def test_a_late_command_is_not_lost_when_the_next_one_comes(slide):
@@ -27,10 +27,10 @@ def test_a_late_command_is_not_lost_when_the_next_one_comes(slide):
     slide.reset(seed=0, options={"parameters": {"actuator.latency": 0.0513}})
     act(slide, 1.0, 1)
     act(slide, 0.0, 2)
-    early = slide.world.joint_state()[1][0]
+    early = slide.world.state()[1][0]
     assert early == pytest.approx(10.0 * (0.06 - 0.0513), rel=1e-9)
     act(slide, 0.0, 5)
-    assert slide.world.joint_state()[1][0] == pytest.approx(0.2, rel=1e-9)
+    assert slide.world.state()[1][0] == pytest.approx(0.2, rel=1e-9)
 
 
 def test_the_schedule_by_hand():
@@ -47,7 +47,7 @@ def test_the_schedule_by_hand():
 def test_strength_scales_the_force(slide, strength):
     slide.reset(seed=0, options={"parameters": {"actuator.strength": strength}})
     act(slide, -0.5, 10)
-    assert slide.world.joint_state()[1][0] == pytest.approx(-strength * 5.0 * 0.2, rel=1e-9)
+    assert slide.world.state()[1][0] == pytest.approx(-strength * 5.0 * 0.2, rel=1e-9)
 
 
 def test_a_force_drive_cuts_at_its_effort_and_leaves_other_joints_alone():
@@ -60,7 +60,7 @@ def test_a_force_drive_cuts_at_its_effort_and_leaves_other_joints_alone():
 def settled(env, parameters, target=0.0):
     env.reset(seed=0, options={"parameters": parameters})
     act(env, target, 400)
-    q, qd = env.world.joint_state()
+    q, qd = env.world.state()
     assert abs(qd[0]) < 1e-6
     return q[0]
 
@@ -94,11 +94,19 @@ def test_kd_is_a_damper(world, kd):
     """Without a spring, m v' = -kd v: v = exp(-kd t / m)."""
     w = world("slider", physics_dt=0.0002)
     drive = PDDrive([0.0], [4.0], [1000.0])
-    drive.apply({"actuator.kp": 1.0, "actuator.kd": kd, "actuator.strength": 1.0, "actuator.latency": 0.0})
+    drive.apply(
+        {
+            "actuator.kp": 1.0,
+            "actuator.kd": kd,
+            "actuator.strength": 1.0,
+            "actuator.torque_limit": 1.0,
+            "actuator.latency": 0.0,
+        }
+    )
     w.reset([0.0], [1.0])
     for _ in range(2500):
-        w.step(drive.torque(w.joint_state(), [0.0], [0.0]))
-    assert w.joint_state()[1][0] == pytest.approx(np.exp(-4.0 * kd * 0.5 / 2.0), rel=1e-3)
+        w.step(drive.torque(w.state(), [0.0], [0.0]))
+    assert w.state()[1][0] == pytest.approx(np.exp(-4.0 * kd * 0.5 / 2.0), rel=1e-3)
 
 
 @pytest.mark.parametrize("kp", [0.5, 1.0])
@@ -106,13 +114,21 @@ def test_kp_is_a_spring(world, kp):
     """Without a damper, 2 kg on 200 N/m swing with a period of 2 pi sqrt(m / kp): half of it ends on the other side."""
     w = world("slider", physics_dt=0.0005)
     drive = PDDrive([200.0], [0.0], [1000.0])
-    drive.apply({"actuator.kp": kp, "actuator.kd": 1.0, "actuator.strength": 1.0, "actuator.latency": 0.0})
+    drive.apply(
+        {
+            "actuator.kp": kp,
+            "actuator.kd": 1.0,
+            "actuator.strength": 1.0,
+            "actuator.torque_limit": 1.0,
+            "actuator.latency": 0.0,
+        }
+    )
     w.reset([0.1], [0.0])
     half = np.pi * np.sqrt(2.0 / (200.0 * kp))
     for _ in range(round(half / 0.0005)):
-        w.step(drive.torque(w.joint_state(), [0.0], [0.0]))
-    assert w.joint_state()[0][0] == pytest.approx(-0.1, rel=1e-3)
-    assert w.joint_state()[1][0] == pytest.approx(0.0, abs=0.01)
+        w.step(drive.torque(w.state(), [0.0], [0.0]))
+    assert w.state()[0][0] == pytest.approx(-0.1, rel=1e-3)
+    assert w.state()[1][0] == pytest.approx(0.0, abs=0.01)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -120,12 +136,12 @@ def test_a_torque_limit_saturates(lift, strength):
     """60 N at most, also 1 m away at 400 N/m: the first step accelerates by (60 s - 2 g) / 2."""
     lift.reset(seed=0, options={"parameters": {"actuator.strength": strength}})
     act(lift, 1.0, 1)
-    assert lift.world.joint_state()[1][0] == pytest.approx((60.0 * strength - 2.0 * G) / 2.0 * 0.02, rel=1e-6)
+    assert lift.world.state()[1][0] == pytest.approx((60.0 * strength - 2.0 * G) / 2.0 * 0.02, rel=1e-6)
 
 
 def test_a_position_target_arrives_late_by_its_latency(lift):
     lift.reset(seed=0, options={"parameters": {"actuator.latency": 0.02}})
     act(lift, 1.0, 1)
-    assert lift.world.joint_state()[0][0] == pytest.approx(0.0, abs=1e-9)
+    assert lift.world.state()[0][0] == pytest.approx(0.0, abs=1e-9)
     act(lift, 1.0, 1)
-    assert lift.world.joint_state()[1][0] == pytest.approx((60.0 - 2.0 * G) / 2.0 * 0.02, rel=1e-6)
+    assert lift.world.state()[1][0] == pytest.approx((60.0 - 2.0 * G) / 2.0 * 0.02, rel=1e-6)

@@ -64,7 +64,7 @@ def test_a_mirrored_transition_is_what_the_mirrored_robot_does():
         """Ten steps of the robot (side 1) or of its mirror image (-1), from rest at an angle."""
         env.reset(seed=0, options={"parameters": late | {name: side * value for name, value in bias.items()}})
         env.world.reset([side * 0.05, np.pi + side * 0.3], [0.0, 0.0])
-        env._state = env.world.joint_state()
+        env._state = env.world.state()
         env._ring.fill(env._state)
         env._observation = env._make_observation()
         obs = env._as_space()

@@ -24,7 +24,7 @@ def env():
 def put(env, x, angle, speed=0.0, spin=0.0):
     env.reset(seed=0)
     env.world.reset([x, angle], [speed, spin])
-    env._state = env.world.joint_state()
+    env._state = env.world.state()
 
 
 def test_it_starts_hanging_in_the_middle(env):
@@ -93,11 +93,11 @@ class HandMade(World):
     def read_back(self):
         return dict(self.values)
 
-    def reset(self, position, velocity):
-        self.state = np.array([*position, *velocity], float)
+    def reset(self, position, velocity, base=()):
+        self._numbers = np.array([*position, *velocity], float)
 
-    def joint_state(self):
-        return self.state[:2].tolist(), self.state[2:].tolist()
+    def state(self):
+        return self._numbers[:2].tolist(), self._numbers[2:].tolist()
 
     def step(self, torque):
         """Runge-Kutta of fourth order; angle from upright, rod of 1 m, 0.1 N s/m on the rail, 0.001 N m s/rad."""
@@ -113,12 +113,12 @@ class HandMade(World):
             ]
             return np.array([speed, spin, *np.linalg.solve(mass, force)])
 
-        s, h = self.state, self.physics_dt
+        s, h = self._numbers, self.physics_dt
         a = rate(s)
         b = rate(s + h / 2 * a)
         c = rate(s + h / 2 * b)
         d = rate(s + h * c)
-        self.state = s + h / 6 * (a + 2 * b + 2 * c + d)
+        self._numbers = s + h / 6 * (a + 2 * b + 2 * c + d)
 
     def gravity_torque(self, position):
         raise NotImplementedError

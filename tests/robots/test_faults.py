@@ -33,8 +33,8 @@ def test_an_action_of_another_shape_is_refused(make):
 def test_broken_physics_is_found_in_the_same_step_and_the_next_episode_is_clean(make, rollout, speed):
     env, fresh = make(), make()
     before = rollout(env, 0, 3)[-1]
-    q, qd = env.world.joint_state()
-    env.world.reset(q, [speed, *qd[1:]])
+    q, qd, *base = env.world.state()
+    env.world.reset(q, [speed, *qd[1:]], *base)
     obs, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
     assert info["physics_fault"] is True
     assert info["is_success"] is False
@@ -48,8 +48,8 @@ def test_broken_physics_is_found_in_the_same_step_and_the_next_episode_is_clean(
 def test_a_broken_position_is_found_too(make, rollout):
     env, fresh = make(), make()
     rollout(env, 0, 3)
-    q, qd = env.world.joint_state()
-    env.world.reset([*q[:-1], np.nan], qd)
+    q, qd, *base = env.world.state()
+    env.world.reset([*q[:-1], np.nan], qd, *base)
     assert env.step(np.zeros(env.action_space.shape, np.float32))[4]["physics_fault"] is True
     assert (rollout(env, 1, 20) == rollout(fresh, 1, 20)).all()
 

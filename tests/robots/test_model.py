@@ -110,7 +110,7 @@ def test_a_mesh_lies_beside_the_urdf(tmp_path, mesh):
 def test_the_engine_gets_what_was_asked_for(tmp_path):
     path = urdf(tmp_path, "abc", ["ab", "bc"])
     heavy = Inertial(7.0, (0.1, 0.0, 0.0), (1.0, 2.0, 2.5, 0.0, 0.0, 0.0))
-    text = RobotModel(path).resolved(lock=["ab"], inertials={"b": heavy}, ballast={"c": (0.0, 0.0, 0.5)})
+    text = RobotModel(path).resolved(lock=["ab"], inertials={"b": heavy}, ballast={"c_ballast": ("c", (0.0, 0.0, 0.5))})
     out = tmp_path / "resolved.urdf"
     out.write_text(text)
     model = RobotModel(out)

@@ -28,9 +28,9 @@ def test_a_payload_is_held_by_the_torques_of_its_weight(world):
     drive = PDDrive(kp, kd, effort)
     w.reset(NEUTRAL, [0.0] * 7)
     for _ in range(1500):
-        state = w.joint_state()
+        state = w.state()
         w.step(drive.torque(state, NEUTRAL, w.gravity_torque(state[0])))
-    q, qd = w.joint_state()
+    q, qd = w.state()
     assert np.abs(qd).max() < 1e-4
     index = w._link_index["panda_hand"]
     height = lambda q: _payload_height(w, index, q)  # noqa: E731
@@ -76,7 +76,7 @@ def test_goals_fill_their_box(reach):
 @pytest.mark.parametrize(("away", "succeeds"), [(0.0, True), (0.017, True), (0.025, False)])
 def test_success_is_two_centimetres_for_a_quarter_second(reach, away, succeeds):
     reach.reset(seed=0)
-    tool = reach.signals(reach.world.joint_state())["tool_position"]
+    tool = reach.signals(reach.world.state())["tool_position"]
     reach._goal = [tool[0], tool[1], tool[2] + away]
     won = [reach.step(np.zeros(7, np.float32))[4]["is_success"] for _ in range(8)]
     assert won == [False] * 4 + [succeeds] * 4
@@ -84,7 +84,7 @@ def test_success_is_two_centimetres_for_a_quarter_second(reach, away, succeeds):
 
 def test_leaving_the_goal_ends_the_success(reach):
     reach.reset(seed=0)
-    reach._goal = list(reach.signals(reach.world.joint_state())["tool_position"])
+    reach._goal = list(reach.signals(reach.world.state())["tool_position"])
     for _ in range(6):
         info = reach.step(np.zeros(7, np.float32))[4]
     assert info["is_success"]
@@ -113,7 +113,7 @@ def test_pressing_on_the_table_is_a_violation_and_leaks_nothing(reach, rollout):
 def test_too_fast_a_joint_is_a_violation(reach):
     reach.reset(seed=0)
     assert not reach.step(np.zeros(7, np.float32))[4]["violation"]
-    q, _ = reach.world.joint_state()
+    q, _ = reach.world.state()
     reach._state = q, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.7]  # the seventh joint may do 2.61 rad/s
     assert reach.violates()
 
@@ -121,13 +121,13 @@ def test_too_fast_a_joint_is_a_violation(reach):
 def test_a_biased_encoder_deceives_the_drive_and_the_policy_alike(reach):
     """Holding still, the arm feels nothing of it; only the reading is off."""
     reach.reset(seed=0)
-    plain = reach.world.joint_state()[0]
+    plain = reach.world.state()[0]
     bias = {f"sensor.joint_position.bias.{joint}": 0.04 for joint in catalog.PANDA_JOINTS}
     obs, _ = reach.reset(seed=0, options={"parameters": bias})
     assert obs[:7] == pytest.approx(np.add(plain, 0.04), abs=1e-6)
     for _ in range(10):
         obs = reach.step(np.zeros(7, np.float32))[0]
-    assert reach.world.joint_state()[0] == pytest.approx(plain, abs=1e-3)
+    assert reach.world.state()[0] == pytest.approx(plain, abs=1e-3)
     assert obs[:7] == pytest.approx(np.add(plain, 0.04), abs=1e-3)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simtoreal.robots.sensors import MAX_LATENCY, JointSensor, SensorReader, StateRing
+from simtoreal.robots.sensors import MAX_LATENCY, JointReader, JointSensor, StateRing
 from simtoreal.robots.streams import NormalStream
 
 
@@ -79,7 +79,7 @@ def test_a_bias_is_named_by_joint_where_there_are_several():
 
 
 def test_a_reader_adds_each_joint_s_own_bias_in_its_own_order():
-    reader = SensorReader(JointSensor("arm", "velocity", ("b", "a"), "rad/s", 0.1, 5.0), ("a", "b"))
+    reader = JointReader(JointSensor("arm", "velocity", ("b", "a"), "rad/s", 0.1, 5.0), ("a", "b"))
     values = {"sensor.arm.noise": 0.0, "sensor.arm.latency": 0.0, "sensor.arm.bias.a": 1.0, "sensor.arm.bias.b": 2.0}
     reader.apply(values)
     ring = StateRing(0.01)
@@ -114,7 +114,7 @@ def noise(env, parameters, actions, seed=5, field=0):
     out = []
     for action in actions:
         obs = env.step(np.array([action], np.float32))[0]
-        q, qd = env.world.joint_state()
+        q, qd = env.world.state()
         out.append(float(obs[field]) - (q[0], qd[0])[field])
     return np.array(out)
 

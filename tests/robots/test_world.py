@@ -15,7 +15,7 @@ G = 9.81  # [m/s^2]
 def advance(world, seconds, torque=None):
     for _ in range(round(seconds / world.physics_dt)):
         world.step(torque or [0.0] * len(world.joints))
-    return world.joint_state()
+    return world.state()
 
 
 def period(world, start=0.02):
@@ -24,7 +24,7 @@ def period(world, start=0.02):
     passages, previous = [], start
     for k in range(1, 5000):
         world.step([0.0])
-        now = world.joint_state()[0][0] - np.pi
+        now = world.state()[0][0] - np.pi
         if now * previous < 0.0:
             passages.append((k - 1 + previous / (previous - now)) * world.physics_dt)
         if len(passages) == 3:
@@ -128,7 +128,7 @@ def test_link_friction_is_the_pair_s_coefficient_in_every_direction(world, robot
     w.reset([0.0, 0.0], [0.0, 0.0])
     advance(w, 0.1)
     assert w.in_contact()
-    height = w.joint_state()[0][1]
+    height = w.state()[0][1]
     w.reset([0.0, height], [1.0, 0.0])
     start = advance(w, 0.02)[1][0]
     assert start - advance(w, 0.1)[1][0] == pytest.approx(2 / 3 * friction * G * 0.1, rel=0.02, abs=1e-6)
@@ -208,8 +208,8 @@ def test_the_nominal_panda_floats_on_its_gravity_compensation(world):
     q = [0.1, -0.4, 0.2, -2.0, 0.1, 1.6, 0.5]
     w.reset(q, [0.0] * 7)
     for _ in range(100):
-        w.step(w.gravity_torque(w.joint_state()[0]))
-    assert w.joint_state()[0] == pytest.approx(q, abs=1e-6)
+        w.step(w.gravity_torque(w.state()[0]))
+    assert w.state()[0] == pytest.approx(q, abs=1e-6)
 
 
 def test_a_reset_leaves_no_force_behind(world):

@@ -1,0 +1,112 @@
+"""Did it walk? Success of a commanded walk, from what motion capture, foot switches and a power meter give."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from simtoreal.robots.scoring import Scorer, Signals
+
+
+@dataclass(frozen=True)
+class WalkLimits:
+    """What counts as walking on command; means are over the steps after `settle`.
+
+    The first two are the task. The rest rule out what scores well and is no walk: shaking (`action_change`, `power`,
+    `touchdowns`), skating (`slip`, `swing_height`) and dragging or carrying a leg (`duty`, `touchdowns`).
+    """
+
+    velocity: float = 0.1  # [m/s] mean |error| of the forward velocity
+    yaw_rate: float = 0.15  # [rad/s] mean |error|
+    settle: float = 1.0  # [s] after a command before it is judged
+    power: float = 250.0  # [W] mean mechanical power
+    action_change: float = 0.35  # root mean square change of an action element a step, in [-1, 1]
+    slip: float = 0.2  # [m/s] mean speed of a foot while it stands
+    touchdowns: tuple[float, float] = (1.5, 4.0)  # [1/s] of each foot
+    swing_height: float = 0.015  # [m] each foot's mean highest clearance in a swing
+    duty: float = 0.8  # share of the time that any foot stands, at most
+    shortest_swing: int = 2  # [control steps] a foot must be up for its return to be a touchdown
+
+
+class WalkScorer(Scorer):
+    """Judges each command at its end; the episode is a success if every command was followed by a walk.
+
+    Reads velocity_command, yaw_rate_command, command_age, base_velocity, base_angular_velocity, foot_contact,
+    foot_clearance, foot_slip, power and action_change.
+    """
+
+    def __init__(self, limits: WalkLimits, feet: int, actions: int, control_dt: float, hold: float) -> None:
+        """`hold` [s] is how long a command is given."""
+        self._limits, self._feet, self._actions, self._dt = limits, feet, actions, control_dt
+        self._last_age = hold - 0.5 * control_dt
+        self.start()
+
+    def start(self) -> None:
+        self.failures: list[str] = []
+        self._judged = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        n = self._feet
+        self._steps = 0
+        self._errors = [0.0, 0.0]
+        self._power = self._change = self._slip = 0.0
+        self._standing, self._up, self._peak = [0] * n, [0] * n, [0.0] * n
+        self._touchdowns, self._peaks = [0] * n, [0.0] * n
+
+    def see(self, signals: Signals) -> bool:
+        age = signals["command_age"][0]
+        if age > self._limits.settle:
+            self._measure(signals)
+        if age >= self._last_age:
+            self.failures += self._failures()
+            self._judged += 1
+            self._clear()
+        return self._judged > 0 and not self.failures
+
+    def _measure(self, s: Signals) -> None:
+        self._steps += 1
+        self._errors[0] += abs(s["base_velocity"][0] - s["velocity_command"][0])
+        self._errors[1] += abs(s["base_angular_velocity"][2] - s["yaw_rate_command"][0])
+        self._power += s["power"][0]
+        self._change += s["action_change"][0]
+        self._slip += sum(s["foot_slip"])
+        for i, (stands, clearance) in enumerate(zip(s["foot_contact"], s["foot_clearance"], strict=True)):
+            if not stands:
+                self._up[i] += 1
+                self._peak[i] = max(self._peak[i], clearance)
+                continue
+            self._standing[i] += 1
+            if self._up[i] >= self._limits.shortest_swing:
+                self._touchdowns[i] += 1
+                self._peaks[i] += self._peak[i]
+            self._up[i], self._peak[i] = 0, 0.0
+
+    def figures(self) -> dict[str, list[float]]:
+        """What the limits are held against, since the command settled: by name, one number or one for each foot."""
+        n = max(self._steps, 1)
+        return {
+            "velocity": [self._errors[0] / n],
+            "yaw_rate": [self._errors[1] / n],
+            "power": [self._power / n],
+            "action_change": [math.sqrt(self._change / (n * self._actions))],
+            "slip": [self._slip / max(sum(self._standing), 1)],
+            "touchdowns": [count / (n * self._dt) for count in self._touchdowns],
+            "swing_height": [peak / max(count, 1) for peak, count in zip(self._peaks, self._touchdowns, strict=True)],
+            "duty": [standing / n for standing in self._standing],
+        }
+
+    def _failures(self) -> list[str]:
+        """The limits that do not hold, none for a walk."""
+        found, limits = self.figures(), self._limits
+        broken = [
+            name
+            for name in ("velocity", "yaw_rate", "power", "action_change", "slip", "duty")
+            if not max(found[name]) <= getattr(limits, name)
+        ]
+        low, high = limits.touchdowns
+        if not all(low <= rate <= high for rate in found["touchdowns"]):
+            broken.append("touchdowns")
+        if not min(found["swing_height"]) >= limits.swing_height:
+            broken.append("swing_height")
+        return broken

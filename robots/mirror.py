@@ -1,0 +1,42 @@
+"""Left as right: the mirror image of named numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mirror = tuple[NDArray[np.intp], NDArray[np.float32]]
+"""order [n] and sign [n]: the image of x [..., n] is x[..., order] * sign."""
+
+SIDED = (
+    r"(gravity|base_velocity)\.y$",  # a vector's part across the mirror
+    r"angular_velocity\.[xz]$",  # a rotation's parts, but that about the axis across it
+    r"gyro\.bias\.[xz]$",
+    r"yaw_rate_command$",
+    r"gait_clock\.\w+$",  # half a period later the other pair of legs stands
+    r"com\.y$",
+    r"(slope|tilt)\.roll$",
+)
+
+
+def make_mirror(names: Sequence[str], swap: Mapping[str, str], turned: Sequence[str]) -> Mirror:
+    """The mirror of numbers called `names`.
+
+    Args:
+        swap: leg -> the leg on the other side; a leg's name is a whole word, up to an underscore.
+        turned: joints whose angle changes sign; a name that ends in one of them is such a joint's angle or speed.
+
+    Raises:
+        ValueError: a name's image is not among the names.
+    """
+    legs = re.compile(rf"(?<![A-Za-z0-9])({'|'.join(swap)})(?=_|$)")
+    sided = re.compile("|".join([*SIDED, *(rf"\.{re.escape(joint)}$" for joint in turned)]))
+    place = {name: i for i, name in enumerate(names)}
+    images = [legs.sub(lambda match: swap[match[1]], name) for name in names]
+    if missing := [image for image in images if image not in place]:
+        raise ValueError(f"{missing[0]} is the mirror image of a name, but not among them")
+    signs = [-1.0 if sided.search(name) else 1.0 for name in names]
+    return np.array([place[image] for image in images]), np.array(signs, np.float32)

@@ -1,0 +1,44 @@
+"""Rotations as nine plain floats, row by row: numpy costs more than the arithmetic at this size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Matrix = tuple[float, ...]
+Vector = tuple[float, float, float]
+
+
+def from_quaternion(q: Sequence[float]) -> Matrix:
+    """Body to world of a quaternion (x, y, z, w) of any length but zero."""
+    x, y, z, w = q
+    s = 2.0 / (x * x + y * y + z * z + w * w)
+    xx, yy, zz, xy, xz, yz = s * x * x, s * y * y, s * z * z, s * x * y, s * x * z, s * y * z
+    wx, wy, wz = s * w * x, s * w * y, s * w * z
+    return (1.0 - yy - zz, xy - wz, xz + wy, xy + wz, 1.0 - xx - zz, yz - wx, xz - wy, yz + wx, 1.0 - xx - yy)
+
+
+def apply(m: Matrix, v: Sequence[float]) -> Vector:
+    """m v."""
+    x, y, z = v
+    a, b, c, d, e, f, g, h, i = m
+    return a * x + b * y + c * z, d * x + e * y + f * z, g * x + h * y + i * z
+
+
+def apply_inverse(m: Matrix, v: Sequence[float]) -> Vector:
+    """m^T v."""
+    x, y, z = v
+    a, b, c, d, e, f, g, h, i = m
+    return a * x + d * y + g * z, b * x + e * y + h * z, c * x + f * y + i * z
+
+
+def product(m: Matrix, n: Matrix) -> Matrix:
+    """m n."""
+    columns = [apply(m, n[j::3]) for j in range(3)]
+    return tuple(columns[j][i] for i in range(3) for j in range(3))
+
+
+def roll_pitch(roll: float, pitch: float) -> Matrix:
+    """First roll about x, then pitch about the fixed y [rad], as URDF's rpy."""
+    cr, sr, cp, sp = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch)
+    return (cp, sp * sr, sp * cr, 0.0, cr, -sr, -sp, cp * sr, cp * cr)
