@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from simtoreal.robots.model import Inertial, ModelError, Vector3
 
@@ -24,7 +25,7 @@ class MovableMass:
     body: Inertial
     reach: Vector3
 
-    @property
+    @cached_property
     def distance(self) -> Vector3:
         """Of the point masses from the nominal centre of mass along x, y, z [m]."""
         x, y, z = (reach / share for reach, share in zip(self.reach, SHARES, strict=True))

@@ -19,9 +19,9 @@ class WalkLimits:
     velocity: float = 0.1  # [m/s] mean |error| of the forward velocity
     yaw_rate: float = 0.15  # [rad/s] mean |error|
     settle: float = 1.0  # [s] after a command before it is judged
-    power: float = 250.0  # [W] mean mechanical power
-    action_change: float = 0.35  # root mean square change of an action element a step, in [-1, 1]
-    slip: float = 0.2  # [m/s] mean speed of a foot while it stands
+    power: float = 150.0  # [W] mean mechanical power; a cost of transport of 2.4 for 12.5 kg at 0.5 m/s
+    action_change: float = 0.35  # rms change of an action element a step; a full-range sine of 2.5 Hz at 50 Hz has 0.22
+    slip: float = 0.2  # [m/s] mean speed of a foot while it stands, the slowest command: a skater slides as it goes
     touchdowns: tuple[float, float] = (1.5, 4.0)  # [1/s] of each foot
     swing_height: float = 0.015  # [m] each foot's mean highest clearance in a swing
     duty: float = 0.8  # share of the time that any foot stands, at most

@@ -95,13 +95,10 @@ class PyBulletWorld(World):
                 physicsClientId=c,
             )
         self._ground = self._plane() if self._robot.floating else self._table() if self._robot.table else None
-        for key in ("linearDamping", "angularDamping"):
-            bullet.changeDynamics(self._body, -1, **{key: 0.0}, physicsClientId=c)
+        for damping in ("linearDamping", "angularDamping"):
+            bullet.changeDynamics(self._body, -1, **{damping: 0.0}, physicsClientId=c)
         self._index_links()
-        if self._robot.floating:
-            for link in self._link_index.values():
-                bullet.changeDynamics(self._body, link, lateralFriction=FOOT_FRICTION, physicsClientId=c)
-        else:
+        if not self._robot.floating:
             self._zero = [0.0] * len(self._joint_indices)
             bullet.calculateInverseDynamics(self._body, self._zero, self._zero, self._zero, physicsClientId=c)
         place, turn = bullet.getDynamicsInfo(self._body, -1, physicsClientId=c)[3:5]
@@ -109,6 +106,7 @@ class PyBulletWorld(World):
         self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
         self._marker = None
+        self._plan()
 
     def _table(self) -> int:
         c = self._client
@@ -151,12 +149,14 @@ class PyBulletWorld(World):
             if info[2] != FIXED:
                 self._joint_names.append(info[1].decode())
                 self._joint_indices.append(i)
+        if self._robot.floating:
+            for link in self._link_index.values():
+                bullet.changeDynamics(self._body, link, lateralFriction=FOOT_FRICTION, physicsClientId=c)
         self._nominal = {name: self._dynamics(i) for name, i in self._link_index.items()}
         for name, (mass, _, inertia) in self._nominal.items():
             if mass > 0.0 and min(inertia) <= 0.0:
                 raise ModelError(f"{self._robot.urdf}: link {name}: Bullet refused its inertia: not one of a real body")
         self._feet = [self._link_index[name] for name in self._robot.feet]
-        self._link_name = {index: name for name, index in self._link_index.items()}
 
     def _dynamics(self, link: int) -> tuple[float, float, tuple[float, float, float]]:
         """Mass [kg], lateral friction [-], principal inertia [kg m^2], as the engine has them."""
@@ -166,11 +166,10 @@ class PyBulletWorld(World):
     def _parameters(self) -> Iterator[Parameter]:
         robot = self._robot
         for name, (mass, friction, _) in self._nominal.items():
-            if (self._link_index[name] >= 0 or robot.floating) and mass > 0.0:
+            if self._has_mass(name):
                 whole = self._movable[name].body.mass if name in self._movable else mass
                 yield Parameter(f"link.{name}.mass", "kg", whole, 0.3 * whole, 3.0 * whole, "inertia follows")
-                grips = name in robot.feet if robot.feet else robot.model.links[name].has_collision
-                if grips:
+                if self._grips(name):
                     what = "Coulomb friction; the ground's multiplies it" if robot.floating else "against the table"
                     yield Parameter(f"link.{name}.friction", "-", friction, 0.0, 2.0, what)
         for link, movable in self._movable.items():
@@ -192,38 +191,66 @@ class PyBulletWorld(World):
             yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
             yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
 
-    def _fields(self, values: Mapping[str, float]) -> dict[tuple[str, int], tuple[float, ...]]:
-        """Every engine field that follows from the complete vector: (what, link index) -> numbers."""
-        fields: dict[tuple[str, int], tuple[float, ...]] = {}
-        index = self._link_index
-        for name, (nominal_mass, _, inertia) in self._nominal.items():
-            mass = values.get(f"link.{name}.mass")
-            if mass is not None:
-                movable = self._movable.get(name)
-                ratio = mass / (movable.body.mass if movable else nominal_mass)
-                own = ratio * nominal_mass if movable else mass
-                fields["mass", index[name]] = (own, *(ratio * i for i in inertia))
-            friction = values.get(f"link.{name}.friction")
-            if friction is not None:
-                fields["lateralFriction", index[name]] = (friction,)
-        for link, movable in self._movable.items():
-            shift = (values[f"link.{link}.com.x"], values[f"link.{link}.com.y"], values[f"link.{link}.com.z"])
-            for mark, mass in movable.masses(values[f"link.{link}.mass"], shift).items():
-                fields["mass", index[f"{link}_com_{mark}"]] = (mass, 0.0, 0.0, 0.0)
-        for link in self._robot.payload:
-            fields["mass", index[f"{link}_ballast"]] = (values[f"link.{link}.payload"], 0.0, 0.0, 0.0)
-        for joint, i in zip(self.joints, self._joint_indices, strict=True):
-            fields["jointDamping", i] = (values[f"joint.{joint}.damping"],)
-            fields["jointFriction", i] = (values[f"joint.{joint}.friction"],)
+    def _plan(self) -> None:
+        """Which engine field follows from which parameters: worked out once, since every reset goes through it."""
+        index, robot = self._link_index, self._robot
+        self._masses = [
+            (
+                index[name],
+                f"link.{name}.mass",
+                mass,
+                inertia,
+                self._movable[name].body.mass if name in self._movable else mass,
+            )
+            for name, (mass, _, inertia) in self._nominal.items()
+            if self._has_mass(name)
+        ]
+        self._frictions = [(index[name], f"link.{name}.friction") for name in self._nominal if self._grips(name)]
+        self._centres = [
+            (
+                movable,
+                f"link.{link}.mass",
+                tuple(f"link.{link}.com.{axis}" for axis in AXES),
+                {mark: index[f"{link}_com_{mark}"] for mark in movable.points()},
+            )
+            for link, movable in self._movable.items()
+        ]
+        self._payloads = [(index[f"{link}_ballast"], f"link.{link}.payload") for link in robot.payload]
+        self._drags = [
+            (i, f"joint.{joint}.damping", f"joint.{joint}.friction")
+            for joint, i in zip(self._joint_names, self._joint_indices, strict=True)
+        ]
+
+    def _has_mass(self, link: str) -> bool:
+        return (self._link_index[link] >= 0 or self._robot.floating) and self._nominal[link][0] > 0.0
+
+    def _grips(self, link: str) -> bool:
+        robot = self._robot
+        return self._has_mass(link) and (link in robot.feet if robot.feet else robot.model.links[link].has_collision)
+
+    def _fields(self, values: Mapping[str, float]) -> Iterator[tuple[str, int, tuple[float, ...]]]:
+        """Every engine field that follows from the complete vector: what, link index, numbers."""
+        for index, name, own, (xx, yy, zz), whole in self._masses:
+            ratio = values[name] / whole
+            yield "mass", index, (ratio * own, ratio * xx, ratio * yy, ratio * zz)
+        for index, name in self._frictions:
+            yield "lateralFriction", index, (values[name],)
+        for movable, name, (x, y, z), marks in self._centres:
+            for mark, mass in movable.masses(values[name], (values[x], values[y], values[z])).items():
+                yield "mass", marks[mark], (mass, 0.0, 0.0, 0.0)
+        for index, name in self._payloads:
+            yield "mass", index, (values[name], 0.0, 0.0, 0.0)
+        for index, damping, friction in self._drags:
+            yield "jointDamping", index, (values[damping],)
+            yield "jointFriction", index, (values[friction],)
         if self._robot.floating:
-            fields["groundFriction", -1] = (values["ground.friction"],)
-            fields["gravity", -1] = gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
-        return fields
+            yield "groundFriction", -1, (values["ground.friction"],)
+            yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
 
     def apply(self, values: Mapping[str, float]) -> None:
-        c = self._client
-        for (what, link), numbers in self._fields(values).items():
-            if self._written.get((what, link)) == numbers:
+        c, written = self._client, self._written
+        for what, link, numbers in self._fields(values):
+            if written.get((what, link)) == numbers:
                 continue
             if what == "mass":
                 bullet.changeDynamics(
@@ -238,36 +265,34 @@ class PyBulletWorld(World):
                 bullet.changeDynamics(self._ground, -1, lateralFriction=numbers[0], physicsClientId=c)
             elif what == "gravity":
                 bullet.setGravity(*numbers, physicsClientId=c)
+                self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
             else:
                 bullet.changeDynamics(self._body, link, **{what: numbers[0]}, physicsClientId=c)
-            self._written[what, link] = numbers
+            written[what, link] = numbers
         self._values = {p.name: values[p.name] for p in self.parameters}
-        if self._robot.floating:
-            x, y, z = self._written["gravity", -1]
-            self.down = (x / GRAVITY, y / GRAVITY, z / GRAVITY)
 
     def read_back(self) -> dict[str, float]:
         """What was written, where the engine says that it holds it, else what the engine says. PyBullet has no getter
         for joint damping and motor force."""
-        real = self._held()
-        return {
-            name: value if math.isclose(value, real.get(name, value), rel_tol=SAME, abs_tol=SAME) else real[name]
-            for name, value in self._values.items()
-        }
+        out, real = dict(self._values), self._held()
+        for name, held in real.items():
+            if not math.isclose(out[name], held, rel_tol=SAME, abs_tol=SAME):
+                out[name] = held
+        return out
 
     def _held(self) -> dict[str, float]:
         """The values of those parameters that the engine can be asked for."""
-        held = {name: self._dynamics(index) for name, index in self._link_index.items()}
-        out: dict[str, float] = {}
-        for name, (mass, friction, _) in held.items():
-            out[f"link.{name}.mass"], out[f"link.{name}.friction"] = mass, friction
-        for name, movable in self._movable.items():
-            points = {mark: held[f"{name}_com_{mark}"][0] for mark in movable.points()}
-            out[f"link.{name}.mass"] += sum(points.values())
-            for axis, shift in zip(AXES, movable.shift(points), strict=True):
-                out[f"link.{name}.com.{axis}"] = shift
-        for link in self._robot.payload:
-            out[f"link.{link}.payload"] = held[f"{link}_ballast"][0]
+        mass: dict[int, float] = {}
+        friction: dict[int, float] = {}
+        for index in self._link_index.values():
+            mass[index], friction[index], _ = self._dynamics(index)
+        out = {name: mass[index] for index, name, *_ in self._masses}
+        out |= {name: friction[index] for index, name in self._frictions}
+        out |= {name: mass[index] for index, name in self._payloads}
+        for movable, name, centre, marks in self._centres:
+            points = {mark: mass[index] for mark, index in marks.items()}
+            out[name] += sum(points.values())
+            out |= zip(centre, movable.shift(points), strict=True)
         if self._robot.floating:
             c = self._client
             out["ground.friction"] = bullet.getDynamicsInfo(self._ground, -1, physicsClientId=c)[1]

@@ -26,6 +26,7 @@ FORWARD = (0.2, 0.8)  # [m/s] of velocity commands
 TURN = (-0.6, 0.6)  # [rad/s] of yaw-rate commands
 UPRIGHT = 0.8  # cosine of the tilt at which it has fallen
 SHARPNESS = 8.0  # of the contact schedule's edges
+LIFT = 0.04  # [m] of clearance beyond which a swing earns no more
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class A1Walk(Task):
 
     Success: it never falls, and each command is followed, from 1 s after it was given, by a walk (`robots/gait.py`):
     mean |velocity error| < 0.1 m/s and mean |yaw-rate error| < 0.15 rad/s in the body's frame, each foot touches down
-    1.5-4 times a second, swings at least 15 mm high and stands at most 80 % of the time; mean mechanical power < 250 W,
+    1.5-4 times a second, swings at least 15 mm high and stands at most 80 % of the time; mean mechanical power < 150 W,
     action change < 0.35 (root mean square) and slip of a standing foot < 0.2 m/s rule out shaking and skating.
 
     Observation (46):
@@ -84,8 +85,9 @@ class A1Walk(Task):
     0.5 exp(-(e / 0.15)^2), `yaw` = 0.5 exp(-(u / 0.35)^2) - min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
     action_change, `power` = -0.002 power, `roll_pitch` = -0.02 (wx^2 + wy^2), `upright` = -0.5 (gx^2 + gy^2), `gait` =
     mean over the feet of s - 0.5, s = D while a foot stands and 1 - D else, D = sigmoid(+-8 sin(clock)): + for FR and
-    RL, - for FL and RR, a trot. Terminates, as a failure with -15, when the trunk leans by more than 37 degrees or is
-    below 0.15 m. Truncates after 500 steps.
+    RL, - for FL and RR, a trot; `lift` = mean over the feet of (1 - D) min(clearance / 0.04 m, 1); `slip` = -mean slip.
+    Terminates, as a failure with -15, when the trunk leans by more than 37 degrees or is below 0.15 m. Truncates after
+    500 steps.
 
     Reward signals, as motion capture, an IMU, foot switches and a power meter give them: base_velocity [m/s],
     base_angular_velocity [rad/s], gravity, base_height [m], foot_contact, foot_clearance [m], foot_slip [m/s],
@@ -258,10 +260,14 @@ class A1Walk(Task):
         e, u = vx - signals["velocity_command"][0], wz - signals["yaw_rate_command"][0]
         push = SHARPNESS * signals["gait_clock"][0]
         first = 1.0 / (1.0 + math.exp(-push))  # wanted share of standing of the legs of phase +1
-        gait = 0.0
-        for contact, phase in zip(signals["foot_contact"], cls.legs.phase, strict=True):
+        gait = lift = 0.0
+        for contact, clearance, phase in zip(
+            signals["foot_contact"], signals["foot_clearance"], cls.legs.phase, strict=True
+        ):
             wanted = first if phase > 0 else 1.0 - first
             gait += (wanted if contact else 1.0 - wanted) - 0.5
+            lift += (1.0 - wanted) * min(max(clearance, 0.0) / LIFT, 1.0)
+        feet = len(cls.legs.phase)
         return {
             "velocity": 1.5 * (1.0 - min(abs(e) / 0.5, 2.0)) + 0.5 * math.exp(-((e / 0.15) ** 2)),
             "yaw": 0.5 * math.exp(-((u / 0.35) ** 2)) - min(abs(u), 1.0),
@@ -270,7 +276,9 @@ class A1Walk(Task):
             "power": -0.002 * signals["power"][0],
             "roll_pitch": -0.02 * (wx * wx + wy * wy),
             "upright": -0.5 * (gx * gx + gy * gy),
-            "gait": gait / len(cls.legs.phase),
+            "gait": gait / feet,
+            "lift": lift / feet,
+            "slip": -sum(signals["foot_slip"]) / feet,
         }
 
     @classmethod

@@ -1,0 +1,259 @@
+"""The walk's judge on hand-made gaits, its mirror, its IMU and its torque limit."""
+
+import math
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from simtoreal.robots.disturbances import Pushes
+from simtoreal.robots.gait import WalkLimits, WalkScorer
+from simtoreal.robots.mirror import make_mirror
+from simtoreal.robots.tasks.walk import A1Walk
+
+DT = 0.02
+
+
+def gait(k, *, frequency=2.5, height=0.05, speed=0.5, turn=0.2, duty=0.5, slip=0.05, power=60.0, change=0.5):
+    """Signals of step k of a trot: feet 0 and 3 stand in its first `duty`, 1 and 2 half a period later."""
+    age = ((k - 1) % 250 + 1) * DT
+    contact, clearance = [], []
+    for lag in (0.0, 0.5, 0.5, 0.0):
+        phase = (k * DT * frequency + lag) % 1.0
+        contact.append(float(phase < duty))
+        clearance.append(0.0 if phase < duty else height * math.sin(math.pi * (phase - duty) / (1.0 - duty)))
+    return {
+        "velocity_command": (0.5,),
+        "yaw_rate_command": (0.2,),
+        "command_age": (age,),
+        "base_velocity": (speed, 0.0, 0.0),
+        "base_angular_velocity": (0.0, 0.0, turn),
+        "foot_contact": contact,
+        "foot_clearance": clearance,
+        "foot_slip": [slip * c for c in contact],
+        "power": (power,),
+        "action_change": (change,),
+    }
+
+
+def judge(steps=500, **changed):
+    scorer = WalkScorer(WalkLimits(), 4, 12, DT, 5.0)
+    seen = [scorer.see(gait(k, **changed)) for k in range(1, steps + 1)]
+    return seen, sorted(set(scorer.failures))
+
+
+def test_a_trot_on_command_is_a_success_once_a_command_has_ended():
+    seen, failures = judge()
+    assert failures == []
+    assert seen == [False] * 249 + [True] * 251
+
+
+@pytest.mark.parametrize(
+    ("changed", "failure"),
+    [
+        ({"speed": 0.61}, "velocity"),
+        ({"turn": 0.04}, "yaw_rate"),
+        ({"power": 151.0}, "power"),
+        ({"change": 12 * 0.36**2}, "action_change"),
+        ({"slip": 0.21}, "slip"),
+        ({"frequency": 4.5}, "touchdowns"),
+        ({"frequency": 1.2}, "touchdowns"),
+        ({"height": 0.014}, "swing_height"),
+        ({"duty": 0.82}, "duty"),
+    ],
+)
+def test_each_fault_of_a_gait_is_named(changed, failure):
+    seen, failures = judge(**changed)
+    assert failure in failures
+    assert not any(seen)
+
+
+def test_figures_of_a_known_gait():
+    """From 1 s on, 4 s of a 2.5 Hz trot of 5 cm: 10 touchdowns a foot, half the time on the ground."""
+    scorer = WalkScorer(WalkLimits(), 4, 12, DT, 5.0)
+    for k in range(1, 250):
+        scorer.see(gait(k))
+    found = scorer.figures()
+    assert found["touchdowns"] == pytest.approx([2.5] * 4, abs=0.26)
+    assert found["duty"] == pytest.approx([0.5] * 4, abs=0.03)
+    assert found["swing_height"] == pytest.approx([0.05] * 4, rel=0.02)
+    assert found["action_change"] == pytest.approx([math.sqrt(0.5 / 12)])
+
+
+def test_the_first_second_of_a_command_is_not_judged():
+    scorer = WalkScorer(WalkLimits(), 4, 12, DT, 5.0)
+    for k in range(1, 501):
+        last = scorer.see(gait(k, speed=9.0 if (k - 1) % 250 < 50 else 0.5))
+    assert last
+
+
+def test_one_command_not_followed_fails_the_episode():
+    scorer = WalkScorer(WalkLimits(), 4, 12, DT, 5.0)
+    for k in range(1, 501):
+        last = scorer.see(gait(k, speed=0.5 if k > 250 else 0.0))
+    assert not last
+    scorer.start()
+    for k in range(1, 251):
+        last = scorer.see(gait(k))
+    assert last
+
+
+@pytest.fixture
+def walk():
+    made = []
+
+    def build(**options):
+        made.append(gym.make("simtoreal/A1Walk-v0", disable_env_checker=True, **options).unwrapped)
+        return made[-1]
+
+    yield build
+    for env in made:
+        env.close()
+
+
+def test_the_mirror_image_of_a_motion_is_the_motion_of_the_mirrored_robot(walk):
+    """Seen from behind a mirror, a robot with mirrored parameters, start and actions does what the other one does."""
+    env, twin = walk(privileged=True), walk(privileged=True)
+    seen, true, act = env._mirrors
+    values = {
+        "link.FR_lower.mass": 0.25, "link.trunk.com.y": 0.01, "ground.slope.roll": 0.1,
+        "sensor.joint_position.bias.RL_hip_joint": 0.05, "sensor.gyro.bias.x": 0.1, "sensor.imu.tilt.roll": 0.05,
+    }  # fmt: skip
+    mirrored = {
+        "link.FL_lower.mass": 0.25, "link.trunk.com.y": -0.01, "ground.slope.roll": -0.1,
+        "sensor.joint_position.bias.RR_hip_joint": -0.05, "sensor.gyro.bias.x": -0.1, "sensor.imu.tilt.roll": -0.05,
+    }  # fmt: skip
+    a, _ = env.reset(seed=4, options={"parameters": values})
+    twin.reset(seed=4, options={"parameters": mirrored})
+    # the trunk's own centre of mass and inertia are not quite symmetric: both robots get it from the same file
+    q, qd, _ = env.world.state()
+    order, sign = act
+    start = (0.0, 0.0, 0.262, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
+    env.world.reset(q, qd, start)
+    twin.world.reset((np.array(q)[order] * sign).tolist(), qd, start)
+    for each in (env, twin):
+        each._state = each.world.state()
+        each._ring.fill(each._state)
+        each._signals = each.signals(each._state)
+    twin._phase = env._phase + math.pi
+    twin._commands = [(v, -w) for v, w in env._commands]
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        action = rng.uniform(-0.3, 0.3, 12).astype(np.float32)
+        a, reward, *_ = env.step(action)
+        b, image, *_ = twin.step(action[order] * sign)
+    assert b["policy"] == pytest.approx(a["policy"][seen[0]] * seen[1], abs=0.05)
+    assert b["privileged"] == pytest.approx(a["privileged"][true[0]] * true[1], abs=0.05)
+    assert image == pytest.approx(reward, abs=0.05)
+    moved = a["policy"][seen[0]] * seen[1] - a["policy"]
+    assert np.abs(moved).max() > 0.3  # and it is not its own mirror image
+
+
+def test_mirroring_twice_changes_nothing(walk):
+    env = walk(privileged=True)
+    rng = np.random.default_rng(0)
+    sizes = {"obs": 46, "next_obs": 46, "action": 12, "privileged": env.privileged_layout.size, "reward": 0}
+    rows = {name: rng.standard_normal((3, n) if n else 3).astype(np.float32) for name, n in sizes.items()}
+    once = env.augment(rows, [], rng)
+    twice = env.augment(once, [], rng)
+    for name, value in rows.items():
+        assert (twice[name] == value).all()
+        assert name == "reward" or not (once[name] == value).all()
+
+
+def test_a_name_without_an_image_is_refused():
+    with pytest.raises(ValueError, match="FL_knee is the mirror image"):
+        make_mirror(["FR_knee"], {"FR": "FL", "FL": "FR"}, [])
+
+
+@pytest.mark.parametrize(
+    ("tilt", "gravity"),
+    [((0.1, 0.0), (0.0, -math.sin(0.1), -math.cos(0.1))), ((0.0, 0.1), (math.sin(0.1), 0.0, -math.cos(0.1)))],
+)
+def test_a_tilted_imu_reads_gravity_and_rotation_in_its_own_axes(walk, tilt, gravity):
+    """A sensor rolled by 0.1 rad sees the vertical turned back by it: R_x(-0.1) (0, 0, -1) = (0, -sin, -cos)."""
+    env = walk()
+    roll, pitch = tilt
+    env.reset(seed=0, options={"parameters": {"sensor.imu.tilt.roll": roll, "sensor.imu.tilt.pitch": pitch}})
+    reader = env._readers["imu"]
+    base = [0.0, 0.0, 0.3, *env.world._base_turn, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]  # the link upright, turning to the left
+    state = ([], [], base)
+    env._ring.fill(state)
+    assert reader.ideal(state) == pytest.approx([0, 0, -1, 0, 0, 2], abs=1e-6)
+    seen = reader.read(env._ring, 0)
+    assert seen[:3] == pytest.approx(gravity, abs=1e-6)
+    assert seen[3:] == pytest.approx([-2.0 * x for x in gravity], abs=1e-6)
+
+
+def test_the_gyro_has_its_bias_and_the_gravity_none(walk):
+    env = walk()
+    env.reset(seed=0, options={"parameters": {"sensor.gyro.bias.y": 0.25}})
+    ideal = env._readers["imu"].ideal(env.world.state())
+    assert env._readers["imu"].read(env._ring, 0) == pytest.approx([*ideal[:4], ideal[4] + 0.25, ideal[5]])
+
+
+def test_the_torque_limit_is_a_share_of_the_drive_s(walk):
+    env = walk()
+    for share in (1.0, 0.4):
+        env.reset(seed=0, options={"parameters": {"actuator.torque_limit": share}})
+        torque = env.drive.torque(([9.0] * 12, [0.0] * 12), env._command, ())
+        assert torque == [-33.5 * share] * 12
+
+
+def test_pushes_come_in_time_and_in_every_direction():
+    pushes = Pushes(DT)
+    pushes.apply({"push.speed": 0.7, "push.interval": 1.0})
+    angles = []
+    for seed in range(40):
+        pushes.start(seed)
+        blows = {k: blow for k in range(151) if (blow := pushes.due(k))}
+        assert list(blows) == [50, 100, 150]
+        for x, y, z in blows.values():
+            assert (math.hypot(x, y), z) == (pytest.approx(0.7), 0.0)
+            angles.append(math.atan2(y, x))
+    counts, _ = np.histogram(angles, bins=4, range=(-math.pi, math.pi))
+    assert counts.min() > 15
+    pushes.apply({"push.speed": 0.0, "push.interval": 1.0})
+    assert pushes.due(50) is None
+
+
+@pytest.mark.parametrize("policy", ["zero", "random", "hold"])
+def test_whoever_does_not_walk_does_not_succeed(walk, policy):
+    env = walk()
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        env.reset(seed=seed)
+        held = rng.uniform(-0.2, 0.2, 12).astype(np.float32)
+        ended = False
+        while not ended:
+            random = rng.uniform(-1, 1, 12).astype(np.float32)
+            action = {"zero": np.zeros(12, np.float32), "random": random, "hold": held}[policy]
+            _, _, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+        assert info["is_success"] is False
+
+
+def test_commands_change_after_five_seconds_and_lie_in_their_ranges(walk):
+    env = walk()
+    given = set()
+    for seed in range(4):
+        obs, _ = env.reset(seed=seed)
+        for k in range(1, 301):
+            command = tuple(obs[44:46].tolist())
+            assert 0.2 <= command[0] <= 0.8
+            assert -0.6 <= command[1] <= 0.6
+            obs, _, terminated, _, info = env.step(np.zeros(12, np.float32))
+            answered = (info["reward_signals"]["velocity_command"][0], info["reward_signals"]["yaw_rate_command"][0])
+            assert command == pytest.approx(answered, abs=1e-6)
+            assert info["reward_signals"]["command_age"][0] == pytest.approx(((k - 1) % 250 + 1) * DT)
+            given.add(command)
+            assert not terminated
+    assert len(given) == 8
+
+
+def test_limits_are_those_of_the_issue():
+    limits = A1Walk.walk_limits
+    assert (limits.velocity, limits.yaw_rate, limits.settle) == (0.1, 0.15, 1.0)
+    assert (limits.touchdowns, limits.swing_height, limits.duty) == ((1.5, 4.0), 0.015, 0.8)
+    assert replace(limits) == WalkLimits()
