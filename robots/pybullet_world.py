@@ -57,6 +57,7 @@ class PyBulletWorld(World):
         }
         self._client = bullet.connect(bullet.GUI if gui else bullet.DIRECT)
         self._marker: int | None = None
+        self._saved: int | None = None
         try:
             self._load()
         except BaseException:
@@ -105,7 +106,7 @@ class PyBulletWorld(World):
         self._base_place, self._base_turn = place, turn
         self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
-        self._marker = None
+        self._marker = self._saved = None
         self._plan()
 
     def _table(self) -> int:
@@ -352,6 +353,20 @@ class PyBulletWorld(World):
             self._body, self._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=self._client
         )
         bullet.stepSimulation(physicsClientId=self._client)
+
+    def bare_steps(self, torque: Sequence[float], steps: int) -> None:
+        """The engine calls that no torque controller can avoid, `steps` times: for benchmarks. Begins each time where
+        the world was at the first call."""
+        c = self._client
+        if self._saved is None:
+            self._saved = bullet.saveState(physicsClientId=c)
+        bullet.restoreState(self._saved, physicsClientId=c)
+        for _ in range(steps):
+            bullet.getJointStates(self._body, self._joint_indices, physicsClientId=c)
+            bullet.setJointMotorControlArray(
+                self._body, self._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=c
+            )
+            bullet.stepSimulation(physicsClientId=c)
 
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
         # Bullet builds its inverse-dynamics tree once, at the first call (in _load, at nominal), and later mass

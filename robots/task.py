@@ -45,6 +45,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     drive turns the (delayed) command into torque; fault check; reward signals; reward terms, success, termination;
     sensor readings; observation. The clock is the task's own, so truncation comes with `horizon` steps.
 
+    `torque` is what the drive gave in the last physics step.
+
     `info` holds `reward_terms` (name -> number), `is_success` (the success condition has held up to now),
     `violation` (a joint faster than its limit, or contact with the table) and, after a reset, `parameters` (what
     really applies, read back). If physics breaks, `physics_fault` is True, the episode is truncated, the
@@ -233,7 +235,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._step_count = 0
         self._scorer.start()
         self._given_action: list[float] = [0.0] * self.command_layout.size
-        self._torque: list[float] = [0.0] * len(self.world.joints)
+        self.torque: list[float] = [0.0] * len(self.world.joints)
         start = self.start(self.np_random)
         self.world.reset(start.position, start.velocity, start.base)
         self._state = self.world.state()
@@ -307,7 +309,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             if max(state[1]) > bound or min(state[1]) < -bound:
                 break  # a drive can damp in one control step what no robot can do
             ring.push(state)
-        self._torque = torque
+        self.torque = torque
         check_state(state, self.velocity_bound)
         self._state = state
 

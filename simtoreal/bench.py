@@ -65,7 +65,8 @@ def _interleaved(ours: Work, peer: Work, *, repeat: int, rounds: int) -> tuple[f
 def bench_step(rounds: int) -> list[Row]:
     """A control step with everything on against the Bullet calls alone that such a controller cannot avoid.
 
-    Both robots rest where an episode starts: the bare one is nominal, so that no controller is needed to keep it there.
+    Both robots rest where an episode starts: the bare one is nominal, so that no controller is needed to keep it there,
+    and a legged one begins every control step anew, standing.
     """
     rows = []
     for short, full in build.task_ids().items():
@@ -80,13 +81,22 @@ def bench_step(rounds: int) -> list[Row]:
         substeps = round(task.control_dt / task.physics_dt)
         action = np.zeros(env.action_space.shape or (), np.float32)
         zero = [0.0] * len(world.joints)
+        if task.robot.floating:
+            for _ in range(round(1.0 / task.control_dt)):
+                still.step(action)
+        standing = list(task.torque)
 
         def ours(env: Any = env, action: Any = action, everything: dict[str, Any] = everything) -> None:
             _, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 env.reset(options=everything)
 
-        def bare(world: Any = world, task: Any = task, n: int = substeps, zero: list[float] = zero) -> None:
+        def bare(
+            world: Any = world, task: Any = task, n: int = substeps, zero: Any = zero, standing: Any = standing
+        ) -> None:
+            if task.robot.floating:
+                world.bare_steps(standing, n)
+                return
             for _ in range(n):
                 q, _ = world.state()
                 world.step(world.gravity_torque(q) if task.compensates_gravity else zero)

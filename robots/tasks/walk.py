@@ -223,7 +223,7 @@ class A1Walk(Task):
                 math.hypot(v[0], v[1]) if contact else 0.0
                 for v, contact in zip(feet.velocity, feet.contact, strict=True)
             ],
-            "power": (sum(abs(t * v) for t, v in zip(self._torque, state[1], strict=True)),),
+            "power": (sum(abs(t * v) for t, v in zip(self.torque, state[1], strict=True)),),
             "action_change": (change,),
             "gait_clock": self._clock(),
             "velocity_command": (forward,),
