@@ -26,6 +26,7 @@ def train(
     randomization: str | None = None,
     device: str | None = None,
     envs: int | None = None,
+    workers: int | None = None,
     checkpoint_every: int | None = None,
     config_file: str | os.PathLike[str] | None = None,
     assignments: Sequence[str] = (),
@@ -38,7 +39,8 @@ def train(
         task: ours by short name ("PandaReach") or any gymnasium id.
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        seed, device, envs, checkpoint_every: None leaves it to the configuration.
+        envs, workers: environments, and processes among which they are dealt (0: all in this one).
+        seed, device, envs, workers, checkpoint_every: None leaves it to the configuration.
         config_file: YAML with fields of `RunConfig`; `assignments` are "path=value", e.g. "agent.gamma=0.98".
         force: replace an earlier run at `out`.
 
@@ -57,6 +59,7 @@ def train(
             "randomization": None if randomization is None else build.find_randomization(randomization, name),
             "device": device,
             "envs": envs,
+            "workers": workers,
             "checkpoint_every": checkpoint_every,
         },
         defaults={"randomization": build.find_randomization(None, name)},

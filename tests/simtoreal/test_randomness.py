@@ -121,7 +121,7 @@ def test_the_replay_carries_the_privileged_part_of_this_very_moment():
     batch = replay.sample(400, torch.Generator().manual_seed(0))
     assert batch.privileged.shape == (400, p)
     assert batch.next_privileged.shape == (400, p)
-    parameters = slice(p - len(build.parameters_of(envs.envs[0])), p)
+    parameters = slice(p - len(build.parameters_of(envs.prototype)), p)
     drawn = []
     for index in (0, 1):
         env = build.make_training_env(config, index, 5)

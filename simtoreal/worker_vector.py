@@ -1,0 +1,408 @@
+"""Supervised worker processes, together one vector environment."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from multiprocessing import resource_tracker
+from typing import Any, Literal, cast
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import CloudpickleWrapper, batch_space
+from numpy.typing import NDArray
+
+from simtoreal import worker_process as w
+from simtoreal.shared_memory import Channel, ChannelClosed, ChannelTimeout, SharedBlock
+from simtoreal.workers import EnvFactory, as_actions
+
+START_TIMEOUT = 120.0  # [s] for a process to come up and make its environments: imports, on a busy machine
+CLOSE_GRACE = 2.0  # [s] for all workers together to close their environments before they are killed
+LOOK_EVERY = 0.5  # [s] between looks whether a silent worker still lives: its pipe may be held by a child of its own
+
+
+class WorkerError(RuntimeError):
+    """A worker failed for good. `worker` and `envs` say which; `traceback` is the original one, if it raised."""
+
+    def __init__(self, message: str, worker: int, envs: Sequence[int], traceback: str = "") -> None:
+        super().__init__(message)
+        self.worker, self.envs, self.traceback = worker, tuple(envs), traceback
+        if traceback:
+            self.__cause__ = _Remote(traceback)
+
+
+class _Remote(Exception):
+    """Shows a worker's traceback where the parent's is printed."""
+
+    def __str__(self) -> str:
+        return f"in the worker:\n{self.args[0]}"
+
+
+class WorkerRestart(UserWarning):
+    """A worker died and another took its place."""
+
+
+class SignalRows(Sequence[Mapping[str, list[float]]]):
+    """The reward signals of each environment, name -> numbers, made from one array [E, S] when they are looked at."""
+
+    def __init__(self, values: NDArray[np.float64], slices: Mapping[str, slice]) -> None:
+        self._values, self._slices = values, slices
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, i: Any) -> Any:
+        row = self._values[i].tolist()
+        return {name: row[part] for name, part in self._slices.items()}
+
+
+class _Worker:
+    """One process, its seat and the parent's end of its channel."""
+
+    def __init__(self, seat: w.Seat) -> None:
+        self.seat = seat
+        self.restarts = 0
+        self.pending = False
+        self.process: Any = None
+        self.channel: Channel | None = None
+
+    def start(self, context: Any, block: SharedBlock, factories: bytes) -> None:
+        ours, theirs = Channel.pair()
+        self.channel = ours
+        w.parent_ends.add(ours)
+        main_thread = threading.current_thread() is threading.main_thread()
+        self.process = context.Process(
+            target=w.serve, args=(block, theirs, self.seat, factories, main_thread), name=f"worker-{self.seat.worker}"
+        )
+        try:
+            with _signals_blocked():
+                self.process.start()
+        finally:
+            theirs.close()
+        self.pending = True
+
+    def gone(self) -> str:
+        """How the process ended, in words."""
+        self.process.join(1.0)
+        code = self.process.exitcode
+        if code is None:
+            return "closed its pipe"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        return f"was killed by {signal.Signals(-code).name}"
+
+    def end(self, deadline: float) -> None:
+        """Gone when this returns, whatever state it was in."""
+        if self.process is not None and self.process.pid is not None:
+            self.process.join(max(deadline - time.monotonic(), 0.0))
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join(CLOSE_GRACE)
+        if self.channel is not None:
+            self.channel.close()
+
+
+class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
+    """A `LocalVectorEnv` whose environments live in worker processes; the same results, bit for bit.
+
+    Every step's numbers cross in shared memory; what has no fixed size (`final_info`, a reset's infos, a traceback)
+    crosses on a pipe. The environments are dealt to the workers in order, as evenly as possible.
+
+    A worker that dies is replaced, up to `max_restarts` times each: its environments' transitions of that step are
+    lost. They are marked by `infos["lost"]` [E] (only there when something was lost), invalid (`infos["valid"]`),
+    truncated, with the last observation as `final_obs`; each environment goes on with its next episode. `restarts`
+    counts, and a `WorkerRestart` warning says what happened.
+
+    Args:
+        factories: as for `LocalVectorEnv`; they are pickled (by cloudpickle, so a lambda will do).
+        workers: processes; at most one an environment.
+        timeout: [s] for a step, a reset or a call in all of a worker's environments.
+        max_restarts: of each worker.
+        start_method: "spawn" starts a clean interpreter: torch's and BLAS's threads, and whatever locks they hold, do
+            not survive a fork. "fork" is for processes that have none, and starts at once.
+
+    Raises:
+        WorkerError: a worker could not start. Later, from any method: an environment raised, took longer than
+            `timeout`, or a worker died once too often. All workers are gone then.
+        ValueError: no workers or more than environments, spaces that are no arrays, or not Linux.
+    """
+
+    def __init__(
+        self,
+        factories: Sequence[EnvFactory],
+        workers: int,
+        *,
+        timeout: float = 60.0,
+        max_restarts: int = 3,
+        start_method: Literal["spawn", "fork"] = "spawn",
+    ) -> None:
+        self.closed = True  # there is nothing to close yet
+        if not 1 <= workers <= len(factories):
+            raise ValueError(f"from 1 worker to one for each of {len(factories)} environments, got {workers}")
+        if sys.platform != "linux":
+            raise ValueError("worker processes need Linux; use workers=0")
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.num_envs = n = len(factories)
+        self.restarts = 0
+        self._timeout, self._max_restarts = timeout, max_restarts
+        self._workers: list[_Worker] = []
+        self._prototype = factories[0]()
+        self.single_observation_space = self._prototype.observation_space
+        self.single_action_space = self._prototype.action_space
+        self.observation_space = batch_space(self.single_observation_space, n)
+        self.action_space = batch_space(self.single_action_space, n)
+        layout = self._prototype.get_wrapper_attr("reward_layout") if w.reward_size(self._prototype) else None
+        self._slices: Mapping[str, slice] = layout.slices if layout is not None else {}
+        self._seeds: list[int | None] = [None] * n
+        self._keys = tuple(w.observation_parts(self.single_observation_space))
+        self._block = SharedBlock(w.block_fields(self._prototype, n, workers))
+        self._arrays = self._block.arrays
+        self._asked, self._answered = (self._arrays[name].data for name in ("asked", "answered"))
+        self._tick = 0
+        self._context = multiprocessing.get_context(start_method)
+        bounds = np.linspace(0, n, workers + 1).astype(int).tolist()
+        seats = [w.Seat(k, a, b - a) for k, (a, b) in enumerate(pairwise(bounds))]
+        self._factories = [pickle.dumps([CloudpickleWrapper(f) for f in factories[seat.rows]]) for seat in seats]
+        _open.add(self)
+        self.closed = False
+        try:
+            resource_tracker.ensure_running()  # it unblocks the signals that are blocked while a worker starts
+            self._workers = [_Worker(seat) for seat in seats]
+            for worker in self._workers:
+                worker.start(self._context, self._block, self._factories[worker.seat.worker])
+            for worker in self._workers:
+                self._await_start(worker)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def prototype(self) -> gym.Env[Any, Any]:
+        """An environment in this process, to ask what they declare; not to be stepped."""
+        return self._prototype
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' process ids."""
+        return [worker.process.pid for worker in self._workers]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """As `LocalVectorEnv.reset`."""
+        if not isinstance(seed, Sequence):
+            seed = [None if seed is None else seed + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{self.num_envs} seeds are needed, got {len(seed)}")
+        infos = self._request("reset", [(seed[worker.seat.rows], options) for worker in self._workers])
+        self._seeds = list(seed)
+        return self._observation(), {"reset_info": [info for part in infos for info in part]}
+
+    def call(self, name: str, *arguments: Any, each: Sequence[Any] | None = None) -> list[Any]:
+        """What the method `name` of each worker's `LocalVectorEnv` returns, with these arguments.
+
+        `each` [E], if given, is a last argument, of which every worker gets the part of its environments.
+        """
+        parts = [() if each is None else (each[worker.seat.rows],) for worker in self._workers]
+        return self._request(name, [(*arguments, *part) for part in parts])
+
+    def step(self, actions: NDArray[Any]) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """As `LocalVectorEnv.step`, and see the class for `infos["lost"]`."""
+        self._begin("step")
+        self._arrays["action"][...] = as_actions(actions, self.action_space)
+        self._tick += 1
+        for worker in self._workers:
+            self._asked[worker.seat.worker * w.WORDS] = self._tick
+            self._send(worker, w.STEP)
+        deadline = time.monotonic() + self._timeout
+        news: list[tuple[slice, dict[str, Any]]] = []
+        dead: list[tuple[_Worker, str]] = []
+        for worker in self._workers:
+            w.spin(self._answered, worker.seat.worker * w.WORDS, self._tick)
+            answer, how = self._answer(worker, deadline)
+            if how:
+                dead.append((worker, how))
+            elif answer:
+                news.append((worker.seat.rows, answer))
+        infos: dict[str, Any] = {}
+        if dead:
+            infos["lost"] = np.zeros(self.num_envs, bool)
+            for worker, how in dead:
+                infos["lost"][worker.seat.rows] = True
+                news.append((worker.seat.rows, self._replace(worker, how)))
+        a = self._arrays
+        terminated, truncated = a["terminated"].copy(), a["truncated"].copy()
+        infos |= {"valid": a["valid"].copy(), "reward_signals": self._signals(news)}
+        ended = terminated | truncated
+        if ended.any():
+            infos |= self._final(ended, news)
+        return self._observation(), a["reward"].copy(), terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End every worker within seconds, whatever state it is in."""
+        deadline = time.monotonic() + CLOSE_GRACE
+        for worker in self._workers:
+            if worker.channel is not None:
+                with contextlib.suppress(ChannelClosed, ChannelTimeout):
+                    worker.channel.send(w.CLOSE, deadline=time.monotonic())
+        for worker in self._workers:
+            worker.end(deadline)
+        self._block.close()
+        self._prototype.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _signals(self, news: Sequence[tuple[slice, dict[str, Any]]]) -> Sequence[Any]:
+        signals: Any = [None] * self.num_envs
+        if self._slices:
+            signals = SignalRows(self._arrays["signals"].copy(), self._slices)
+        for rows, part in news:
+            if "reward_signals" in part:
+                signals = list(signals)
+                signals[rows] = part["reward_signals"]
+        return signals
+
+    def _final(self, ended: NDArray[np.bool_], news: Sequence[tuple[slice, dict[str, Any]]]) -> dict[str, Any]:
+        final_obs, final_info = np.empty(self.num_envs, object), np.empty(self.num_envs, object)
+        for rows, part in news:
+            if "final_info" in part:
+                final_info[rows] = part["final_info"]
+        for i in np.flatnonzero(ended):
+            final_obs[i] = self._observation("final", i)
+        return {"final_obs": final_obs, "final_info": final_info}
+
+    def _observation(self, which: str = "obs", row: Any = ...) -> Any:
+        parts = {key: np.array(self._arrays[f"{which} {key}"][row]) for key in self._keys}
+        return parts if isinstance(self.single_observation_space, spaces.Dict) else parts[""]
+
+    def _begin(self, doing: str) -> None:
+        """Be ready for a command. An earlier one that an exception cut short here, a KeyboardInterrupt say, is
+        finished first and its result dropped."""
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError("these environments are closed")
+        deadline = time.monotonic() + self._timeout
+        for worker in self._workers:
+            if worker.pending:
+                self._answer(worker, deadline)
+        self._doing = doing
+
+    def _send(self, worker: _Worker, kind: bytes, payload: Any = None) -> None:
+        """Ask; a worker that is dead says so when it is to answer."""
+        assert worker.channel is not None
+        worker.pending = True
+        with contextlib.suppress(ChannelClosed, ChannelTimeout):
+            worker.channel.send(kind, payload, time.monotonic() + self._timeout)
+
+    def _answer(self, worker: _Worker, deadline: float) -> tuple[Any, str]:
+        """A worker's answer, and "" or how it died. Raises WorkerError when an environment raised or hangs."""
+        channel, payload, how = worker.channel, None, ""
+        assert channel is not None
+        try:
+            while not channel.ready(min(time.monotonic() + LOOK_EVERY, deadline)):
+                if not worker.process.is_alive():
+                    raise ChannelClosed
+                if time.monotonic() >= deadline:
+                    raise ChannelTimeout
+            kind, payload = channel.receive(deadline)
+            worker.pending = False
+        except ChannelClosed:
+            kind, how = w.DONE, worker.gone()
+        except ChannelTimeout:
+            kind = b""
+        if kind == b"":
+            worker.process.kill()
+            i, at = self._place(worker)
+            what = f"environment {i} did not return from {at} within {self._timeout:g} s"
+            raise self._failed(worker, f"{what}; worker {worker.seat.worker} was killed", [i])
+        if kind == w.ERROR:
+            env, line, traceback = cast("tuple[int, str, str]", payload)
+            i = worker.seat.first + env
+            raise self._failed(worker, f"environment {i} in worker {worker.seat.worker} raised {line}", [i], traceback)
+        return payload, how
+
+    def _place(self, worker: _Worker) -> tuple[int, str]:
+        """Which environment a worker is busy with, and where in its life that is."""
+        i = worker.seat.first + int(self._arrays["busy"][worker.seat.worker * w.WORDS])
+        step = int(self._arrays["length"][i]) + 1
+        return i, f"step {step} of its episode" if self._doing == "step" else self._doing
+
+    def _failed(self, worker: _Worker, message: str, envs: Sequence[int] = (), traceback: str = "") -> WorkerError:
+        """The error to raise, after the end of all workers."""
+        self.close()
+        return WorkerError(message, worker.seat.worker, envs or worker.seat.envs, traceback)
+
+    def _request(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        self._begin(name)
+        for worker, part in zip(self._workers, arguments, strict=True):
+            self._send(worker, w.CALL, (name, part))
+        deadline = time.monotonic() + self._timeout
+        return [self._certain(worker, deadline) for worker in self._workers]
+
+    def _certain(self, worker: _Worker, deadline: float) -> Any:
+        """An answer where a death cannot be made up for."""
+        answer, how = self._answer(worker, deadline)
+        if how:
+            raise self._failed(worker, f"{worker.seat} {how} during {self._doing}")
+        return answer
+
+    def _await_start(self, worker: _Worker) -> None:
+        self._doing = "its start (a script that starts workers must do so under if __name__ == '__main__':)"
+        self._certain(worker, time.monotonic() + START_TIMEOUT)
+
+    def _replace(self, worker: _Worker, how: str) -> dict[str, Any]:
+        """Put another process in a dead one's place; what is to be said of its lost transitions."""
+        seat, a = worker.seat, self._arrays
+        i, at = self._place(worker)
+        event = f"{seat} {how} while environment {i} was at {at}"
+        if worker.restarts >= self._max_restarts:
+            raise self._failed(worker, f"{event}, after {worker.restarts} restarts")
+        warnings.warn(f"{event}; it is restarted", WorkerRestart, stacklevel=3)
+        worker.restarts += 1
+        self.restarts += 1
+        lost = [
+            {"worker_restart": event, "episode": {"r": r, "l": length + 1}}
+            for r, length in zip(a["return"][seat.rows].tolist(), a["length"][seat.rows].tolist(), strict=True)
+        ]
+        for key in self._keys:
+            a[f"final {key}"][seat.rows] = a[f"obs {key}"][seat.rows]
+        worker.end(time.monotonic())
+        worker.start(self._context, self._block, self._factories[seat.worker])
+        self._await_start(worker)
+        self._doing = "its restart"
+        self._send(worker, w.CALL, ("replace", (self._seeds[seat.rows], worker.restarts)))
+        self._certain(worker, time.monotonic() + self._timeout)
+        for name, value in {"reward": 0.0, "terminated": False, "truncated": True, "valid": False}.items():
+            a[name][seat.rows] = value
+        return {"final_info": lost}
+
+
+_open: weakref.WeakSet[WorkerVectorEnv] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A Ctrl-C in the moment between a worker's start and its first statement would kill it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@atexit.register  # before multiprocessing's own, which would wait for the workers without end
+def _close_all() -> None:
+    for envs in list(_open):
+        envs.close()
