@@ -55,9 +55,9 @@ class VecEnvAdapter(VecEnv):
         ended = terminated | truncated
         valid = np.asarray(infos.get("valid", np.ones(self.num_envs, dtype=bool)))
         if not (valid.all() and np.isfinite(reward).all()):
-            raise NonFiniteError(
-                f"environment {int(np.argmin(valid & np.isfinite(reward)))} gave an invalid transition"
-            )
+            i = int(np.argmin(valid & np.isfinite(reward)))
+            lost = final_value(infos, i, "worker_restart")
+            raise NonFiniteError(f"environment {i} gave an invalid transition" + (f": {lost}" if lost else ""))
         final = self._checked(final_observation(next_obs, ended, infos))
         self.returns += reward
         self.lengths += 1

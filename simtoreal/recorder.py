@@ -130,6 +130,7 @@ class Recorder:
     config: RunConfig
     judge: Judge
     device: str
+    envs: build.TrainingEnvs
     _recent: list[dict[str, Any]] = field(default_factory=list)
     _evaluations: list[dict[str, Any]] = field(default_factory=list)
     _sums: dict[str, list[float]] = field(default_factory=dict)
@@ -287,6 +288,7 @@ class Recorder:
                 "last": {"step": self._step, **vars(self._last)},
                 "evaluations": self._evaluations,
                 "physics_faults": self._faults,
+                "worker_restarts": self.envs.restarts,
                 "training_ranges": self._ranges,
                 "wall_seconds": time.perf_counter() - self._began,
                 "cpu_seconds": time.process_time() - self._cpu_began,

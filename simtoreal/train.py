@@ -47,7 +47,8 @@ def train(
     Raises:
         ValueError: bad configuration (ConfigError), preset (ConfigFileError) or output folder (RunError).
         Interrupted: stopped by a signal, after saving a checkpoint.
-        NonFiniteError, FaultRateError: learning or physics broke; the last good checkpoint is kept.
+        NonFiniteError, FaultRateError, WorkerError: learning, physics or a worker process broke; the last good
+            checkpoint is kept.
     """
     name = build.short_name(build.task_id(task))
     config = make_config(
@@ -76,6 +77,6 @@ def train(
         learner = make_learner(config, environments, chosen)
         judge = Judge(config)
         with claimed_output(folder, force=force, marker=CONFIG):
-            return Recorder(folder, config, judge, chosen).follow(learner, reporter)
+            return Recorder(folder, config, judge, chosen, environments).follow(learner, reporter)
     finally:
         environments.close()

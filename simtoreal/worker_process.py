@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from simtoreal.shared_memory import LINE, Channel, ChannelClosed, SharedBlock
 from simtoreal.workers import EnvFactory, LocalVectorEnv
 
-# Messages. A parent sends STEP, CALL, CLOSE; a worker answers DONE (a step without news), NEWS, RESULT, ERROR.
-STEP, CLOSE, CALL = b"s", b"c", b"A"
+# Messages of a parent, and a worker's answers: DONE (a start, or a step without news), NEWS of a step, RESULT, ERROR.
+STEP, CLOSE, RESET, REPLACE, CALL = b"s", b"c", b"T", b"P", b"A"
 DONE, NEWS, RESULT, ERROR = b"d", b"N", b"R", b"E"
 
 SPIN = 50e-6  # [s] of yielding before a process sleeps; waking one up costs as much again
@@ -179,6 +179,7 @@ class _Worker:
         ]
 
     def loop(self) -> None:
+        commands: dict[bytes, Callable[..., Any]] = {RESET: self._reset, REPLACE: self._replace, CALL: self._call}
         tick = self._asked[self._at]
         self._channel.send(DONE)
         while True:
@@ -192,7 +193,9 @@ class _Worker:
                     news = self._step()
                     answer: tuple[bytes, Any] = (NEWS, news) if news else (DONE, None)
                 else:
-                    answer = (RESULT, self._call(*payload))
+                    answer = (RESULT, commands[kind](*payload))
+                    for i in range(self._envs.num_envs):
+                        self._count(i)
                 self._answered[self._at] = tick
                 self._channel.send(*answer)
             except ChannelClosed:
@@ -213,7 +216,7 @@ class _Worker:
         if self._fields and None not in signals:
             for row, values in zip(self._signals, signals, strict=True):
                 row[:] = [number for name in self._fields for number in values[name]]
-        elif any(values is not None for values in signals):
+        elif self._fields or any(values is not None for values in signals):
             news["reward_signals"] = signals
         if "final_info" in infos:
             for i, (final, info) in enumerate(zip(infos["final_obs"], infos["final_info"], strict=True)):
@@ -225,13 +228,7 @@ class _Worker:
         return news
 
     def _call(self, name: str, arguments: Sequence[Any]) -> Any:
-        method: Callable[..., Any] = (
-            getattr(self, f"_{name}") if name in ("reset", "replace") else getattr(self._envs, name)
-        )
-        result = method(*arguments)
-        for i in range(self._envs.num_envs):
-            self._count(i)
-        return result
+        return getattr(self._envs, name)(*arguments)
 
     def _reset(self, seeds: Sequence[int | None], options: dict[str, Any] | None) -> list[dict[str, Any]]:
         obs, infos = self._envs.reset(seed=seeds, options=options)

@@ -206,7 +206,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             seed = [None if seed is None else seed + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(f"{self.num_envs} seeds are needed, got {len(seed)}")
-        infos = self._request("reset", [(seed[worker.seat.rows], options) for worker in self._workers])
+        infos = self._request("reset", w.RESET, [(seed[worker.seat.rows], options) for worker in self._workers])
         self._seeds = list(seed)
         return self._observation(), {"reset_info": [info for part in infos for info in part]}
 
@@ -216,7 +216,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         `each` [E], if given, is a last argument, of which every worker gets the part of its environments.
         """
         parts = [() if each is None else (each[worker.seat.rows],) for worker in self._workers]
-        return self._request(name, [(*arguments, *part) for part in parts])
+        return self._request(name, w.CALL, [(name, (*arguments, *part)) for part in parts])
 
     def step(self, actions: NDArray[Any]) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """As `LocalVectorEnv.step`, and see the class for `infos["lost"]`."""
@@ -344,10 +344,10 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.close()
         return WorkerError(message, worker.seat.worker, envs or worker.seat.envs, traceback)
 
-    def _request(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        self._begin(name)
+    def _request(self, doing: str, kind: bytes, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        self._begin(doing)
         for worker, part in zip(self._workers, arguments, strict=True):
-            self._send(worker, w.CALL, (name, part))
+            self._send(worker, kind, part)
         deadline = time.monotonic() + self._timeout
         return [self._certain(worker, deadline) for worker in self._workers]
 
@@ -382,7 +382,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         worker.start(self._context, self._block, self._factories[seat.worker])
         self._await_start(worker)
         self._doing = "its restart"
-        self._send(worker, w.CALL, ("replace", (self._seeds[seat.rows], worker.restarts)))
+        self._send(worker, w.REPLACE, (self._seeds[seat.rows], worker.restarts))
         self._certain(worker, time.monotonic() + self._timeout)
         for name, value in {"reward": 0.0, "terminated": False, "truncated": True, "valid": False}.items():
             a[name][seat.rows] = value
