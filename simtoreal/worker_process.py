@@ -154,7 +154,8 @@ def _noted(busy: NDArray[np.int64], i: int, factory: EnvFactory) -> EnvFactory:
 
 def _report(error: BaseException, env: int) -> tuple[int, str, str]:
     """Environment, one line, and the whole traceback."""
-    return env, traceback.format_exception_only(error)[-1].strip(), "".join(traceback.format_exception(error))
+    line = " ".join("".join(traceback.format_exception_only(error)).split())
+    return env, line, "".join(traceback.format_exception(error))
 
 
 class _Worker:

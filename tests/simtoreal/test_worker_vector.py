@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecCheckNan
 
 import simtoreal
 from simtoreal import build
-from simtoreal.config import ConfigError, RunConfig, make_config
+from simtoreal.config import ConfigError, make_config
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.baselines import VecEnvAdapter
 from simtoreal.policies.checkpoint import load_checkpoint
@@ -38,7 +38,7 @@ KILL, RAISE, HANG, STUCK, LEAVE, NAN = (1000.0 * k for k in range(1, 7))
 class Drift(gym.Env):
     """A random walk with reward signals that does to itself what its action says."""
 
-    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)  # nobody clips what lies outside
     reward_layout = Layout(Field("place", 2, "m"), Field("speed", 1, "m/s"))
 
     def __init__(self, *, privileged=False, signals=True):
@@ -209,7 +209,7 @@ def test_a_method_is_called_in_every_worker_with_its_part():
     assert equal(np.concatenate([part[0] for part in parts]), obs)
     assert equal(np.concatenate([part[1] for part in parts]), reward)
     assert equal(here.step(actions), there.step(actions))
-    with pytest.raises(WorkerError, match="raised AttributeError: .*no attribute 'nonsense'"):
+    with pytest.raises(WorkerError, match=r"raised AttributeError: .*no attribute 'nonsense'"):
         there.call("nonsense")
 
 
@@ -238,7 +238,7 @@ def test_a_killed_worker_is_replaced_and_its_open_transitions_are_marked(action)
         assert "SIGKILL" in infos["final_info"][i]["worker_restart"]
         assert infos["final_info"][i]["episode"]["l"] == 3
         other = keyed(i)
-        other.set_next_episode(5, 1)  # the next one of this environment, as if the first had ended here
+        other.set_next_episode(5 + i, 1)  # the next one of this environment, as if the first had ended here
         assert equal(obs[i], other.reset()[0])
     after = envs.step(action(0, 0, 0, 0))
     assert "lost" not in after[4]
@@ -360,13 +360,12 @@ def test_close_returns_within_seconds_in_every_state(state, action):
     assert not gone(pids, 0)
 
 
-def test_after_an_interrupted_step_the_next_answers_belong_together(action):
+def test_after_an_interrupted_step_the_next_answers_belong_together():
     envs = make(2, 2)
     envs.reset(seed=5)
     threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
-        while True:
-            envs.step(action(0, 0))
+        drive(envs, 10**6)
     fresh = make(2, 2)
     assert equal(drive(envs, 5), drive(fresh, 5))
     envs.close()
@@ -417,8 +416,15 @@ def orphans(method, what, thread):
 
 @pytest.mark.parametrize(
     ("method", "what", "thread"),
-    [("spawn", 0, "main"), ("spawn", 1, "main"), ("spawn", 2, "main"), ("fork", 1, "main"), ("fork", 2, "main"), ("fork", 1, "thread")],
-)  # fmt: skip
+    [
+        ("spawn", 0, "main"),
+        ("spawn", 1, "main"),
+        ("spawn", 2, "main"),
+        ("fork", 1, "main"),
+        ("fork", 2, "main"),
+        ("fork", 1, "thread"),
+    ],
+)
 def test_workers_do_not_outlive_a_killed_parent(method, what, thread):
     names = set(os.listdir("/dev/shm"))
     with orphans(method, what, thread) as parent:
@@ -465,7 +471,7 @@ def test_bad_numbers_are_refused(action):
     with pytest.raises(ValueError, match="2 seeds are needed, got 1"):
         envs.reset(seed=[1])
     envs.close()
-    with pytest.raises(ConfigError, match="workers: .*3 workers need at least as many environments, set envs"):
+    with pytest.raises(ConfigError, match=r"workers: .*3 workers need at least as many environments, set envs"):
         make_config("CartPoleSwingUp", algorithm="sac", overrides={"steps": 1, "envs": 2, "workers": 3})
 
 
@@ -540,7 +546,7 @@ def test_a_terminals_interrupt_is_the_parents_to_answer(tmp_path):
     assert "stopped by SIGINT; checkpoint saved in" in line
     run = Run.load(tmp_path / "run")
     assert run.summary["worker_restarts"] == 0
-    assert run.actor("last")[1]["step"] >= 1000
+    assert run.actor("last")[1]["step"] >= 400
     assert len(family) >= 2
     assert not gone(family, 2)
 
@@ -559,6 +565,6 @@ def test_sb3s_check_sees_what_the_adapter_lets_pass(action):
     checked = VecCheckNan(VecEnvAdapter(envs, seed=5), raise_exception=True)
     checked.reset()
     checked.step(action(0.0, 0.5))
-    with pytest.raises(ValueError, match="VecCheckNan|nan"):
+    with pytest.raises(ValueError, match="nan"):
         checked.step(action(0.0, np.nan))
     checked.close()
