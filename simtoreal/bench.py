@@ -30,6 +30,7 @@ from simtoreal.config import ConfigError, RunConfig
 from simtoreal.progress import console
 from simtoreal.randomization.messages import nearest
 from simtoreal.runs import versions
+from simtoreal.worker_handle import process_seconds
 from simtoreal.worker_vector import WorkerVectorEnv
 
 OBSERVATION, ACTION, HIDDEN, BATCH = 48, 12, (256, 256), 256  # the size of a quadruped's policy
@@ -224,8 +225,7 @@ class _Turns:
         return steps / passed, (self._cpu() - cpu) / steps
 
     def _cpu(self) -> float:
-        # Another process's clock has an id made from the process's, as clock_getcpuclockid(3) does.
-        return time.process_time() + sum(time.clock_gettime((~pid << 3) | 2) for pid in self._pids)
+        return time.process_time() + sum(map(process_seconds, self._pids))
 
 
 def _take_turns(ours: _Turns, peers: Mapping[str, _Turns], what: str, rounds: int) -> list[Row]:

@@ -235,6 +235,11 @@ class TrainingEnvs(VectorWrapper[Any, NDArray[Any], Any, NDArray[Any], NDArray[A
         """How many workers died and were replaced."""
         return self.env.restarts
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the workers, which is none of this process's."""
+        return self.env.cpu_seconds
+
     def call(self, name: str, *arguments: Any, each: Sequence[Any] | None = None) -> list[Any]:
         """What a method of `LocalVectorEnv` returns, from each worker, or the one there is without any."""
         return self.env.call(name, *arguments, each=each)

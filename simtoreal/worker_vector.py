@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import multiprocessing
+import os
 import pickle
-import signal
 import sys
-import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from multiprocessing import resource_tracker
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -25,33 +23,13 @@ from gymnasium.vector.utils import CloudpickleWrapper, batch_space
 from numpy.typing import NDArray
 
 from simtoreal import worker_process as w
-from simtoreal.shared_memory import Channel, ChannelClosed, ChannelTimeout, SharedBlock
+from simtoreal.shared_memory import SharedBlock
+from simtoreal.worker_handle import Died, Hung, Raised, Worker, WorkerError, WorkerRestart
 from simtoreal.workers import EnvFactory, as_actions
 
 START_TIMEOUT = 120.0  # [s] for a process to come up and make its environments: imports, on a busy machine
 CLOSE_GRACE = 2.0  # [s] for all workers together to close their environments before they are killed
-LOOK_EVERY = 0.5  # [s] between looks whether a silent worker still lives: its pipe may be held by a child of its own
-
-
-class WorkerError(RuntimeError):
-    """A worker failed for good. `worker` and `envs` say which; `traceback` is the original one, if it raised."""
-
-    def __init__(self, message: str, worker: int, envs: Sequence[int], traceback: str = "") -> None:
-        super().__init__(message)
-        self.worker, self.envs, self.traceback = worker, tuple(envs), traceback
-        if traceback:
-            self.__cause__ = _Remote(traceback)
-
-
-class _Remote(Exception):
-    """Shows a worker's traceback where the parent's is printed."""
-
-    def __str__(self) -> str:
-        return f"in the worker:\n{self.args[0]}"
-
-
-class WorkerRestart(UserWarning):
-    """A worker died and another took its place."""
+News = list[tuple[slice, dict[str, Any]]]  # of a step: rows, and what they have to say beside their arrays
 
 
 class SignalRows(Sequence[Mapping[str, list[float]]]):
@@ -68,62 +46,16 @@ class SignalRows(Sequence[Mapping[str, list[float]]]):
         return {name: row[part] for name, part in self._slices.items()}
 
 
-class _Worker:
-    """One process, its seat and the parent's end of its channel."""
-
-    def __init__(self, seat: w.Seat) -> None:
-        self.seat = seat
-        self.restarts = 0
-        self.pending = False
-        self.process: Any = None
-        self.channel: Channel | None = None
-
-    def start(self, context: Any, block: SharedBlock, factories: bytes) -> None:
-        ours, theirs = Channel.pair()
-        self.channel = ours
-        w.parent_ends.add(ours)
-        main_thread = threading.current_thread() is threading.main_thread()
-        self.process = context.Process(
-            target=w.serve, args=(block, theirs, self.seat, factories, main_thread), name=f"worker-{self.seat.worker}"
-        )
-        try:
-            with _signals_blocked():
-                self.process.start()
-        finally:
-            theirs.close()
-        self.pending = True
-
-    def gone(self) -> str:
-        """How the process ended, in words."""
-        self.process.join(1.0)
-        code = self.process.exitcode
-        if code is None:
-            return "closed its pipe"
-        if code >= 0:
-            return f"ended with exit code {code}"
-        return f"was killed by {signal.Signals(-code).name}"
-
-    def end(self, deadline: float) -> None:
-        """Gone when this returns, whatever state it was in."""
-        if self.process is not None and self.process.pid is not None:
-            self.process.join(max(deadline - time.monotonic(), 0.0))
-            if self.process.is_alive():
-                self.process.kill()
-                self.process.join(CLOSE_GRACE)
-        if self.channel is not None:
-            self.channel.close()
-
-
 class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     """A `LocalVectorEnv` whose environments live in worker processes; the same results, bit for bit.
 
     Every step's numbers cross in shared memory; what has no fixed size (`final_info`, a reset's infos, a traceback)
     crosses on a pipe. The environments are dealt to the workers in order, as evenly as possible.
 
-    A worker that dies is replaced, up to `max_restarts` times each: its environments' transitions of that step are
-    lost. They are marked by `infos["lost"]` [E] (only there when something was lost), invalid (`infos["valid"]`),
-    truncated, with the last observation as `final_obs`; each environment goes on with its next episode. `restarts`
-    counts, and a `WorkerRestart` warning says what happened.
+    A worker that dies in a step, or between steps, is replaced, up to `max_restarts` times each: its environments'
+    transitions of that step are lost. They are marked by `infos["lost"]` [E] (only there when something was lost),
+    invalid (`infos["valid"]`), truncated, with the last observation as `final_obs`; each environment goes on with its
+    next episode. `restarts` counts, and a `WorkerRestart` warning says what happened.
 
     Args:
         factories: as for `LocalVectorEnv`; they are pickled (by cloudpickle, so a lambda will do).
@@ -135,7 +67,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     Raises:
         WorkerError: a worker could not start. Later, from any method: an environment raised, took longer than
-            `timeout`, or a worker died once too often. All workers are gone then.
+            `timeout`, or a worker died once too often, or in a reset or a call. All workers are gone then.
         ValueError: no workers or more than environments, spaces that are no arrays, or not Linux.
     """
 
@@ -157,7 +89,6 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.num_envs = n = len(factories)
         self.restarts = 0
         self._timeout, self._max_restarts = timeout, max_restarts
-        self._workers: list[_Worker] = []
         self._prototype = factories[0]()
         self.single_observation_space = self._prototype.observation_space
         self.single_action_space = self._prototype.action_space
@@ -171,19 +102,19 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self._arrays = self._block.arrays
         self._asked, self._answered = (self._arrays[name].data for name in ("asked", "answered"))
         self._tick = 0
+        self._doing, self._limit = "", 0.0  # what the workers were last asked for, and the time [s] they have for it
         self._context = multiprocessing.get_context(start_method)
         bounds = np.linspace(0, n, workers + 1).astype(int).tolist()
         seats = [w.Seat(k, a, b - a) for k, (a, b) in enumerate(pairwise(bounds))]
-        self._factories = [pickle.dumps([CloudpickleWrapper(f) for f in factories[seat.rows]]) for seat in seats]
+        self._workers = [
+            Worker(seat, pickle.dumps([CloudpickleWrapper(factory) for factory in factories[seat.rows]]))
+            for seat in seats
+        ]
+        self._owner, self.closed = os.getpid(), False
         _open.add(self)
-        self.closed = False
         try:
             resource_tracker.ensure_running()  # it unblocks the signals that are blocked while a worker starts
-            self._workers = [_Worker(seat) for seat in seats]
-            for worker in self._workers:
-                worker.start(self._context, self._block, self._factories[worker.seat.worker])
-            for worker in self._workers:
-                self._await_start(worker)
+            self._start(self._workers)
         except BaseException:
             self.close()
             raise
@@ -196,7 +127,12 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     @property
     def pids(self) -> list[int]:
         """The workers' process ids."""
-        return [worker.process.pid for worker in self._workers]
+        return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the present workers so far."""
+        return sum(worker.cpu_seconds for worker in self._workers)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -220,28 +156,29 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     def step(self, actions: NDArray[Any]) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """As `LocalVectorEnv.step`, and see the class for `infos["lost"]`."""
-        self._begin("step")
+        deadline = self._begin("step", self._timeout)
         self._arrays["action"][...] = as_actions(actions, self.action_space)
         self._tick += 1
         for worker in self._workers:
             self._asked[worker.seat.worker * w.WORDS] = self._tick
-            self._send(worker, w.STEP)
-        deadline = time.monotonic() + self._timeout
-        news: list[tuple[slice, dict[str, Any]]] = []
-        dead: list[tuple[_Worker, str]] = []
+            worker.ask(w.STEP, None, deadline)
+        news: News = []
+        dead: list[tuple[Worker, str]] = []
         for worker in self._workers:
             w.spin(self._answered, worker.seat.worker * w.WORDS, self._tick)
-            answer, how = self._answer(worker, deadline)
-            if how:
-                dead.append((worker, how))
-            elif answer:
-                news.append((worker.seat.rows, answer))
+            try:
+                answer = self._answer(worker, deadline)
+            except Died as death:
+                dead.append((worker, str(death)))
+            else:
+                if answer is not None:
+                    news.append((worker.seat.rows, answer))
         infos: dict[str, Any] = {}
         if dead:
             infos["lost"] = np.zeros(self.num_envs, bool)
-            for worker, how in dead:
-                infos["lost"][worker.seat.rows] = True
-                news.append((worker.seat.rows, self._replace(worker, how)))
+        for worker, how in dead:
+            infos["lost"][worker.seat.rows] = True
+            news.append((worker.seat.rows, self._replace(worker, how)))
         a = self._arrays
         terminated, truncated = a["terminated"].copy(), a["truncated"].copy()
         infos |= {"valid": a["valid"].copy(), "reward_signals": self._signals(news)}
@@ -252,11 +189,12 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """End every worker within seconds, whatever state it is in."""
+        if os.getpid() != self._owner:
+            return  # the copy of a forked process, whose workers these are not
         deadline = time.monotonic() + CLOSE_GRACE
         for worker in self._workers:
-            if worker.channel is not None:
-                with contextlib.suppress(ChannelClosed, ChannelTimeout):
-                    worker.channel.send(w.CLOSE, deadline=time.monotonic())
+            if worker.pid is not None:
+                worker.ask(w.CLOSE, None, time.monotonic())
         for worker in self._workers:
             worker.end(deadline)
         self._block.close()
@@ -265,7 +203,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     def __del__(self) -> None:
         self.close()
 
-    def _signals(self, news: Sequence[tuple[slice, dict[str, Any]]]) -> Sequence[Any]:
+    def _signals(self, news: News) -> Sequence[Any]:
         signals: Any = [None] * self.num_envs
         if self._slices:
             signals = SignalRows(self._arrays["signals"].copy(), self._slices)
@@ -275,7 +213,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
                 signals[rows] = part["reward_signals"]
         return signals
 
-    def _final(self, ended: NDArray[np.bool_], news: Sequence[tuple[slice, dict[str, Any]]]) -> dict[str, Any]:
+    def _final(self, ended: NDArray[np.bool_], news: News) -> dict[str, Any]:
         final_obs, final_info = np.empty(self.num_envs, object), np.empty(self.num_envs, object)
         for rows, part in news:
             if "final_info" in part:
@@ -288,118 +226,96 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         parts = {key: np.array(self._arrays[f"{which} {key}"][row]) for key in self._keys}
         return parts if isinstance(self.single_observation_space, spaces.Dict) else parts[""]
 
-    def _begin(self, doing: str) -> None:
-        """Be ready for a command. An earlier one that an exception cut short here, a KeyboardInterrupt say, is
-        finished first and its result dropped."""
+    def _begin(self, doing: str, limit: float) -> float:
+        """Be ready to ask for something; the deadline of its answers. What an exception cut short here, a
+        KeyboardInterrupt say, is finished first and its result dropped."""
         if self.closed:
             raise gym.error.ClosedEnvironmentError("these environments are closed")
-        deadline = time.monotonic() + self._timeout
         for worker in self._workers:
             if worker.pending:
-                self._answer(worker, deadline)
-        self._doing = doing
+                try:
+                    self._answer(worker, time.monotonic() + self._limit)
+                except Died:
+                    continue  # and it will be found dead again
+        self._doing, self._limit = doing, limit
+        return time.monotonic() + limit
 
-    def _send(self, worker: _Worker, kind: bytes, payload: Any = None) -> None:
-        """Ask; a worker that is dead says so when it is to answer."""
-        assert worker.channel is not None
-        worker.pending = True
-        with contextlib.suppress(ChannelClosed, ChannelTimeout):
-            worker.channel.send(kind, payload, time.monotonic() + self._timeout)
-
-    def _answer(self, worker: _Worker, deadline: float) -> tuple[Any, str]:
-        """A worker's answer, and "" or how it died. Raises WorkerError when an environment raised or hangs."""
-        channel, payload, how = worker.channel, None, ""
-        assert channel is not None
+    def _answer(self, worker: Worker, deadline: float) -> Any:
+        """A worker's answer. Raises Died, and WorkerError when an environment raised or hangs."""
         try:
-            while not channel.ready(min(time.monotonic() + LOOK_EVERY, deadline)):
-                if not worker.process.is_alive():
-                    raise ChannelClosed
-                if time.monotonic() >= deadline:
-                    raise ChannelTimeout
-            kind, payload = channel.receive(deadline)
-            worker.pending = False
-        except ChannelClosed:
-            kind, how = w.DONE, worker.gone()
-        except ChannelTimeout:
-            kind = b""
-        if kind == b"":
-            worker.process.kill()
+            return worker.answer(deadline)
+        except Hung:
             i, at = self._place(worker)
-            what = f"environment {i} did not return from {at} within {self._timeout:g} s"
-            raise self._failed(worker, f"{what}; worker {worker.seat.worker} was killed", [i])
-        if kind == w.ERROR:
-            env, line, traceback = cast("tuple[int, str, str]", payload)
-            i = worker.seat.first + env
-            raise self._failed(worker, f"environment {i} in worker {worker.seat.worker} raised {line}", [i], traceback)
-        return payload, how
+            what = f"environment {i} did not return from {at} within {self._limit:g} s"
+            failure = self._failed(worker, f"{what}; worker {worker.seat.worker} was killed", [i])
+        except Raised as error:
+            i = worker.seat.first + error.env
+            message = f"environment {i} in worker {worker.seat.worker} raised {error.line}"
+            failure = self._failed(worker, message, [i], error.traceback)
+        raise failure
 
-    def _place(self, worker: _Worker) -> tuple[int, str]:
+    def _place(self, worker: Worker) -> tuple[int, str]:
         """Which environment a worker is busy with, and where in its life that is."""
         i = worker.seat.first + int(self._arrays["busy"][worker.seat.worker * w.WORDS])
         step = int(self._arrays["length"][i]) + 1
         return i, f"step {step} of its episode" if self._doing == "step" else self._doing
 
-    def _failed(self, worker: _Worker, message: str, envs: Sequence[int] = (), traceback: str = "") -> WorkerError:
+    def _failed(self, worker: Worker, message: str, envs: Sequence[int] = (), traceback: str = "") -> WorkerError:
         """The error to raise, after the end of all workers."""
         self.close()
         return WorkerError(message, worker.seat.worker, envs or worker.seat.envs, traceback)
 
-    def _request(self, doing: str, kind: bytes, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        self._begin(doing)
-        for worker, part in zip(self._workers, arguments, strict=True):
-            self._send(worker, kind, part)
-        deadline = time.monotonic() + self._timeout
+    def _request(self, doing: str, kind: bytes, payloads: Sequence[Any]) -> list[Any]:
+        deadline = self._begin(doing, self._timeout)
+        for worker, payload in zip(self._workers, payloads, strict=True):
+            worker.ask(kind, payload, deadline)
         return [self._certain(worker, deadline) for worker in self._workers]
 
-    def _certain(self, worker: _Worker, deadline: float) -> Any:
+    def _certain(self, worker: Worker, deadline: float) -> Any:
         """An answer where a death cannot be made up for."""
-        answer, how = self._answer(worker, deadline)
-        if how:
-            raise self._failed(worker, f"{worker.seat} {how} during {self._doing}")
-        return answer
+        try:
+            return self._answer(worker, deadline)
+        except Died as how:
+            failure = self._failed(worker, f"{worker.seat} {how} during {self._doing}")
+        raise failure
 
-    def _await_start(self, worker: _Worker) -> None:
+    def _start(self, workers: Sequence[Worker]) -> None:
         self._doing = "its start (a script that starts workers must do so under if __name__ == '__main__':)"
-        self._certain(worker, time.monotonic() + START_TIMEOUT)
+        self._limit = START_TIMEOUT
+        for worker in workers:
+            try:
+                worker.start(self._context, self._block)
+            except OSError as error:
+                raise self._failed(worker, f"{worker.seat} could not be started: {error}") from error
+        for worker in workers:
+            self._certain(worker, time.monotonic() + START_TIMEOUT)
 
-    def _replace(self, worker: _Worker, how: str) -> dict[str, Any]:
+    def _replace(self, worker: Worker, how: str) -> dict[str, Any]:
         """Put another process in a dead one's place; what is to be said of its lost transitions."""
-        seat, a = worker.seat, self._arrays
+        a, rows = self._arrays, worker.seat.rows
         i, at = self._place(worker)
-        event = f"{seat} {how} while environment {i} was at {at}"
+        event = f"{worker.seat} {how} while environment {i} was at {at}"
         if worker.restarts >= self._max_restarts:
             raise self._failed(worker, f"{event}, after {worker.restarts} restarts")
         warnings.warn(f"{event}; it is restarted", WorkerRestart, stacklevel=3)
         worker.restarts += 1
         self.restarts += 1
-        lost = [
-            {"worker_restart": event, "episode": {"r": r, "l": length + 1}}
-            for r, length in zip(a["return"][seat.rows].tolist(), a["length"][seat.rows].tolist(), strict=True)
-        ]
+        so_far = zip(a["return"][rows].tolist(), a["length"][rows].tolist(), strict=True)
+        lost = [{"worker_restart": event, "episode": {"r": r, "l": length + 1}} for r, length in so_far]
         for key in self._keys:
-            a[f"final {key}"][seat.rows] = a[f"obs {key}"][seat.rows]
+            a[f"final {key}"][rows] = a[f"obs {key}"][rows]
         worker.end(time.monotonic())
-        worker.start(self._context, self._block, self._factories[seat.worker])
-        self._await_start(worker)
-        self._doing = "its restart"
-        self._send(worker, w.REPLACE, (self._seeds[seat.rows], worker.restarts))
-        self._certain(worker, time.monotonic() + self._timeout)
+        self._start([worker])
+        deadline = self._begin("its restart", self._timeout)
+        worker.ask(w.REPLACE, (self._seeds[rows], worker.restarts), deadline)
+        self._certain(worker, deadline)
+        self._doing = "step"
         for name, value in {"reward": 0.0, "terminated": False, "truncated": True, "valid": False}.items():
-            a[name][seat.rows] = value
+            a[name][rows] = value
         return {"final_info": lost}
 
 
 _open: weakref.WeakSet[WorkerVectorEnv] = weakref.WeakSet()
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A Ctrl-C in the moment between a worker's start and its first statement would kill it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @atexit.register  # before multiprocessing's own, which would wait for the workers without end

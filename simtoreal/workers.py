@@ -43,7 +43,7 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         factories: make one environment each; environment i's episodes are its own, whoever steps beside it.
     """
 
-    restarts = 0  # of workers: there are none
+    restarts, cpu_seconds = 0, 0.0  # of workers: there are none
 
     def __init__(self, factories: Sequence[EnvFactory]) -> None:
         if not factories:

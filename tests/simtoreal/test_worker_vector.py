@@ -27,7 +27,8 @@ from simtoreal.policies.baselines import VecEnvAdapter
 from simtoreal.policies.checkpoint import load_checkpoint
 from simtoreal.robots.layout import Field, Layout
 from simtoreal.runs import Run
-from simtoreal.worker_vector import WorkerError, WorkerRestart, WorkerVectorEnv
+from simtoreal.worker_handle import WorkerError, WorkerRestart
+from simtoreal.worker_vector import WorkerVectorEnv
 from simtoreal.workers import LocalVectorEnv
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import a test
