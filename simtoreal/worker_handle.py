@@ -94,11 +94,11 @@ class Worker:
         self.pending = True
 
     def ask(self, kind: bytes, payload: Any, deadline: float) -> None:
-        """Send a message; that the worker is dead shows when it is to answer."""
+        """Send a message; that the worker is dead shows when it is to answer. Raises what pickling raises."""
         assert self._channel is not None
-        self.pending = True
         with contextlib.suppress(ChannelClosed, ChannelTimeout):
             self._channel.send(kind, payload, deadline)
+        self.pending = True
 
     def answer(self, deadline: float) -> Any:
         """The payload of its answer. Raises Died, Hung, Raised."""

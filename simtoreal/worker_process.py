@@ -190,7 +190,7 @@ class _Worker:
                 return
             try:
                 if kind == STEP:
-                    tick += 1
+                    tick = self._asked[self._at]
                     news = self._step()
                     answer: tuple[bytes, Any] = (NEWS, news) if news else (DONE, None)
                 else:

@@ -214,6 +214,15 @@ def test_a_method_is_called_in_every_worker_with_its_part():
         there.call("nonsense")
 
 
+def test_what_cannot_be_sent_disturbs_nothing():
+    envs = make(4, 2)
+    envs.reset(seed=5)
+    with pytest.raises(TypeError, match="pickle"):
+        envs.call("step", each=[[0.0], [0.0], [0.0], threading.Lock()])
+    assert equal(drive(envs, 5), drive(LocalVectorEnv([partial(keyed, i) for i in range(4)]), 5))
+    envs.close()
+
+
 def test_a_killed_worker_is_replaced_and_its_open_transitions_are_marked(action):
     undisturbed, envs = make(4, 2), make(4, 2)
     undisturbed.reset(seed=5)
@@ -489,15 +498,52 @@ SMALL = ["agent.hidden=[16]", "agent.learning_starts=50", "agent.updates_per_ste
          "evaluate_every=400", "evaluate_episodes=1"]  # fmt: skip
 
 
-def test_a_training_is_the_same_with_and_without_workers(tmp_path):
+SB3 = ["agent.policy_kwargs.net_arch=[8]", "agent.learning_starts=50", "agent.train_freq=10", *SMALL[-2:]]
+
+
+@pytest.mark.parametrize(
+    ("task", "algorithm", "settings"), [("PandaReach", "sac", SMALL), ("CartPoleSwingUp", "sb3-sac", SB3)]
+)
+def test_a_training_is_the_same_with_and_without_workers(task, algorithm, settings, tmp_path):
     weights = []
     for workers in (0, 2):
-        out = tmp_path / str(workers)
-        run = simtoreal.train("PandaReach", steps=400, envs=4, workers=workers, out=out, assignments=SMALL).run
+        run = simtoreal.train(
+            task,
+            algorithm=algorithm,
+            steps=400,
+            envs=4,
+            workers=workers,
+            out=tmp_path / str(workers),
+            assignments=settings,
+        ).run
         assert Run.load(run).summary["worker_restarts"] == 0
         weights.append(load_checkpoint(run / "checkpoints" / "400")[0])
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_command_line_says_in_one_line_what_failed_in_a_worker(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium, multiprocessing\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n\n\n"
+        "class Breaks(PendulumEnv):\n"
+        "    steps = 0\n\n"
+        "    def step(self, action):\n"
+        "        self.steps += 1\n"
+        "        if self.steps == 80 and multiprocessing.parent_process():  # the periodic evaluation passes\n"
+        "            raise ArithmeticError('no torque')\n"
+        "        return super().step(action)\n\n\n"
+        "gymnasium.register('Breaks-v0', Breaks, max_episode_steps=100)\n"
+    )
+    command = [sys.executable, "-m", "simtoreal", "train", "mine:Breaks-v0", "--json", "--envs", "2", "--workers", "2"]
+    failed = subprocess.run(
+        [*command, "--steps", "400", "--out", tmp_path / "run", *(part for text in SMALL for part in ("--set", text))],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"SIMTOREAL_TRACEBACK": "1"}, timeout=120,
+    )  # fmt: skip
+    assert (failed.returncode, failed.stdout) == (3, "")
+    *shown, line = failed.stderr.strip().splitlines()
+    assert "WorkerError: environment 0 in worker 0 raised ArithmeticError: no torque" in line
+    assert any("mine.py" in text for text in shown)
 
 
 class Assassin:
