@@ -209,7 +209,7 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=word, options=options)
 
 
-class TrainingEnvs(VectorWrapper[Any, NDArray[Any], Any, NDArray[Any], NDArray[Any]]):
+class TrainingEnvs(VectorWrapper):
     """A run's vector of environments, here or in worker processes; `reset(seed)` is that of the run, each environment
     differing by its index."""
 

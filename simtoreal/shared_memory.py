@@ -78,7 +78,9 @@ class ChannelTimeout(Exception):
 class Channel:
     """One end of a pair of pipes. A message is one byte, its kind, or a kind with a pickled payload after it.
 
-    The kinds of messages with a payload are upper case. Only a parent and the workers it started speak on it.
+    The kinds of messages with a payload are upper case. Only a parent and the workers it started speak on it. Who waits
+    sleeps at once: to yield for 50 us first (sched_yield) cost a third of the rate on a busy machine, where the kernel
+    puts a process that yields behind the others, and gained about a tenth on a free one.
     """
 
     def __init__(self, read_fd: int, write_fd: int) -> None:

@@ -8,7 +8,6 @@ import pickle
 import select
 import signal
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
@@ -27,7 +26,6 @@ from simtoreal.workers import EnvFactory, LocalVectorEnv
 STEP, CLOSE, RESET, REPLACE, CALL = b"s", b"c", b"T", b"P", b"A"
 DONE, NEWS, RESULT, ERROR = b"d", b"N", b"R", b"E"
 
-SPIN = 50e-6  # [s] of yielding before a process sleeps; waking one up costs as much again
 WORDS = LINE // 8
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -58,7 +56,7 @@ class Seat:
 
 
 def block_fields(prototype: gym.Env[Any, Any], envs: int, workers: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """The arrays of a `SharedBlock` for `envs` environments like `prototype`, and three counters a worker.
+    """The arrays of a `SharedBlock` for `envs` environments like `prototype`, and one counter a worker.
 
     Raises:
         ValueError: a space that is no array and no dictionary of arrays.
@@ -80,7 +78,7 @@ def block_fields(prototype: gym.Env[Any, Any], envs: int, workers: int) -> dict[
         if space.shape is None:
             raise ValueError(f"worker processes need spaces of arrays, got {space} for {name}; use workers=0")
         fields[name] = ((envs, *space.shape), space.dtype)
-    return fields | {name: ((workers * WORDS,), np.int64) for name in ("asked", "answered", "busy")}
+    return fields | {"busy": ((workers * WORDS,), np.int64)}
 
 
 def observation_parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
@@ -91,13 +89,6 @@ def observation_parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
 def reward_size(env: gym.Env[Any, Any]) -> int:
     """How many numbers the reward signals of an environment have, by its `reward_layout`; 0 without one."""
     return int(env.get_wrapper_attr("reward_layout").size) if env.has_wrapper_attr("reward_layout") else 0
-
-
-def spin(words: memoryview, at: int, value: int) -> None:
-    """Yield the core until `words[at]` is `value`, for a moment only. A hint: what counts is the channel."""
-    end = time.perf_counter() + SPIN
-    while words[at] != value and time.perf_counter() < end:
-        os.sched_yield()
 
 
 def serve(block: SharedBlock, channel: Channel, seat: Seat, factories: bytes, main_thread: bool) -> None:
@@ -163,10 +154,7 @@ class _Worker:
 
     def __init__(self, block: SharedBlock, channel: Channel, seat: Seat, envs: LocalVectorEnv) -> None:
         self._channel, self._envs, self._seat = channel, envs, seat
-        words = {name: block.arrays.pop(name) for name in ("asked", "answered", "busy")}
-        self._at = seat.worker * WORDS
-        self._asked, self._answered = (words[name].data for name in ("asked", "answered"))
-        envs.busy = words["busy"][self._at :][:1]
+        envs.busy = block.arrays.pop("busy")[seat.worker * WORDS :][:1]
         rows = block.rows(seat.rows)
         self._action, self._signals = rows.pop("action"), rows.pop("signals")
         self._return, self._length, self._episode = (rows.pop(name) for name in ("return", "length", "episode"))
@@ -181,23 +169,19 @@ class _Worker:
 
     def loop(self) -> None:
         commands: dict[bytes, Callable[..., Any]] = {RESET: self._reset, REPLACE: self._replace, CALL: self._call}
-        tick = self._asked[self._at]
         self._channel.send(DONE)
         while True:
-            spin(self._asked, self._at, tick + 1)
             kind, payload = self._channel.receive()
             if kind == CLOSE:
                 return
             try:
                 if kind == STEP:
-                    tick = self._asked[self._at]
                     news = self._step()
                     answer: tuple[bytes, Any] = (NEWS, news) if news else (DONE, None)
                 else:
                     answer = (RESULT, commands[kind](*payload))
                     for i in range(self._envs.num_envs):
                         self._count(i)
-                self._answered[self._at] = tick
                 self._channel.send(*answer)
             except ChannelClosed:
                 raise

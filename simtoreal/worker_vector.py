@@ -100,8 +100,6 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self._keys = tuple(w.observation_parts(self.single_observation_space))
         self._block = SharedBlock(w.block_fields(self._prototype, n, workers))
         self._arrays = self._block.arrays
-        self._asked, self._answered = (self._arrays[name].data for name in ("asked", "answered"))
-        self._tick = 0
         self._doing, self._limit = "", 0.0  # what the workers were last asked for, and the time [s] they have for it
         self._context = multiprocessing.get_context(start_method)
         bounds = np.linspace(0, n, workers + 1).astype(int).tolist()
@@ -158,14 +156,11 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """As `LocalVectorEnv.step`, and see the class for `infos["lost"]`."""
         deadline = self._begin("step", self._timeout)
         self._arrays["action"][...] = as_actions(actions, self.action_space)
-        self._tick += 1
         for worker in self._workers:
-            self._asked[worker.seat.worker * w.WORDS] = self._tick
             worker.ask(w.STEP, None, deadline)
         news: News = []
         dead: list[tuple[Worker, str]] = []
         for worker in self._workers:
-            w.spin(self._answered, worker.seat.worker * w.WORDS, self._tick)
             try:
                 answer = self._answer(worker, deadline)
             except Died as death:
