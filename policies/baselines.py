@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from torch import nn
 
 from simtoreal.policies.agent import NonFiniteError, split_observation
@@ -55,9 +56,9 @@ class VecEnvAdapter(VecEnv):
         ended = terminated | truncated
         valid = np.asarray(infos.get("valid", np.ones(self.num_envs, dtype=bool)))
         if not (valid.all() and np.isfinite(reward).all()):
-            raise NonFiniteError(
-                f"environment {int(np.argmin(valid & np.isfinite(reward)))} gave an invalid transition"
-            )
+            bad = int(np.argmin(valid & np.isfinite(reward)))
+            lost = final_value(infos, bad, "worker_restart")
+            raise NonFiniteError(f"environment {bad} gave an invalid transition" + (f": {lost}" if lost else ""))
         final = self._checked(final_observation(next_obs, ended, infos))
         self.returns += reward
         self.lengths += 1
@@ -94,6 +95,11 @@ class VecEnvAdapter(VecEnv):
         if not np.isfinite(policy).all():
             raise NonFiniteError("an observation is not finite")
         return np.array(policy)
+
+
+def subprocess_envs(factories: Sequence[Callable[[], gym.Env[Any, Any]]]) -> SubprocVecEnv:
+    """SB3's own vector environment, with a forked process for each environment, to measure against."""
+    return SubprocVecEnv(list(factories), start_method="fork")
 
 
 @dataclass

@@ -124,7 +124,8 @@ def off_policy(
     Before `learning_starts` actions are uniform in [-1, 1]. Then every environment step earns `updates_per_step`
     gradient steps, so a ratio of .25 with 8 environments is 2 updates a vector step. An ended environment's next
     observation is its `final_obs`, and only `terminated` stops the bootstrap. A transition that is invalid
-    (`infos["valid"]`) or not finite is counted in `faults`, not stored. `augment` makes further
+    (`infos["valid"]`) or not finite is counted in `faults`, not stored; one that was lost with a worker process
+    (`infos["lost"]`) is not stored either, but is no fault. `augment` makes further
     transitions of a vector step's E, a whole multiple of E in blocks of E, stored as well (a robot's mirror image, or
     the same motion towards another goal); it also gets the step's infos.
 
@@ -167,7 +168,8 @@ def off_policy(
                 agent.observe(observation_of(kept))
 
         state.step += n_envs
-        state.faults += int(np.count_nonzero(~valid))
+        lost = np.asarray(infos.get("lost", np.zeros(n_envs, dtype=bool)), dtype=bool)  # with a worker, by no fault
+        state.faults += int(np.count_nonzero(~valid & ~lost))
         if state.step >= FAULT_GRACE and state.faults > max_fault_rate * state.step:
             raise FaultRateError(
                 f"{state.faults} of {state.step} transitions were invalid, more than {max_fault_rate:.0%}"

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
 from simtoreal.config import ConfigError, RunConfig
@@ -25,6 +27,7 @@ from simtoreal.randomization.shipped import find_preset, preset_paths
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import Parameter
+from simtoreal.worker_vector import WorkerVectorEnv
 from simtoreal.workers import LocalVectorEnv
 
 NAMESPACE = "simtoreal/"
@@ -186,27 +189,60 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], seed: int, index: int) -> None:
         super().__init__(env)
-        self._seed, self._index, self._episode = seed, index, 0
+        self._seed, self._index, self._next_episode = seed, index, 0
+
+    @property
+    def episode(self) -> int:
+        """The number of the running episode, -1 before the first reset."""
+        return self._next_episode - 1
+
+    def set_next_episode(self, seed: int | None, episode: int) -> None:
+        """Let the next `reset()` start episode `episode` of `seed` (None: the present one), to have one again."""
+        self._seed, self._next_episode = self._seed if seed is None else seed, episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is not None:
-            self._seed, self._episode = seed, 0
-        key = f"{self._seed} {self._index} {self._episode}".encode()
-        self._episode += 1
+            self.set_next_episode(seed, 0)
+        key = f"{self._seed} {self._index} {self._next_episode}".encode()
+        self._next_episode += 1
         word = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little") >> 1
         return self.env.reset(seed=word, options=options)
 
 
-class TrainingEnvs(LocalVectorEnv):
-    """A run's vector of environments; `reset(seed)` is that of the run, each environment differing by its index."""
+class TrainingEnvs(VectorWrapper):
+    """A run's vector of environments, here or in worker processes; `reset(seed)` is that of the run, each environment
+    differing by its index."""
+
+    env: LocalVectorEnv | WorkerVectorEnv
 
     def __init__(self, config: RunConfig) -> None:
+        make = [partial(make_training_env, config, i, config.seed) for i in range(config.envs)]
+        local = not config.workers
         super().__init__(
-            [lambda i=i: make_training_env(config, i, config.seed) for i in range(config.envs)]  # type: ignore[misc]
+            LocalVectorEnv(make) if local else WorkerVectorEnv(make, config.workers, timeout=config.step_timeout)
         )
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return super().reset(seed=None if seed is None else [seed] * self.num_envs, options=options)
+        return self.env.reset(seed=None if seed is None else [seed] * self.num_envs, options=options)
+
+    @property
+    def prototype(self) -> gym.Env[Any, Any]:
+        """An environment to ask what they declare; not to be stepped."""
+        return self.env.prototype
+
+    @property
+    def restarts(self) -> int:
+        """How many workers died and were replaced."""
+        return self.env.restarts
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the workers, which is none of this process's."""
+        return self.env.cpu_seconds
+
+    def call(self, name: str, *arguments: Any, each: Sequence[Any] | None = None) -> list[Any]:
+        """What a method of `LocalVectorEnv` returns, from each worker, or the one there is without any."""
+        return self.env.call(name, *arguments, each=each)
 
 
 @dataclass(frozen=True)

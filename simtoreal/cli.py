@@ -253,6 +253,7 @@ def _train(verbs: Any) -> None:
                 randomization=options.randomization,
                 device=options.device,
                 envs=options.envs,
+                workers=options.workers,
                 checkpoint_every=options.checkpoint_every,
                 config_file=options.config,
                 assignments=options.set,
@@ -276,6 +277,7 @@ def _train(verbs: Any) -> None:
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", help="default: the task's own preset")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"))
     verb.add_argument("--envs", type=_count, metavar="K", help="environments stepped together")
+    verb.add_argument("--workers", type=_whole, metavar="W", help="processes they are dealt to (default 0: this one)")
     verb.add_argument("--config", metavar="FILE", help="YAML with settings of the run")
     verb.add_argument(
         "--set", action="append", default=[], metavar="path=value", help="one setting, e.g. agent.gamma=0.98"
@@ -421,5 +423,5 @@ def _bench(verbs: Any) -> None:
         return result, DONE
 
     verb = _verb(verbs, "bench", run)
-    verb.add_argument("names", nargs="*", metavar="NAME", help="step, update, inference (default: all)")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="step, update, inference, workers (default: all)")
     verb.add_argument("--rounds", type=_count, default=5, help="interleaved repetitions (default 5)")

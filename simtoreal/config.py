@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
@@ -36,6 +36,8 @@ class RunConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, le=256)
     envs: int = Field(default=1, ge=1, le=1024)
+    workers: int = Field(default=0, ge=0, le=256)  # processes for the environments; 0 keeps them in this one
+    step_timeout: float = Field(default=60.0, gt=0)  # [s] a worker may take for a step of all its environments
     privileged: bool = False
     augment: int = Field(
         default=0, ge=0, le=16
@@ -44,6 +46,13 @@ class RunConfig(BaseModel):
     evaluate_episodes: int = Field(default=20, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     agent: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("workers")
+    @classmethod
+    def _one_environment_each(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > info.data.get("envs", workers):
+            raise ValueError(f"{workers} workers need at least as many environments, set envs")
+        return workers
 
 
 def make_config(

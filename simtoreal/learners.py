@@ -73,7 +73,7 @@ class OffPolicyLearner:
         self._settings = sac_settings(config)
         space = envs.single_observation_space
         privileged = int(np.prod(space["privileged"].shape or ())) if isinstance(space, spaces.Dict) else 0
-        observation = int(np.prod(build.policy_space(envs.envs[0]).shape or ()))
+        observation = int(np.prod(build.policy_space(envs.prototype).shape or ()))
         action = int(np.prod(envs.single_action_space.shape or ()))
         self._agent = SAC(observation, action, privileged, self._settings, seed=config.seed, device=device)
         capacity = min(self._settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
@@ -111,7 +111,7 @@ def augmentation(envs: build.TrainingEnvs, config: RunConfig) -> Augment:
     Raises:
         ConfigError: the task derives none.
     """
-    env = envs.envs[0]
+    env = envs.prototype
     if not env.has_wrapper_attr("augment"):
         raise ConfigError(f"augment: task {config.task} derives no further transitions; set augment to 0")
     derive = env.get_wrapper_attr("augment")

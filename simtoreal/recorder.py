@@ -130,6 +130,7 @@ class Recorder:
     config: RunConfig
     judge: Judge
     device: str
+    envs: build.TrainingEnvs
     _recent: list[dict[str, Any]] = field(default_factory=list)
     _evaluations: list[dict[str, Any]] = field(default_factory=list)
     _sums: dict[str, list[float]] = field(default_factory=dict)
@@ -143,7 +144,7 @@ class Recorder:
         for name in (CHECKPOINTS, EVENTS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))
-        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        self._began, self._cpu_began = time.perf_counter(), self._cpu()
         randomizer = build.make_randomizer(self.config.randomization, self.judge.env, self.config.task)
         self._ranges = {} if randomizer is None else randomizer.ranges
         (self.folder / RANDOMIZATION).unlink(missing_ok=True)
@@ -191,7 +192,7 @@ class Recorder:
             last_success=self._last.success,
             last_return=self._last.mean_return,
             wall_seconds=time.perf_counter() - self._began,
-            cpu_seconds=time.process_time() - self._cpu_began,
+            cpu_seconds=self._cpu() - self._cpu_began,
         )
 
     def figures(self) -> dict[str, float]:
@@ -207,6 +208,9 @@ class Recorder:
             if self._last.success is not None:
                 out["evaluation_success"] = self._last.success
         return out
+
+    def _cpu(self) -> float:
+        return time.process_time() + self.envs.cpu_seconds
 
     def _take(self, progress: Progress) -> None:
         self._recent = (self._recent + progress.episodes)[-100:]
@@ -287,9 +291,10 @@ class Recorder:
                 "last": {"step": self._step, **vars(self._last)},
                 "evaluations": self._evaluations,
                 "physics_faults": self._faults,
+                "worker_restarts": self.envs.restarts,
                 "training_ranges": self._ranges,
                 "wall_seconds": time.perf_counter() - self._began,
-                "cpu_seconds": time.process_time() - self._cpu_began,
+                "cpu_seconds": self._cpu() - self._cpu_began,
                 "device": self.device,
                 "threads": torch.get_num_threads(),
                 "versions": versions(),

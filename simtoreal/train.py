@@ -26,6 +26,7 @@ def train(
     randomization: str | None = None,
     device: str | None = None,
     envs: int | None = None,
+    workers: int | None = None,
     checkpoint_every: int | None = None,
     config_file: str | os.PathLike[str] | None = None,
     assignments: Sequence[str] = (),
@@ -38,14 +39,16 @@ def train(
         task: ours by short name ("PandaReach") or any gymnasium id.
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        seed, device, envs, checkpoint_every: None leaves it to the configuration.
+        envs, workers: environments, and processes among which they are dealt (0: all in this one).
+        seed, device, envs, workers, checkpoint_every: None leaves it to the configuration.
         config_file: YAML with fields of `RunConfig`; `assignments` are "path=value", e.g. "agent.gamma=0.98".
         force: replace an earlier run at `out`.
 
     Raises:
         ValueError: bad configuration (ConfigError), preset (ConfigFileError) or output folder (RunError).
         Interrupted: stopped by a signal, after saving a checkpoint.
-        NonFiniteError, FaultRateError: learning or physics broke; the last good checkpoint is kept.
+        NonFiniteError, FaultRateError, WorkerError: learning, physics or a worker process broke; the last good
+            checkpoint is kept.
     """
     name = build.short_name(build.task_id(task))
     config = make_config(
@@ -57,6 +60,7 @@ def train(
             "randomization": None if randomization is None else build.find_randomization(randomization, name),
             "device": device,
             "envs": envs,
+            "workers": workers,
             "checkpoint_every": checkpoint_every,
         },
         defaults={"randomization": build.find_randomization(None, name)},
@@ -73,6 +77,6 @@ def train(
         learner = make_learner(config, environments, chosen)
         judge = Judge(config)
         with claimed_output(folder, force=force, marker=CONFIG):
-            return Recorder(folder, config, judge, chosen).follow(learner, reporter)
+            return Recorder(folder, config, judge, chosen, environments).follow(learner, reporter)
     finally:
         environments.close()

@@ -90,6 +90,17 @@ def test_an_invalid_transition_is_counted_and_not_stored(scripted):
     assert stored(replay)["next_obs"].tolist() == [[0, 1], [1, 1], [0, 2], [0, 3], [1, 3], [0, 4], [1, 4]]
 
 
+def test_what_was_lost_with_a_worker_is_neither_stored_nor_a_fault(scripted):
+    def lost(obs, reward, terminated, truncated, infos):
+        valid = np.array([True, False])
+        return obs, reward, terminated, truncated, infos | {"valid": valid, "lost": ~valid}
+
+    replay = Replay(100, 2, 1)
+    (last,) = off_policy(Recorder(), scripted({2: lost}), replay, steps=8, seed=0)
+    assert last.faults == 0
+    assert stored(replay)["next_obs"].tolist() == [[0, 1], [1, 1], [0, 2], [0, 3], [1, 3], [0, 4], [1, 4]]
+
+
 def test_a_non_finite_observation_reaches_neither_replay_statistics_nor_policy(scripted):
     def broken(obs, reward, terminated, truncated, infos):
         obs[1, 1] = np.nan

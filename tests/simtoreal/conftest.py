@@ -1,17 +1,23 @@
 """One short training of each kind, exported, for all tests of the bridge; and the command line in this process."""
 
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 import simtoreal
 from simtoreal.cli import main
 from simtoreal.config import recipe
+
+sys.path.insert(0, str(Path(__file__).parent))
+from drift import gone, workers_of
 
 torch.set_num_threads(1)
 STEPS = 600  # more than one episode
@@ -113,3 +119,12 @@ def controllers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
         return f"{name}:act"
 
     return write
+
+
+@pytest.fixture
+def nothing_stays() -> Iterator[None]:
+    """A test that starts workers leaves no process and no file in shared memory behind."""
+    before, names = set(workers_of(psutil.Process())), set(os.listdir("/dev/shm"))
+    yield
+    assert not gone([p.pid for p in workers_of(psutil.Process()) if p not in before], 1)
+    assert set(os.listdir("/dev/shm")) <= names

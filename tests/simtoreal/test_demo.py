@@ -2,11 +2,13 @@
 
 import io
 import json
+import multiprocessing
 import shlex
 
 import pytest
 from rich.console import Console
 
+import simtoreal.bench
 import simtoreal.demo  # a module that is called as a verb; the fixture needs the module
 from simtoreal import progress
 from simtoreal.cli import make_parser
@@ -55,6 +57,21 @@ def test_a_benchmark_compares_with_a_named_peer(cli):
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["peer"] / row["ours"], rel=1e-6)
     cli("bench", "speed").refused("no benchmark")
+
+
+def test_workers_are_compared_by_rate_and_by_cost(cli, monkeypatch):
+    for name, value in {"PER_WORKER": (1,), "SCALED": 1, "TURN": 0.05, "WORKER_TASKS": ("CartPoleSwingUp",)}.items():
+        monkeypatch.setattr(simtoreal.bench, name, value)
+    said = cli("bench", "workers", "--rounds", "3", "--json")
+    assert said.code == 0, said.err
+    peers = ("gymnasium AsyncVectorEnv", "Stable-Baselines3 SubprocVecEnv", "one worker of ours")
+    assert [(row["peer_name"], row["unit"]) for row in said.result["rows"]] == [
+        (peer, unit) for peer in peers for unit in ("steps/s", "CPU us/step")
+    ]
+    for row in said.result["rows"]:
+        assert 0.02 < row["ratio"] < 50
+        assert 10 < row["ours"] < 1e5
+    assert not multiprocessing.active_children()
 
 
 def test_the_bar_shows_steps_rate_time_left_return_and_success(monkeypatch):

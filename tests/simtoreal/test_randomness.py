@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import preset_paths, suite_paths
 from simtoreal.randomization.suites import heldout, nominal, train
 from simtoreal.randomization.yaml_files import load_yaml
+from simtoreal.worker_vector import WorkerVectorEnv
 
 TASKS = sorted(build.task_ids())
 STEPS = 60  # more than an episode of PandaReach
@@ -28,16 +30,22 @@ import numpy as np
 from simtoreal import build
 from simtoreal.config import RunConfig
 
-task, count = sys.argv[1], int(sys.argv[2])
-envs = build.TrainingEnvs(RunConfig(task=task, steps=1, seed=11, envs=count, randomization=task, privileged=True))
-obs, _ = envs.reset(seed=11)
-seen = [[] for _ in range(count)]
-for step in range(int(sys.argv[3])):
-    for i in range(count):
-        seen[i] += [obs["policy"][i].tobytes(), obs["privileged"][i].tobytes()]
-    m = envs.single_action_space.shape[0]
-    obs = envs.step(np.stack([np.sin(np.arange(m) + 0.1 * step + i) for i in range(count)]).astype(np.float32))[0]
-print(json.dumps([hashlib.sha256(b"".join(part)).hexdigest() for part in seen]))
+def main(task, count, steps, workers):
+    config = RunConfig(task=task, steps=1, seed=11, envs=count, workers=workers, randomization=task, privileged=True)
+    envs = build.TrainingEnvs(config)
+    for again in range(2):
+        obs, _ = envs.reset(seed=11)
+        seen = [[] for _ in range(count)]
+        for step in range(steps):
+            for i in range(count):
+                seen[i] += [obs["policy"][i].tobytes(), obs["privileged"][i].tobytes()]
+            m = envs.single_action_space.shape[0]
+            obs = envs.step(np.stack([np.sin(np.arange(m) + step + i) for i in range(count)]).astype(np.float32))[0]
+        print(json.dumps([hashlib.sha256(b"".join(part)).hexdigest() for part in seen]))
+    envs.close()
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
 """
 
 
@@ -53,11 +61,14 @@ def table(task):
     env.close()
 
 
-def rollouts(task, count):
-    command = [sys.executable, "-c", ROLLOUT, task, str(count), str(STEPS)]
+def rollouts(task, count, workers=0):
+    """A digest of what each environment said, in a new process; the same twice in that process."""
+    command = [sys.executable, "-c", ROLLOUT, task, str(count), str(STEPS), str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first == second
+    return first
 
 
 def test_shipped_suites_are_those_of_the_shipped_preset(task, table):
@@ -72,6 +83,20 @@ def test_an_environments_episodes_are_its_own_in_any_process_beside_any_number(t
     alone, eight = rollouts(task, 1), rollouts(task, 8)
     assert eight[0] == alone[0]
     assert len(set(eight)) == 8
+    for workers in (1, 2):
+        assert rollouts(task, 8, workers) == eight
+
+
+def test_how_a_worker_is_started_changes_no_bit(task):
+    config = RunConfig(task=task, steps=1, randomization=task)
+    make = [partial(build.make_training_env, config, i, 3) for i in range(3)]
+    seen = []
+    for method in ("fork", "spawn"):
+        envs = WorkerVectorEnv(make, 2, start_method=method)
+        actions = np.random.default_rng(0).uniform(-1, 1, (STEPS, *envs.action_space.shape)).astype(np.float32)
+        seen.append([envs.reset(seed=[3, 3, 3])[0], *(envs.step(action)[0] for action in actions)])
+        envs.close()
+    np.testing.assert_array_equal(*seen)
 
 
 def test_every_draw_is_in_the_info_and_applies(task, table):
@@ -121,7 +146,7 @@ def test_the_replay_carries_the_privileged_part_of_this_very_moment():
     batch = replay.sample(400, torch.Generator().manual_seed(0))
     assert batch.privileged.shape == (400, p)
     assert batch.next_privileged.shape == (400, p)
-    parameters = slice(p - len(build.parameters_of(envs.envs[0])), p)
+    parameters = slice(p - len(build.parameters_of(envs.prototype)), p)
     drawn = []
     for index in (0, 1):
         env = build.make_training_env(config, index, 5)

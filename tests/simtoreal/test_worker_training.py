@@ -1,0 +1,125 @@
+"""Trainings on worker processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+import simtoreal
+from simtoreal.policies.checkpoint import load_checkpoint
+from simtoreal.runs import Run
+from simtoreal.worker_handle import WorkerRestart
+
+sys.path.insert(0, str(Path(__file__).parent))
+from drift import gone, workers_of
+
+pytestmark = pytest.mark.usefixtures("nothing_stays")
+
+
+SMALL = ["agent.hidden=[16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32",
+         "evaluate_every=400", "evaluate_episodes=1"]  # fmt: skip
+
+
+SB3 = ["agent.policy_kwargs.net_arch=[8]", "agent.learning_starts=50", "agent.train_freq=10", *SMALL[-2:]]
+
+
+@pytest.mark.parametrize(
+    ("task", "algorithm", "settings"), [("PandaReach", "sac", SMALL), ("CartPoleSwingUp", "sb3-sac", SB3)]
+)
+def test_a_training_is_the_same_with_and_without_workers(task, algorithm, settings, tmp_path):
+    weights = []
+    for workers in (0, 2):
+        run = simtoreal.train(
+            task,
+            algorithm=algorithm,
+            steps=400,
+            envs=4,
+            workers=workers,
+            out=tmp_path / str(workers),
+            assignments=settings,
+        ).run
+        assert Run.load(run).summary["worker_restarts"] == 0
+        weights.append(load_checkpoint(run / "checkpoints" / "400")[0])
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_command_line_says_in_one_line_what_failed_in_a_worker(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium, multiprocessing\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n\n\n"
+        "class Breaks(PendulumEnv):\n"
+        "    steps = 0\n\n"
+        "    def step(self, action):\n"
+        "        self.steps += 1\n"
+        "        if self.steps == 80 and multiprocessing.parent_process():  # the periodic evaluation passes\n"
+        "            raise ArithmeticError('no torque')\n"
+        "        return super().step(action)\n\n\n"
+        "gymnasium.register('Breaks-v0', Breaks, max_episode_steps=100)\n"
+    )
+    command = [sys.executable, "-m", "simtoreal", "train", "mine:Breaks-v0", "--json", "--envs", "2", "--workers", "2"]
+    failed = subprocess.run(
+        [*command, "--steps", "400", "--out", tmp_path / "run", *(part for text in SMALL for part in ("--set", text))],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"SIMTOREAL_TRACEBACK": "1"}, timeout=120,
+    )  # fmt: skip
+    assert (failed.returncode, failed.stdout) == (3, "")
+    *shown, line = failed.stderr.strip().splitlines()
+    assert "WorkerError: environment 0 in worker 0 raised ArithmeticError: no torque" in line
+    assert any("mine.py" in text for text in shown)
+
+
+class Assassin:
+    """Kills a worker at a report."""
+
+    def update(self, step, figures):
+        if step == 200:
+            workers_of(psutil.Process())[0].kill()
+
+
+def test_a_training_survives_the_death_of_a_worker(tmp_path):
+    with pytest.warns(WorkerRestart):
+        run = simtoreal.train(
+            "CartPoleSwingUp",
+            steps=400,
+            envs=40,
+            workers=2,
+            out=tmp_path / "run",
+            assignments=SMALL,
+            reporter=Assassin(),
+        ).run
+    summary = Run.load(run).summary
+    assert (summary["worker_restarts"], summary["physics_faults"], summary["finished"]) == (1, 0, True)
+
+
+def test_a_terminals_interrupt_is_the_parents_to_answer(tmp_path):
+    command = [sys.executable, "-m", "simtoreal", "train", "CartPoleSwingUp", "--steps", "10000000", "--envs", "2"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "--out", tmp_path / "run", *(part for text in SMALL for part in ("--set", text))],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    try:
+        while not (metrics.is_file() and metrics.stat().st_size):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        family = [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    (line,) = err.strip().splitlines()
+    assert "stopped by SIGINT; checkpoint saved in" in line
+    run = Run.load(tmp_path / "run")
+    assert run.summary["worker_restarts"] == 0
+    assert run.actor("last")[1]["step"] >= 400
+    assert len(family) >= 2
+    assert not gone(family, 2)
