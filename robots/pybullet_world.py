@@ -379,12 +379,9 @@ class PyBulletWorld(World):
     def in_contact(self) -> bool:
         if self._ground is None:
             return False
-        # a fixed base link rests on the table for ever, so only moving links count; a floating robot stands on feet
+        # the base link rests on the table for ever, so only moving links count
         points = bullet.getContactPoints(self._body, self._ground, physicsClientId=self._client)
-        return any(
-            (point[3] >= 0 or self._robot.floating) and point[3] not in self._feet and point[8] <= 0.0
-            for point in points
-        )
+        return any(point[3] >= 0 and point[8] <= 0.0 for point in points)
 
     def reload(self) -> None:
         self._load()

@@ -96,7 +96,7 @@ class World(ABC):
 
     @abstractmethod
     def in_contact(self) -> bool:
-        """Does the robot touch anything but itself, other than with its feet?"""
+        """Does a robot with a fixed base touch anything but itself?"""
 
     def push(self, velocity: Sequence[float]) -> None:
         """Change a floating base's linear velocity at once by `velocity` [3] m/s."""
