@@ -38,9 +38,9 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         """The number of the running episode, -1 before the first reset."""
         return self._next_episode - 1
 
-    def set_next_episode(self, seed: int, episode: int) -> None:
-        """Let the next `reset()` start episode `episode` of `seed`: to have one again, or to resume."""
-        self._seed, self._next_episode = seed, episode
+    def set_next_episode(self, seed: int | None, episode: int) -> None:
+        """Let the next `reset()` start episode `episode` of `seed` (None: of its own): to have one again, to resume."""
+        self._seed, self._next_episode = self._seed if seed is None else seed, episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the next episode. RuntimeError when the environment does not report the parameters it was given."""

@@ -186,13 +186,22 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], seed: int, index: int) -> None:
         super().__init__(env)
-        self._seed, self._index, self._episode = seed, index, 0
+        self._seed, self._index, self._next_episode = seed, index, 0
+
+    @property
+    def episode(self) -> int:
+        """The number of the running episode, -1 before the first reset."""
+        return self._next_episode - 1
+
+    def set_next_episode(self, seed: int | None, episode: int) -> None:
+        """As `RandomizedEnv.set_next_episode`."""
+        self._seed, self._next_episode = self._seed if seed is None else seed, episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is not None:
-            self._seed, self._episode = seed, 0
-        key = f"{self._seed} {self._index} {self._episode}".encode()
-        self._episode += 1
+            self.set_next_episode(seed, 0)
+        key = f"{self._seed} {self._index} {self._next_episode}".encode()
+        self._next_episode += 1
         word = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little") >> 1
         return self.env.reset(seed=word, options=options)
 
