@@ -1,0 +1,161 @@
+"""Trainings that are really killed, again and again, and resumed; and whether two runs are alike.
+
+As a script, in a process of its own so that what it forks has few threads and its imports done:
+    python killing.py '{"arguments": ["PandaReach", ...], "out": RUN, "kills": 6, "seed": 0, "at": "times"}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+CLOCKS = ("seconds", "time/fps", "wall_seconds", "cpu_seconds", "metrics_bytes", "resumed_at")
+
+
+def without_clocks(data: Any) -> Any:
+    """`data` without what a clock, or the number of breaks, decides."""
+    if isinstance(data, dict):
+        return {key: without_clocks(value) for key, value in data.items() if key not in CLOCKS}
+    return data
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [without_clocks(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(run: Path, step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    folder = run / "checkpoints" / str(step)
+    meta = json.loads((folder / "checkpoint.json").read_text())["meta"]
+    return load_file(folder / "agent.safetensors"), meta
+
+
+def replay(run: Path, memory: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """All rows that a checkpoint names and still needs, in their order."""
+    parts = [load_file(run / "replay" / f"{first}-{last}.safetensors") for first, last, _ in memory["chunks"]]
+    skip = memory["oldest"] - memory["chunks"][0][0]
+    return {name: torch.cat([part[name] for part in parts])[skip:] for name in parts[0]}
+
+
+def odd(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    return [n for n in {*one, *other} if n not in one or n not in other or not torch.equal(one[n], other[n])]
+
+
+def unlike(one: Path, other: Path) -> list[str]:
+    """What differs, bit for bit, between two finished runs: metrics, summaries, last checkpoints, replays."""
+    found = [f"metrics.jsonl line {i}" for i, (a, b) in enumerate(zip(lines(one), lines(other), strict=False)) if a != b]
+    if len(lines(one)) != len(lines(other)):
+        found.append(f"{len(lines(one))} and {len(lines(other))} lines of metrics")
+    a, b = (without_clocks(json.loads((run / "summary.json").read_text())) for run in (one, other))
+    found += [f"summary {key}" for key in a if a[key] != b.get(key)]
+    (tensors, meta), (theirs, their_meta) = (checkpoint(run, a["steps"]) for run in (one, other))
+    found += odd(tensors, theirs)
+    rows = replay(one, meta["memory"]), replay(other, their_meta["memory"])
+    found += [f"replay {name}" for name in odd(*rows)]
+    for each in (meta, their_meta):
+        each["memory"] = (each["memory"]["added"], each["memory"]["oldest"])
+    meta["standing"], their_meta["standing"] = without_clocks(meta["standing"]), without_clocks(their_meta["standing"])
+    return found + [f"meta {key}" for key in meta if meta[key] != their_meta.get(key)]
+
+
+def newest(run: Path) -> int:
+    """The step of the newest checkpoint, 0 before the first."""
+    return max((int(path.name) for path in (run / "checkpoints").glob("[0-9]*")), default=0)
+
+
+def command(arguments: Sequence[str], out: Path) -> list[str]:
+    """The command that begins the run, or that goes on with it."""
+    if (out / "config.yaml").is_file():
+        return ["train", arguments[0], "--out", str(out), "--resume"]
+    return ["train", *arguments, "--out", str(out)] + (["--force"] if out.exists() else [])
+
+
+def fork(words: Sequence[str], die_at: int = 0) -> int:
+    """Run the command line in a child; with `die_at` it is killed before that one of its calls that change the disk."""
+    pid = os.fork()
+    if pid:
+        return pid
+    from simtoreal.cli import main
+
+    if die_at:
+        left = [die_at]
+        for name in ("fsync", "replace", "unlink", "rmdir", "mkdir"):
+            real = getattr(os, name)
+
+            def dying(*given: Any, _real: Any = real, **named: Any) -> Any:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return _real(*given, **named)
+
+            setattr(os, name, dying)
+    try:
+        os._exit(main(words))
+    finally:
+        os._exit(99)
+
+
+def start(words: Sequence[str]) -> int:
+    """Run the command line in a fresh interpreter."""
+    return subprocess.Popen([sys.executable, "-m", "simtoreal", *words], stdout=subprocess.DEVNULL).pid
+
+
+def ended(pid: int, seconds: float) -> int | None:
+    """The exit code of a child that ends within `seconds`, negative for a signal; else None."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def train_through_kills(
+    arguments: Sequence[str], out: Path, *, kills: int, seed: int, at: str = "times", span: float = 1.5
+) -> dict[str, Any]:
+    """Train to the end through `kills` times kill -9, each followed by `--resume`.
+
+    `at` "times": at random instants up to `span` [s] after the start, later after one that came before any progress;
+    "calls": before a random call that changes the disk; "starts": as "times", each in an interpreter of its own.
+    """
+    rng, steps, patience = random.Random(seed), [], 1.0
+    for _ in range(kills):
+        before = newest(out)
+        if at == "calls":
+            pid = fork(command(arguments, out), die_at=rng.randint(1, round(60 * patience)))
+            code = ended(pid, 120)
+        else:
+            words = command(arguments, out)
+            pid = fork(words) if at == "times" else start(words)
+            code = ended(pid, rng.uniform(0.05, span) * patience)
+            if code is None:
+                os.kill(pid, signal.SIGKILL)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code != -signal.SIGKILL:
+            return {"kills": len(steps), "steps": steps, "code": code}
+        steps.append(newest(out))
+        patience = 1.0 if newest(out) > before else patience * 1.5
+    words = command(arguments, out)
+    pid = fork(words) if at != "starts" else start(words)
+    code = ended(pid, 600)
+    return {"kills": len(steps), "steps": steps, "code": code}
+
+
+if __name__ == "__main__":
+    import simtoreal.cli
+    import simtoreal.train  # noqa: F401 (imported once, here)
+
+    order = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    print(json.dumps(train_through_kills(order.pop("arguments"), Path(order.pop("out")), **order)))
