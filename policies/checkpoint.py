@@ -121,11 +121,14 @@ def build_actor(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Deter
 
 
 def checkpoints(parent: Path | str) -> list[Path]:
-    """Complete checkpoint folders named by their step, oldest first; temporary ones are not seen."""
+    """Checkpoint folders, named by their step, oldest first; temporary ones are not seen.
+
+    A folder gets such a name when it is complete: one in which something is missing is damaged.
+    """
     parent = Path(parent)
     if not parent.is_dir():
         return []
-    found = [path for path in parent.iterdir() if path.name.isdigit() and (path / META).is_file()]
+    found = [path for path in parent.iterdir() if path.name.isdigit() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
 
 

@@ -130,7 +130,7 @@ class Snapshots:
         for other in checkpoints(self.folder):
             try:
                 memory = read_meta(other).get("memory")
-            except CheckpointError:
+            except (CheckpointError, FileNotFoundError):
                 continue  # damaged: nothing can be resumed from it, so it needs nothing
             if memory is not None:
                 self._oldest[int(other.name)] = memory["oldest"]

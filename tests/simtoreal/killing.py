@@ -6,6 +6,7 @@ As a script, in a process of its own so that what it forks has few threads and i
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -53,13 +54,14 @@ def odd(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[st
 
 def unlike(one: Path, other: Path) -> list[str]:
     """What differs, bit for bit, between two finished runs: metrics, summaries, last checkpoints, replays."""
-    found = [f"metrics.jsonl line {i}" for i, (a, b) in enumerate(zip(lines(one), lines(other), strict=False)) if a != b]
-    if len(lines(one)) != len(lines(other)):
-        found.append(f"{len(lines(one))} and {len(lines(other))} lines of metrics")
+    ours, theirs = lines(one), lines(other)
+    found = [f"metrics.jsonl line {i}" for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b]
+    if len(ours) != len(theirs):
+        found.append(f"{len(ours)} and {len(theirs)} lines of metrics")
     a, b = (without_clocks(json.loads((run / "summary.json").read_text())) for run in (one, other))
     found += [f"summary {key}" for key in a if a[key] != b.get(key)]
-    (tensors, meta), (theirs, their_meta) = (checkpoint(run, a["steps"]) for run in (one, other))
-    found += odd(tensors, theirs)
+    (tensors, meta), (their_tensors, their_meta) = (checkpoint(run, a["steps"]) for run in (one, other))
+    found += odd(tensors, their_tensors)
     rows = replay(one, meta["memory"]), replay(other, their_meta["memory"])
     found += [f"replay {name}" for name in odd(*rows)]
     for each in (meta, their_meta):
@@ -133,7 +135,7 @@ def train_through_kills(
     for _ in range(kills):
         before = newest(out)
         if at == "calls":
-            pid = fork(command(arguments, out), die_at=rng.randint(1, round(60 * patience)))
+            pid = fork(command(arguments, out), die_at=rng.randint(1, round(25 * patience)))
             code = ended(pid, 120)
         else:
             words = command(arguments, out)
@@ -152,10 +154,23 @@ def train_through_kills(
     return {"kills": len(steps), "steps": steps, "code": code}
 
 
-if __name__ == "__main__":
+def import_everything() -> None:
+    """Whatever a training imports on its way, so that no child has to: only training time is left to be killed in."""
     import simtoreal.cli
-    import simtoreal.train  # noqa: F401 (imported once, here)
+    import simtoreal.train
 
-    order = json.loads(sys.argv[1])
+    importlib.import_module("torch.utils.tensorboard")
+    for name in ("sac", "loops", "replay", "baselines"):
+        importlib.import_module(f"simtoreal.policies.{name}")
+    for task in simtoreal.build.task_ids().values():
+        simtoreal.build.make_env(task).close()
+    weight = torch.zeros(1, requires_grad=True)
+    weight.sum().backward()
+    torch.optim.Adam([weight], fused=True).step()
+
+
+if __name__ == "__main__":
     torch.set_num_threads(1)
+    import_everything()
+    order = json.loads(sys.argv[1])
     print(json.dumps(train_through_kills(order.pop("arguments"), Path(order.pop("out")), **order)))

@@ -23,14 +23,14 @@ from killing import checkpoint, lines, newest, odd, replay, unlike
 
 FAST = [
     "agent.hidden=[16, 16]", "agent.learning_starts=100", "agent.updates_per_step=0.1", "agent.batch_size=16",
-    "evaluate_every=300", "evaluate_episodes=1", "save_every=100",
+    "evaluate_every=400", "evaluate_episodes=1", "save_every=200",
 ]  # fmt: skip
 RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled goals; no names, and a ring overwritten
-    "cartpole": ["CartPoleSwingUp", "--steps", "1500", "--envs", "2", *(f"--set={s}" for s in FAST)],
-    "reach": ["PandaReach", "--steps", "700", "--envs", "3", *(f"--set={s}" for s in FAST)],
-    "pendulum": ["Pendulum-v1", "--steps", "1500", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
+    "cartpole": ["CartPoleSwingUp", "--steps", "1200", "--envs", "2", *(f"--set={s}" for s in FAST)],
+    "reach": ["PandaReach", "--steps", "600", "--envs", "3", *(f"--set={s}" for s in FAST)],
+    "pendulum": ["Pendulum-v1", "--steps", "900", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
     "sb3": [
-        "CartPoleSwingUp", "--steps", "1200", "--envs", "2", "--algorithm", "sb3-sac",
+        "CartPoleSwingUp", "--steps", "800", "--envs", "2", "--algorithm", "sb3-sac",
         "--set=agent.policy_kwargs.net_arch=[16, 16]", "--set=agent.learning_starts=100", "--set=agent.train_freq=10",
         "--set=agent.buffer_size=700", *(f"--set={s}" for s in FAST[4:]),
     ],
@@ -81,7 +81,7 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("name", "kills"), [("cartpole", 5), ("reach", 3), ("pendulum", 3), ("sb3", 4)])
+@pytest.mark.parametrize(("name", "kills"), [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3)])
 def test_killed_at_random_instants_it_ends_the_same_bit_for_bit(name, kills, undisturbed, tmp_path):
     said = killed(name, tmp_path / "run", kills=kills, seed=len(name))
     assert said["kills"] > 0
@@ -90,9 +90,8 @@ def test_killed_at_random_instants_it_ends_the_same_bit_for_bit(name, kills, und
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith((".tmp", ".old", ".lock"))]
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_between_any_two_of_its_calls_to_the_disk_it_ends_the_same(seed, undisturbed, tmp_path):
-    said = killed("pendulum", tmp_path / "run", kills=12, seed=seed, at="calls")
+def test_killed_between_any_two_of_its_calls_to_the_disk_it_ends_the_same(undisturbed, tmp_path):
+    said = killed("pendulum", tmp_path / "run", kills=10, seed=0, at="calls")
     assert said["kills"] > 3
     assert unlike(undisturbed("pendulum"), tmp_path / "run") == []
     assert not list((tmp_path / "run").rglob(".tmp*"))
@@ -100,28 +99,29 @@ def test_killed_between_any_two_of_its_calls_to_the_disk_it_ends_the_same(seed, 
 
 def test_the_replay_is_written_once_by_what_was_added(undisturbed):
     run = undisturbed("cartpole")
-    said = {step: checkpoint(run, step)[1]["memory"] for step in (1400, 1500)}
-    assert said[1500]["chunks"][:-1] == said[1400]["chunks"]
-    assert said[1500]["added"] == 2 * 1500  # each transition and its mirror image
-    first, last, _ = said[1500]["chunks"][-1]
-    assert (first, last) == (2800, 3000)
+    said = {step: checkpoint(run, step)[1]["memory"] for step in (1000, 1200)}
+    assert said[1200]["chunks"][:-1] == said[1000]["chunks"]
+    assert said[1200]["added"] == 2 * 1200  # each transition and its mirror image
+    first, last, _ = said[1200]["chunks"][-1]
+    assert (first, last) == (2000, 2400)
     ring = undisturbed("pendulum")
-    kept = checkpoint(ring, 1500)[1]["memory"]
-    assert (kept["oldest"], kept["added"]) == (1100, 1500)
+    kept = checkpoint(ring, 900)[1]["memory"]
+    assert (kept["oldest"], kept["added"]) == (500, 900)
     oldest = min(checkpoint(ring, int(path.name))[1]["memory"]["oldest"] for path in checkpoints(ring / "checkpoints"))
     assert all(int(name.split("-")[1].split(".")[0]) > oldest for name in names(ring / "replay"))
 
 
 def test_more_steps_train_on_as_if_there_had_been_as_many_from_the_start(undisturbed, tmp_path, cli):
-    short = [*RUNS["cartpole"][:2], "700", *RUNS["cartpole"][3:]]
+    short = [*RUNS["cartpole"][:2], "600", *RUNS["cartpole"][3:]]
     assert cli("train", *short, "--out", tmp_path / "run").code == 0
-    said = cli("train", "CartPoleSwingUp", "--steps", 1500, "--out", tmp_path / "run", "--resume", "--json")
-    assert (said.code, said.result["resumed_at"], said.result["steps"]) == (0, [700], 1500)
+    said = cli("train", "CartPoleSwingUp", "--steps", 1200, "--out", tmp_path / "run", "--resume", "--json")
+    assert (said.code, said.result["resumed_at"], said.result["steps"]) == (0, [600], 1200)
     whole = undisturbed("cartpole")
-    (one, meta), (two, other) = (checkpoint(run, 1500) for run in (whole, tmp_path / "run"))
+    (one, meta), (two, other) = (checkpoint(run, 1200) for run in (whole, tmp_path / "run"))
     assert odd(one, two) == []
     assert odd(replay(whole, meta["memory"]), replay(tmp_path / "run", other["memory"])) == []
-    assert [line for line in lines(tmp_path / "run") if line["step"] > 1000] == lines(whole)[-2:]
+    late = [[line for line in lines(run) if line["step"] > 1000] for run in (whole, tmp_path / "run")]
+    assert late[0] == late[1] != []
 
 
 def test_a_finished_run_says_so_and_is_left_as_it_is(undisturbed, tmp_path, cli):
@@ -133,7 +133,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(undisturbed, tmp_path, cli)
     assert "was finished already; --resume with more --steps trains on" in said.out
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     result = simtoreal.train("CartPoleSwingUp", out=run, resume=True)
-    assert (result.was_finished, result.steps) == (True, 1500)
+    assert (result.was_finished, result.steps) == (True, 1200)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(undisturbed, tmp_path, cli)
         (["CartPoleSwingUp", "--randomization", "none"], "begun with randomization 'CartPoleSwingUp', not 'none'"),
         (["CartPoleSwingUp", "--set", "agent.gamma=0.5"], "begun with agent.gamma 0.99, not 0.5"),
         (["CartPoleSwingUp", "--set", "agent.gama=0.5"], "no setting agent.gama"),
-        (["CartPoleSwingUp", "--steps", "1000"], "is a run of 1500 steps; 1000 are fewer"),
+        (["CartPoleSwingUp", "--steps", "1000"], "is a run of 1200 steps; 1000 are fewer"),
         (["CartPoleSwingUp", "--force"], "choose one"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_run_without_its_replay_is_not_resumed(tmp_path, cli):
 
 
 def test_a_configuration_edited_since_is_refused(cut, cli):
-    run = cut("cartpole", 1400)
+    run = cut("cartpole", 1000)
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.98"))
     said = cli("train", "CartPoleSwingUp", "--out", run, "--resume")
@@ -184,7 +184,7 @@ def test_a_configuration_edited_since_is_refused(cut, cli):
 @pytest.mark.parametrize("what", ["agent.safetensors", "checkpoint.json", "chunk"])
 @pytest.mark.parametrize("how", ["flipped", "truncated", "gone"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_used_when_told(what, how, cut, undisturbed, cli):
-    run = cut("cartpole", 1500)
+    run = cut("cartpole", 1200)
     step = newest(run)
     path = run / "checkpoints" / str(step) / what
     if what == "chunk":
@@ -197,13 +197,12 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_used_when_to
     else:
         path.write_bytes(bytes(data) if how == "flipped" else data[: len(data) // 2])
     said = cli("train", "CartPoleSwingUp", "--out", run, "--resume", "--json")
-    if (what, how) != ("checkpoint.json", "gone"):  # then it is no checkpoint at all, and the one before is the newest
-        said.refused(path.name)
-        assert "--fall-back resumes from the newest that is sound" in said.err
-        assert path.exists() is (how != "gone")
-        said = cli("train", "CartPoleSwingUp", "--out", run, "--resume", "--fall-back", "--json")
+    said.refused(path.name)
+    assert "--fall-back resumes from the newest that is sound" in said.err
+    assert path.exists() is (how != "gone")
+    said = cli("train", "CartPoleSwingUp", "--out", run, "--resume", "--fall-back", "--json")
     assert said.code == 0, said
-    assert said.result["resumed_at"] == [1400]
+    assert said.result["resumed_at"] == [1000]
     assert unlike(undisturbed("cartpole"), run) == []
 
 
@@ -273,7 +272,7 @@ def test_a_second_training_in_the_same_folder_is_refused_and_a_dead_ones_lock_re
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_saves_and_goes_on_as_if_nothing_had_been(which, code, undisturbed, tmp_path, cli):
     run = tmp_path / "run"
-    process = begun(run, steps="1500")
+    process = begun(run, steps="1200")
     process.send_signal(which)
     out, err = process.communicate(timeout=60)
     if process.returncode == 0:
@@ -297,7 +296,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.parametrize("limit", [9_000, 30_000], ids=["a chunk does not fit", "the weights do not fit"])
 def test_a_full_disk_ends_it_with_the_old_checkpoint_intact(limit, cut, undisturbed, cli):
-    run = cut("cartpole", 1400)
+    run = cut("cartpole", 1000)
     sizes = {path: path.stat().st_size for path in run.rglob("*.safetensors")}
     assert min(sizes.values()) > 9_000
     words = ["train", "CartPoleSwingUp", "--out", str(run), "--resume"]
@@ -306,30 +305,30 @@ def test_a_full_disk_ends_it_with_the_old_checkpoint_intact(limit, cut, undistur
     )
     assert (done.returncode, done.stdout) == (3, "")
     (line,) = done.stderr.strip().splitlines()
-    assert "File too large; the checkpoint of step 1400 is intact and --resume goes on from it" in line
+    assert "File too large; the checkpoint of step 1000 is intact and --resume goes on from it" in line
     assert not list(run.rglob(".tmp*"))
-    assert load_latest(run / "checkpoints")[0].name == "1400"
+    assert load_latest(run / "checkpoints")[0].name == "1000"
     assert cli(*words).code == 0
     assert unlike(undisturbed("cartpole"), run) == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_metrics_that_find_no_room_end_it_and_the_checkpoint_stays(cut, tmp_path, cli):
-    run = cut("cartpole", 1400)
+    run = cut("cartpole", 1000)
     (run / "metrics.jsonl").unlink()
     cli("train", "CartPoleSwingUp", "--out", run, "--resume").refused("metrics.jsonl: nothing, but the checkpoint")
     (run / "metrics.jsonl").symlink_to("/dev/full")
-    said = cli("train", *RUNS["pendulum"], "--out", run, "--force")
+    said = cli("train", *RUNS["pendulum"], "--out", run, "--force", "--set=save_every=5000")
     assert said.code == 3
     assert "No space left on device" in said.err
     assert "no checkpoint had been written yet" in said.err
 
 
 def test_a_crash_before_a_rename_is_ignored_and_swept(cut, undisturbed, cli):
-    run = cut("cartpole", 1400)
-    shutil.copytree(run / "checkpoints" / "1400", run / "checkpoints" / ".tmp-1500-x")
-    (run / "replay" / ".tmp-2800-2900.safetensors-x").write_bytes(b"half")
-    (run / "replay" / "2800-2850.safetensors").write_bytes(b"of a checkpoint that never came to be")
+    run = cut("cartpole", 1000)
+    shutil.copytree(run / "checkpoints" / "1000", run / "checkpoints" / ".tmp-1200-x")
+    (run / "replay" / ".tmp-2000-2100.safetensors-x").write_bytes(b"half")
+    (run / "replay" / "2000-2050.safetensors").write_bytes(b"of a checkpoint that never came to be")
     assert cli("train", "CartPoleSwingUp", "--out", run, "--resume").code == 0
     assert names(run / "replay") == names(undisturbed("cartpole") / "replay")
     assert unlike(undisturbed("cartpole"), run) == []
@@ -338,7 +337,7 @@ def test_a_crash_before_a_rename_is_ignored_and_swept(cut, undisturbed, cli):
 def test_tensorboard_says_what_the_metrics_say_after_a_break(cut, cli):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = cut("cartpole", 1400)
+    run = cut("cartpole", 1000)
     assert cli("train", "CartPoleSwingUp", "--out", run, "--resume").code == 0
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -349,8 +348,8 @@ def test_tensorboard_says_what_the_metrics_say_after_a_break(cut, cli):
 
 
 def test_an_older_checkpoint_is_an_actor_but_nothing_to_resume_from(cut, cli):
-    run = cut("cartpole", 1400)
-    path = run / "checkpoints" / "1400" / "checkpoint.json"
+    run = cut("cartpole", 1000)
+    path = run / "checkpoints" / "1000" / "checkpoint.json"
     document = json.loads(path.read_text())
     del document["seal"]
     meta = {name: document["meta"][name] for name in ("task", "algorithm", "step", "seed", "actor")}
