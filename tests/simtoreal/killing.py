@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -109,7 +108,8 @@ def fork(words: Sequence[str], die_at: int = 0) -> int:
 
 def start(words: Sequence[str]) -> int:
     """Run the command line in a fresh interpreter."""
-    return subprocess.Popen([sys.executable, "-m", "simtoreal", *words], stdout=subprocess.DEVNULL).pid
+    quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    return os.posix_spawn(sys.executable, [sys.executable, "-m", "simtoreal", *words], os.environ, file_actions=quiet)
 
 
 def ended(pid: int, seconds: float) -> int | None:
@@ -123,35 +123,55 @@ def ended(pid: int, seconds: float) -> int | None:
     return None
 
 
+def kill(pid: int, seconds: float) -> int:
+    """The exit code of a child that is killed after `seconds`, if it is still there then."""
+    code = ended(pid, seconds)
+    if code is None:
+        os.kill(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code
+
+
 def train_through_kills(
-    arguments: Sequence[str], out: Path, *, kills: int, seed: int, at: str = "times", span: float = 1.5
+    arguments: Sequence[str], out: Path, *, kills: int, seed: int, at: str = "times"
 ) -> dict[str, Any]:
     """Train to the end through `kills` times kill -9, each followed by `--resume`.
 
-    `at` "times": at random instants up to `span` [s] after the start, later after one that came before any progress;
-    "calls": before a random call that changes the disk; "starts": as "times", each in an interpreter of its own.
+    `at` "times": up to 1.5 s after the start, later after one that came before any progress; "calls": before a random
+    call that changes the disk.
     """
     rng, steps, patience = random.Random(seed), [], 1.0
     for _ in range(kills):
-        before = newest(out)
+        before, words = newest(out), command(arguments, out)
         if at == "calls":
-            pid = fork(command(arguments, out), die_at=rng.randint(1, round(25 * patience)))
-            code = ended(pid, 120)
+            code = kill(fork(words, die_at=rng.randint(1, round(25 * patience))), 120)
         else:
-            words = command(arguments, out)
-            pid = fork(words) if at == "times" else start(words)
-            code = ended(pid, rng.uniform(0.05, span) * patience)
-            if code is None:
-                os.kill(pid, signal.SIGKILL)
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            code = kill(fork(words), rng.uniform(0.05, 1.5) * patience)
         if code != -signal.SIGKILL:
             return {"kills": len(steps), "steps": steps, "code": code}
         steps.append(newest(out))
         patience = 1.0 if newest(out) > before else patience * 1.5
-    words = command(arguments, out)
-    pid = fork(words) if at != "starts" else start(words)
-    code = ended(pid, 600)
-    return {"kills": len(steps), "steps": steps, "code": code}
+    return {"kills": len(steps), "steps": steps, "code": ended(fork(command(arguments, out)), 600)}
+
+
+def train_through_all_kills(
+    arguments: Sequence[str], out: Path, *, kills: int, seed: int, steps: int
+) -> dict[str, Any]:
+    """As above, each start an interpreter of its own, and the kills spread over all of a training of `steps`.
+
+    Three in four come at an instant after a random step was reached, the others within 5 s of the start.
+    """
+    rng, seen = random.Random(seed), []
+    for target in sorted(rng.uniform(0, 0.9 * steps) for _ in range(kills)):
+        pid, code = start(command(arguments, out)), None
+        if rng.random() < 0.75:
+            while code is None and newest(out) < target:
+                code = ended(pid, 0.01)
+        code = kill(pid, rng.uniform(0, 5)) if code is None else code
+        seen.append(newest(out))
+        if code != -signal.SIGKILL:
+            return {"kills": len(seen) - 1, "steps": seen, "code": code}
+    return {"kills": len(seen), "steps": seen, "code": ended(start(command(arguments, out)), 3600)}
 
 
 def import_everything() -> None:
