@@ -12,6 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 import simtoreal
@@ -281,6 +282,9 @@ def test_interrupted_it_saves_and_goes_on_as_if_nothing_had_been(which, code, un
     assert f"stopped by {which.name}; checkpoint saved in" in err
     stopped = json.loads((run / "summary.json").read_text())["steps"]
     assert newest(run) == stopped
+    actor, meta = Run.load(run).actor("last")
+    assert meta["step"] == stopped
+    assert torch.isfinite(actor(torch.zeros(2, 6))).all()
     said = cli("train", "CartPoleSwingUp", "--out", run, "--resume", "--json")
     assert (said.code, said.result["resumed_at"]) == (0, [stopped])
     assert unlike(undisturbed("cartpole"), run) == []
