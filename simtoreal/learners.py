@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,6 +72,13 @@ def sac_settings(config: RunConfig) -> SACConfig:
         where = ".".join(["agent", *map(str, first["loc"])])
         found = f", got {first['input']!r}" if first["loc"] else ""  # without a place, the words hold the value
         raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{found}") from None
+
+
+def complete_config(config: RunConfig) -> RunConfig:
+    """With every setting of our learner written out. Raises as `sac_settings` does."""
+    if config.algorithm != "sac":
+        return config
+    return config.model_copy(update={"agent": asdict(sac_settings(config))})
 
 
 def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:

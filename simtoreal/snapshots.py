@@ -12,7 +12,7 @@ from torch import nn
 
 from simtoreal.config import RunConfig, difference
 from simtoreal.judge import Judgement
-from simtoreal.learners import Learner
+from simtoreal.learners import Learner, complete_config
 from simtoreal.policies.agent import prefixed
 from simtoreal.policies.checkpoint import (
     CheckpointError,
@@ -158,7 +158,8 @@ class Snapshots:
         identity = self._identity()
         config = identity.pop("config")
         check_compatible(meta, identity)
-        if found := difference(meta["config"], config):
+        written = complete_config(RunConfig.model_validate(meta["config"]))  # settings may have been added since
+        if found := difference(written.model_dump(mode="json"), config):
             name, theirs, ours = found
             raise CheckpointError(f"was written under {name} {theirs!r}, {CONFIG} says {ours!r}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, amended_config, difference, load_config, make_config
 from simtoreal.judge import Judge
-from simtoreal.learners import make_learner, pick_device, sac_settings
+from simtoreal.learners import complete_config, make_learner, pick_device
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen
@@ -84,7 +83,7 @@ def train(
         if steps is None:
             raise ConfigError("steps are missing: how long is the training to be?")
         defaults = {"randomization": build.find_randomization(None, name)}
-        config = used = _complete(make_config(name, algorithm=algorithm or "sac", defaults=defaults, **arguments))
+        config = used = complete_config(make_config(name, algorithm=algorithm or "sac", defaults=defaults, **arguments))
     check_unlocked(folder)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)
@@ -107,13 +106,6 @@ def train(
         environments.close()
 
 
-def _complete(config: RunConfig) -> RunConfig:
-    """With every setting of our learner written out."""
-    if config.algorithm != "sac":
-        return config
-    return config.model_copy(update={"agent": asdict(sac_settings(config))})
-
-
 def _config_to_resume(folder: Path, task: str, algorithm: str | None, arguments: Mapping[str, Any]) -> RunConfig:
     """The configuration of the run at `folder`, its steps perhaps more.
 
@@ -122,11 +114,11 @@ def _config_to_resume(folder: Path, task: str, algorithm: str | None, arguments:
     """
     if not (folder / CONFIG).is_file():
         raise RunError(f"{folder} holds no run to resume: no {CONFIG} in it")
-    config = load_config(folder / CONFIG)
+    config = complete_config(load_config(folder / CONFIG))
     for what, asked, theirs in (("task", task, config.task), ("algorithm", algorithm, config.algorithm)):
         if asked not in (None, theirs):
             raise RunError(f"{folder} is a run of {what} {theirs}, not {asked}")
-    wanted = _complete(amended_config(config, **arguments))
+    wanted = complete_config(amended_config(config, **arguments))
     if found := difference(config.model_dump(mode="json"), wanted.model_dump(mode="json")):
         setting, theirs, asked = found
         raise RunError(f"{folder} was begun with {setting} {theirs!r}, not {asked!r}; only steps can change")

@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 
 import simtoreal
-from simtoreal.policies.checkpoint import checkpoints, load_checkpoint, load_latest
+from simtoreal.policies.checkpoint import checkpoints, load_checkpoint, load_latest, save_checkpoint
 from simtoreal.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -180,6 +180,19 @@ def test_a_configuration_edited_since_is_refused(cut, cli):
     config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.98"))
     said = cli("train", "CartPoleSwingUp", "--out", run, "--resume")
     said.refused("was written under agent.gamma 0.99, config.yaml says 0.98")
+
+
+def test_a_run_from_before_a_setting_was_added_goes_on(cut, undisturbed, cli):
+    run = cut("cartpole", 1000)
+    config = run / "config.yaml"
+    text = config.read_text()
+    assert "resumable: true\n" in text
+    config.write_text(text.replace("resumable: true\n", ""))
+    tensors, meta = load_checkpoint(run / "checkpoints" / "1000")
+    del meta["config"]["resumable"], meta["config"]["agent"]["matmul_precision"]
+    save_checkpoint(run / "checkpoints" / "1000", tensors, meta, replace=True)
+    assert cli("train", "CartPoleSwingUp", "--out", run, "--resume").code == 0
+    assert unlike(undisturbed("cartpole"), run) == []
 
 
 @pytest.mark.parametrize("what", ["agent.safetensors", "checkpoint.json", "chunk"])
