@@ -9,7 +9,7 @@ LINKS := build/links/simtoreal
 DEMO ?= PandaReach
 WORKERS ?= 2
 
-.PHONY: install demo test lint bench lock clean
+.PHONY: install demo test lint bench soak lock clean
 .DEFAULT_GOAL := install
 
 install: $(READY)
@@ -39,6 +39,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m simtoreal bench
+
+# Trainings killed with kill -9 twenty times must end as undisturbed ones do; takes some ten minutes.
+soak: $(READY)
+	$(BIN)/python tests/soak.py
 
 # After a change to requirements in pyproject.toml. torch is left out: which build is right depends on the machine.
 lock:

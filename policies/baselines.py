@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
-from torch import nn
+from torch import Tensor, nn
 
-from simtoreal.policies.agent import NonFiniteError, split_observation
+from simtoreal.policies.agent import (
+    NonFiniteError,
+    load_module,
+    load_optimizer,
+    optimizer_tensors,
+    prefixed,
+    split_observation,
+)
 from simtoreal.policies.loops import Progress, final_observation, final_value
 from simtoreal.policies.networks import ACTIVATIONS, DeterministicActor
 
@@ -102,6 +109,57 @@ def subprocess_envs(factories: Sequence[Callable[[], gym.Env[Any, Any]]]) -> Sub
     return SubprocVecEnv(list(factories), start_method="fork")
 
 
+class BaselineMemory:
+    """SB3's replay buffer of B slots of E environments, as rows [E, ...] numbered in the order they were added."""
+
+    PARTS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._buffer = model, model.replay_buffer
+        if self._buffer.optimize_memory_usage:
+            raise ValueError("optimize_memory_usage: such a buffer cannot be stored by rows; set resumable to false")
+
+    @property
+    def added(self) -> int:
+        return int(self._model.num_timesteps) // int(self._buffer.n_envs)
+
+    @property
+    def oldest(self) -> int:
+        return self.added - int(self._buffer.size())
+
+    def rows(self, first: int, last: int) -> dict[str, Tensor]:
+        """Rows number `first` to `last` - 1. Raises IndexError for one that is not held."""
+        if not self.oldest <= first <= last <= self.added:
+            raise IndexError(f"rows {first} to {last} were asked for, {self.oldest} to {self.added} are held")
+        slots = np.arange(first, last) % self._buffer.buffer_size
+        return {name: torch.from_numpy(getattr(self._buffer, name)[slots]) for name in self.PARTS}
+
+    def restore(self, first: int, parts: Iterable[Mapping[str, Tensor]]) -> None:
+        """Hold `parts`, from number `first` on. Raises ValueError for other names, shapes or numbers of rows."""
+        buffer, end = self._buffer, first
+        for part in parts:
+            if part.keys() != {*self.PARTS}:
+                raise ValueError(f"a stored buffer has {sorted(part)}, expected {sorted(self.PARTS)}")
+            slots = np.arange(end, end + len(part["rewards"])) % buffer.buffer_size
+            for name, rows in part.items():
+                array = getattr(buffer, name)
+                if rows.shape != (len(slots), *array.shape[1:]):
+                    expected = [len(slots), *array.shape[1:]]
+                    raise ValueError(f"stored {name} has shape {list(rows.shape)}, expected {expected}")
+                array[slots] = rows.numpy()
+            end += len(slots)
+        if end != self.added or (first > 0 and end - first < buffer.buffer_size):
+            raise ValueError(f"stored rows {first} to {end} do not fill a buffer of {self.added} rows")
+        buffer.full, buffer.pos = end >= buffer.buffer_size, end % buffer.buffer_size
+
+
+def _numpy_stream() -> dict[str, Any]:
+    """numpy's global stream, which SB3 draws batches from."""
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 (it is this stream that SB3 uses)
+    assert isinstance(state, dict)
+    return state
+
+
 @dataclass
 class Baseline:
     """An SB3 learner: iterate it for Progress, ask it for its actor at any time."""
@@ -113,7 +171,7 @@ class Baseline:
 
     def __iter__(self) -> Iterator[Progress]:
         """Learn in stretches of `report_every` environment steps. Raises NonFiniteError for broken weights."""
-        began, first = time.perf_counter(), True
+        began, first = time.perf_counter(), self.model.num_timesteps == 0
         while self.model.num_timesteps < self.steps:
             stretch = min(self.report_every, self.steps - self.model.num_timesteps)
             try:
@@ -131,6 +189,66 @@ class Baseline:
     def actor(self) -> DeterministicActor:
         """A copy of the deterministic policy as our own network."""
         return actor_from_sb3(self.model)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors to go on bit for bit but the replay buffer's, cloned; torch's and numpy's global streams too."""
+        model: Any = self.model
+        state = prefixed("policy", {name: value.clone() for name, value in model.policy.state_dict().items()})
+        for name, optimizer in self._optimizers().items():
+            state |= optimizer_tensors(f"optimizer.{name}", optimizer)
+        if model.log_ent_coef is not None:
+            state["log_ent_coef"] = model.log_ent_coef.detach().clone()
+        state["torch_rng"] = torch.get_rng_state()
+        state["numpy_rng"] = torch.from_numpy(_numpy_stream()["state"]["key"].astype(np.int64))
+        state["returns"] = torch.from_numpy(self.envs.returns.copy())
+        state["lengths"] = torch.from_numpy(self.envs.lengths.copy())
+        if model._last_obs is not None:
+            state["observation"] = torch.from_numpy(np.array(model._last_obs))
+        return state
+
+    def numbers(self) -> dict[str, Any]:
+        """The rest of what it takes to go on, as JSON."""
+        model: Any = self.model
+        return {
+            "num_timesteps": model.num_timesteps,
+            "n_updates": model._n_updates,
+            "episode_num": model._episode_num,
+            "numpy_position": int(_numpy_stream()["state"]["pos"]),
+            "action_space": model.action_space.np_random.bit_generator.state,
+            "logged": {name: float(v) for name, v in model.logger.name_to_value.items() if np.isfinite(v)},
+        }
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict` and `numbers`. Raises ValueError or KeyError when they do not fit."""
+        model: Any = self.model
+        load_module(model.policy, "policy", tensors)
+        for name, optimizer in self._optimizers().items():
+            load_optimizer(f"optimizer.{name}", optimizer, tensors)
+        if model.log_ent_coef is not None:
+            with torch.no_grad():
+                model.log_ent_coef.copy_(tensors["log_ent_coef"])
+        model.num_timesteps, model._n_updates = numbers["num_timesteps"], numbers["n_updates"]
+        model._episode_num = numbers["episode_num"]
+        model.action_space.np_random.bit_generator.state = numbers["action_space"]
+        for name, value in numbers["logged"].items():
+            model.logger.record(name, value)
+        self.envs.returns[:], self.envs.lengths[:] = tensors["returns"].numpy(), tensors["lengths"].numpy()
+        if "observation" in tensors:
+            model._last_obs = tensors["observation"].numpy().copy()
+            model._last_episode_starts = np.zeros(self.envs.num_envs, dtype=bool)
+        torch.set_rng_state(tensors["torch_rng"])
+        key = tensors["numpy_rng"].numpy().astype(np.uint32)
+        state = _numpy_stream() | {"state": {"key": key, "pos": numbers["numpy_position"]}}
+        np.random.set_state(state)  # noqa: NPY002
+
+    def memory(self) -> BaselineMemory:
+        """Its replay buffer, to be stored. Raises ValueError when that cannot be done exactly."""
+        return BaselineMemory(self.model)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        model: Any = self.model
+        found = {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
+        return found if model.ent_coef_optimizer is None else found | {"ent_coef": model.ent_coef_optimizer}
 
 
 def check_settings(config: Mapping[str, Any]) -> None:

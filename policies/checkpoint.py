@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_tensors
-from safetensors.torch import save as pack_tensors
 from torch import Tensor
 
 from simtoreal.policies.agent import under
 from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.tensor_files import TEMP, digest, pack, read_bytes, read_tensors, sync_folder, umask, write_new
+from simtoreal.policies.tensor_files import CheckpointError as CheckpointError
 
-FORMAT = 1
+FORMAT = 2
+UNSEALED = 1  # the format before: its JSON carries no hash of itself; still read
 TENSORS, META = "agent.safetensors", "checkpoint.json"
-TEMP = ".tmp-"
 ASIDE = ".old-"
 MAX_META_BYTES = 4 << 20
-MAX_HEADER_BYTES = 16 << 20
-PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged, foreign, unsafe or does not fit; the message names the file."""
 
 
 def save_checkpoint(
@@ -52,24 +43,25 @@ def save_checkpoint(
             raise CheckpointError(f"{folder}: {name} is not finite; a broken policy is not saved")
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep(folder.parent)
-    data = pack_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    document = {
-        "format": FORMAT,
-        "sha256": hashlib.sha256(data).hexdigest(),
+    data = pack(tensors)
+    body = {
+        "sha256": digest(data),
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
         "meta": dict(meta),
     }
-    text = json.dumps(document, indent=1, allow_nan=False)
+    text = json.dumps({"format": FORMAT, **body, "seal": _seal(body)}, indent=1, allow_nan=False).encode()
+    if len(text) > MAX_META_BYTES:
+        raise CheckpointError(f"{folder / META}: {len(text)} bytes, at most {MAX_META_BYTES} can be read again")
     temp = Path(tempfile.mkdtemp(prefix=f"{TEMP}{folder.name}-", dir=folder.parent))
     try:
-        temp.chmod(0o777 & ~_umask())
-        _write(temp / TENSORS, data)
-        _write(temp / META, text.encode())
-        _sync(temp)
+        temp.chmod(0o777 & ~umask())
+        write_new(temp / TENSORS, data)
+        write_new(temp / META, text)
+        sync_folder(temp)
         if folder.exists():
             os.replace(folder, folder.parent / (ASIDE + folder.name))
         os.replace(temp, folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
         raise
@@ -85,23 +77,9 @@ def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, An
     Nothing is ever unpickled, and no size that a file claims is believed before it is checked against the file.
     """
     folder = Path(folder)
-    document = _read_meta(folder / META)
+    document = _read_document(folder / META)
     path = folder / TENSORS
-    data = _read(path)
-    if data.startswith(PICKLE_STARTS):
-        raise CheckpointError(f"{path}: a pickle or zip archive, not safetensors; refused without reading it")
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != document["sha256"]:
-        raise CheckpointError(
-            f"{path}: sha256 {digest[:12]}… is not the recorded {document['sha256'][:12]}…; damaged or altered"
-        )
-    header = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or header > min(len(data) - 8, MAX_HEADER_BYTES):
-        raise CheckpointError(f"{path}: claims a header of {header} bytes in a file of {len(data)}")
-    try:
-        tensors = parse_tensors(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    tensors = read_tensors(path, document["sha256"])
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if shapes != document["shapes"]:
         odd = sorted(
@@ -111,6 +89,12 @@ def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, An
             f"{path}: {odd[0]} has shape {shapes.get(odd[0])}, {META} says {document['shapes'].get(odd[0])}"
         )
     return tensors, document["meta"]
+
+
+def read_meta(folder: Path | str) -> dict[str, Any]:
+    """The meta of a checkpoint alone, without its tensors. Raises as `load_checkpoint` does."""
+    meta: dict[str, Any] = _read_document(Path(folder) / META)["meta"]
+    return meta
 
 
 def check_compatible(meta: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -137,18 +121,25 @@ def build_actor(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Deter
 
 
 def checkpoints(parent: Path | str) -> list[Path]:
-    """Complete checkpoint folders named by their step, oldest first; temporary ones are not seen."""
+    """Checkpoint folders, named by their step, oldest first; temporary ones are not seen.
+
+    A folder gets such a name when it is complete: one in which something is missing is damaged.
+    """
     parent = Path(parent)
     if not parent.is_dir():
         return []
-    found = [path for path in parent.iterdir() if path.name.isdigit() and (path / META).is_file()]
+    found = [path for path in parent.iterdir() if path.name.isdigit() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
 
 
-def load_latest(parent: Path | str, *, fall_back: bool = False) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+def load_latest(
+    parent: Path | str, *, fall_back: bool = False, accept: Callable[[Mapping[str, Any]], None] | None = None
+) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """The newest checkpoint under `parent`; with `fall_back` the newest that is sound.
 
-    Raises FileNotFoundError when there is none, CheckpointError when the newest (or, falling back, each) is refused.
+    `accept` gets the meta of a sound one and may refuse it too, by CheckpointError or FileNotFoundError: for what a
+    checkpoint names but does not hold. Raises FileNotFoundError when there is none, CheckpointError when the newest
+    (or, falling back, each) is refused.
     """
     found = checkpoints(parent)
     if not found:
@@ -156,12 +147,23 @@ def load_latest(parent: Path | str, *, fall_back: bool = False) -> tuple[Path, d
     refused: list[str] = []
     for path in reversed(found):
         try:
-            return path, *load_checkpoint(path)
+            tensors, meta = load_checkpoint(path)
+            if accept is not None:
+                accept(meta)
         except (CheckpointError, FileNotFoundError) as error:
             if not fall_back:
                 raise
             refused.append(str(error))
+        else:
+            return path, tensors, meta
     raise CheckpointError(f"{parent}: no sound checkpoint: {'; '.join(refused)}")
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint so that a crash leaves no half of it behind under its name."""
+    doomed = folder.with_name(f"{TEMP}{folder.name}-removed")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def sweep(parent: Path | str, *, temps: bool = True) -> None:
@@ -177,50 +179,31 @@ def sweep(parent: Path | str, *, temps: bool = True) -> None:
             shutil.rmtree(path)
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    raw = _read(path, MAX_META_BYTES)
+def _seal(body: Mapping[str, Any]) -> str:
+    """A hash of everything the JSON says but its format, whatever its spaces and the order of its keys."""
+    return digest(json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    raw = read_bytes(path, MAX_META_BYTES)
     try:
         document = json.loads(raw, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
     if not isinstance(document, dict) or type(document.get("format")) is not int:
         raise CheckpointError(f"{path}: not a checkpoint's description")
-    if document["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {document['format']}, this version reads {FORMAT}")
-    kinds = {"format": int, "sha256": str, "shapes": dict, "meta": dict}
+    form = document.pop("format")
+    if form not in (UNSEALED, FORMAT):
+        raise CheckpointError(f"{path}: format {form}, this version reads {UNSEALED} and {FORMAT}")
+    kinds = {"sha256": str, "shapes": dict, "meta": dict} | ({"seal": str} if form == FORMAT else {})
     if {key: type(value) for key, value in document.items()} != kinds:
         raise CheckpointError(f"{path}: has {sorted(document)}, expected {sorted(kinds)}")
+    if form == FORMAT:
+        seal = document.pop("seal")
+        if seal != (found := _seal(document)):
+            raise CheckpointError(f"{path}: sha256 {found[:12]}… is not the recorded {seal[:12]}…; damaged or altered")
     return document
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
-
-
-def _read(path: Path, limit: float = math.inf) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.stat().st_size > limit:
-        raise CheckpointError(f"{path}: {path.stat().st_size} bytes, at most {limit:.0f} expected")
-    return path.read_bytes()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -74,7 +74,7 @@ class LoopState:
             "lengths": torch.from_numpy(self.lengths.copy()),
         }
         if self.observation is not None:
-            policy, privileged = split_observation(self.observation)
+            policy, privileged = split_observation(finite(self.observation))
             state["observation"] = torch.from_numpy(np.array(policy))
             if privileged is not None:
                 state["privileged"] = torch.from_numpy(np.array(privileged))
@@ -142,7 +142,7 @@ def off_policy(
     if state.observation is None:
         state.observation = _copied(envs.reset(seed=seed)[0])
         state.returns, state.lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
-        agent.observe(_finite(state.observation))
+        agent.observe(finite(state.observation))
     if len(state.returns) != n_envs:
         raise ValueError(f"the loop's state is of {len(state.returns)} environments, got {n_envs}")
 
@@ -151,7 +151,7 @@ def off_policy(
     sums: dict[str, Tensor] = {}
     updates = 0
     while state.step < steps:
-        obs = _finite(state.observation)
+        obs = finite(state.observation)
         if state.step < learning_starts:
             action = (2 * torch.rand(n_envs, action_size, generator=state.rng) - 1).numpy()
         else:
@@ -261,7 +261,7 @@ def _copied(obs: Observation) -> Observation:
     return np.array(obs)
 
 
-def _finite(obs: Observation) -> Observation:
+def finite(obs: Observation) -> Observation:
     """NaN and infinity as 0: such a row's transition is never stored, yet the other environments need their actions."""
     if isinstance(obs, Mapping):
         return {key: np.nan_to_num(value, posinf=0.0, neginf=0.0) for key, value in obs.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,10 @@ class Batch:
 
 
 class Replay:
-    """A ring of the last `capacity` transitions, float32. Sampling is uniform with replacement."""
+    """A ring of the last `capacity` transitions, float32. Sampling is uniform with replacement.
+
+    Transitions are numbered from 0 in the order in which they were added: number k lies in slot k mod capacity.
+    """
 
     def __init__(
         self,
@@ -43,8 +46,7 @@ class Replay:
         if capacity < 1:
             raise ValueError(f"replay capacity must be at least 1, got {capacity}")
         self.capacity, self.device = capacity, torch.device(device)
-        self.size = 0
-        self._cursor = 0
+        self.added = self.size = 0
         widths = {
             "obs": observation_size,
             "action": action_size,
@@ -98,12 +100,13 @@ class Replay:
                 raise ValueError(f"{name} is not finite; such a transition cannot be stored")
         if n > self.capacity:
             raise ValueError(f"{n} transitions at once do not fit a replay of {self.capacity}")
-        first = min(n, self.capacity - self._cursor)
+        cursor = self.added % self.capacity
+        first = min(n, self.capacity - cursor)
         for name, row in rows.items():
-            self._store[name][self._cursor : self._cursor + first] = row[:first]
+            self._store[name][cursor : cursor + first] = row[:first]
             if first < n:
                 self._store[name][: n - first] = row[first:]
-        self._cursor = (self._cursor + n) % self.capacity
+        self.added += n
         self.size = min(self.size + n, self.capacity)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
@@ -113,25 +116,25 @@ class Replay:
         index = torch.randint(self.size, (n,), generator=generator).to(self.device)
         return Batch(**{name: store.index_select(0, index) for name, store in self._store.items()})
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The filled part and the ring's cursor."""
-        state = {name: store[: self.size].clone() for name, store in self._store.items()}
-        return state | {"cursor": torch.tensor(self._cursor)}
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest transition held."""
+        return self.added - self.size
 
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises ValueError when the contents have other names or shapes, or do not fit."""
-        if tensors.keys() != {*self._store, "cursor"}:
-            raise ValueError(f"stored replay has {sorted(tensors)}, expected {sorted([*self._store, 'cursor'])}")
-        size, cursor = len(tensors["reward"]), int(tensors["cursor"])
-        if size > self.capacity or not 0 <= cursor < self.capacity or (size < self.capacity and cursor != size):
-            raise ValueError(
-                f"stored replay of {size} transitions, cursor {cursor}, does not fit a capacity of {self.capacity}"
-            )
-        for name, store in self._store.items():
-            if tensors[name].shape != (size, *store.shape[1:]):
-                raise ValueError(
-                    f"stored {name} has shape {list(tensors[name].shape)}, expected {[size, *store.shape[1:]]}"
-                )
-        for name, store in self._store.items():
-            store[:size] = tensors[name]
-        self.size, self._cursor = size, cursor
+    def rows(self, first: int, last: int) -> dict[str, Tensor]:
+        """Transitions number `first` to `last` - 1 on the CPU, under the names of `add`. Raises IndexError."""
+        if not self.oldest <= first <= last <= self.added:
+            raise IndexError(f"transitions {first} to {last} were asked for, {self.oldest} to {self.added} are held")
+        slots = torch.arange(first, last, device=self.device) % self.capacity
+        return {name: store.index_select(0, slots).cpu() for name, store in self._store.items()}
+
+    def restore(self, first: int, parts: Iterable[Mapping[str, Tensor]]) -> None:
+        """Hold what another replay of these widths held: `parts` under the names of `add`, from number `first` on.
+
+        Raises ValueError when a part has other names or widths, or when the parts are not all that was held.
+        """
+        self.added, self.size = first, 0
+        for part in parts:
+            self.add(**part)
+        if self.size < self.capacity and first > 0:
+            raise ValueError(f"the stored replay of {self.size} begins at {first} and does not fill {self.capacity}")

@@ -39,7 +39,7 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         return self._next_episode - 1
 
     def set_next_episode(self, seed: int | None, episode: int) -> None:
-        """Let the next `reset()` start episode `episode` of `seed` (None: the present one), to have one again."""
+        """Let the next `reset()` start episode `episode` of `seed` (None: of its own): to have one again, to resume."""
         self._seed, self._next_episode = self._seed if seed is None else seed, episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

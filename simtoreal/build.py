@@ -28,7 +28,7 @@ from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import Parameter
 from simtoreal.worker_vector import WorkerVectorEnv
-from simtoreal.workers import LocalVectorEnv
+from simtoreal.workers import LocalVectorEnv, OpenEpisode
 
 NAMESPACE = "simtoreal/"
 EVALUATION_SEED = 1 << 20  # added to a run's seed: the episodes it is judged on while it trains are none it trains on
@@ -197,7 +197,7 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         return self._next_episode - 1
 
     def set_next_episode(self, seed: int | None, episode: int) -> None:
-        """Let the next `reset()` start episode `episode` of `seed` (None: the present one), to have one again."""
+        """As `RandomizedEnv.set_next_episode`."""
         self._seed, self._next_episode = self._seed if seed is None else seed, episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -240,9 +240,18 @@ class TrainingEnvs(VectorWrapper):
         """CPU time of the workers, which is none of this process's."""
         return self.env.cpu_seconds
 
-    def call(self, name: str, *arguments: Any, each: Sequence[Any] | None = None) -> list[Any]:
-        """What a method of `LocalVectorEnv` returns, from each worker, or the one there is without any."""
-        return self.env.call(name, *arguments, each=each)
+    def open_episodes(self) -> list[OpenEpisode]:
+        """As `LocalVectorEnv.open_episodes`."""
+        return [episode for part in self.env.call("open_episodes") for episode in part]
+
+    def reopen(self, episodes: Sequence[OpenEpisode]) -> Any:
+        """As `LocalVectorEnv.reopen`."""
+        if len(episodes) != self.num_envs:
+            raise ValueError(f"{len(episodes)} open episodes for {self.num_envs} environments")
+        parts = self.env.call("reopen", each=episodes)
+        if isinstance(parts[0], Mapping):
+            return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,9 @@ def _train(verbs: Any) -> None:
         from simtoreal.progress import training_progress
         from simtoreal.train import train
 
-        with training_progress(options.steps, f"{options.task} {options.algorithm}") as reporter:
+        if options.steps is None and not options.resume:
+            raise ValueError("train: --steps is required, unless --resume goes on with a run")
+        with training_progress(options.steps, f"{options.task} {options.algorithm or ''}".strip()) as reporter:
             result = train(
                 options.task,
                 algorithm=options.algorithm,
@@ -258,10 +260,14 @@ def _train(verbs: Any) -> None:
                 config_file=options.config,
                 assignments=options.set,
                 force=options.force,
+                resume=options.resume,
+                fall_back=options.fall_back,
                 reporter=reporter,
             )
         if not options.json:
             success = "" if result.best_success is None else f", success {result.best_success:.0%}"
+            if result.was_finished:
+                print(f"{result.run} was finished already; --resume with more --steps trains on")
             print(
                 f"{result.steps:,} steps in {result.wall_seconds:.0f} s; best checkpoint at {result.best_step:,}: "
                 f"return {result.best_return:.2f}{success} (training conditions, fresh episodes)\nrun: {result.run}"
@@ -270,8 +276,8 @@ def _train(verbs: Any) -> None:
 
     verb = _verb(verbs, "train", run)
     verb.add_argument("task", metavar="TASK", help="ours by short name, or any gymnasium id")
-    verb.add_argument("--algorithm", metavar="NAME", default="sac", help="sac or sb3-sac (default sac)")
-    verb.add_argument("--steps", type=_count, required=True, help="environment steps, over all environments")
+    verb.add_argument("--algorithm", metavar="NAME", help="sac or sb3-sac (default sac)")
+    verb.add_argument("--steps", type=_count, metavar="N", help="environment steps, over all environments")
     verb.add_argument("--seed", type=_whole)
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", help="default: the task's own preset")
@@ -286,6 +292,12 @@ def _train(verbs: Any) -> None:
         "--checkpoint-every", type=_count, metavar="N", help="keep a checkpoint every N steps, beside best and last"
     )
     verb.add_argument("--force", action="store_true", help="replace an earlier run")
+    verb.add_argument(
+        "--resume", action="store_true", help="go on with the run from its newest checkpoint, bit for bit on a CPU"
+    )
+    verb.add_argument(
+        "--fall-back", action="store_true", help="with --resume: where the newest is damaged, from the newest sound one"
+    )
 
 
 def _export(verbs: Any) -> None:

@@ -45,6 +45,8 @@ class RunConfig(BaseModel):
     evaluate_every: int = Field(default=2_500, ge=1)
     evaluate_episodes: int = Field(default=20, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
+    save_every: int = Field(default=2_500, ge=1)  # steps between checkpoints to resume from
+    resumable: bool = True  # the replay is stored too, by what was added since the last checkpoint
     agent: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("workers")
@@ -75,6 +77,24 @@ def make_config(
         raise ConfigError(f"no algorithm {algorithm!r}; {nearest(algorithm, ALGORITHMS)}")
     merged: dict[str, Any] = {**(defaults or {}), "task": task, "algorithm": algorithm}
     merged |= _copy(recipe(task, algorithm))
+    return _resolved(merged, overrides, config_file, assignments)
+
+
+def amended_config(
+    config: RunConfig,
+    *,
+    overrides: Mapping[str, Any],
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+) -> RunConfig:
+    """What a configuration would be under further arguments. Raises as `make_config` does."""
+    return _resolved(config.model_dump(exclude_none=True), overrides, config_file, assignments)
+
+
+def _resolved(
+    merged: dict[str, Any], overrides: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str]
+) -> RunConfig:
+    task, algorithm = merged["task"], merged["algorithm"]
     file = None
     if config_file is not None:
         file = read_yaml(config_file)
@@ -100,6 +120,21 @@ def make_config(
         if file is not None and first["loc"] and first["loc"][0] in file.mapping():
             raise file.error(message, str(first["loc"][0])) from None
         raise ConfigError(message) from None
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting, as a dotted path, that differs between two configurations, with both values.
+
+    The number of steps may differ: a run may go on for longer.
+    """
+    for name in sorted({*one, *other} - {"steps"}):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            if found := difference(a, b):
+                return f"{name}.{found[0]}", *found[1:]
+        elif a != b:
+            return name, a, b
+    return None
 
 
 def load_config(path: Path) -> RunConfig:

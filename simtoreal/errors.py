@@ -6,6 +6,14 @@ import signal
 from pathlib import Path
 
 
+class RunError(ValueError):
+    """A folder that is not a run, or an output that is in the way."""
+
+
+class SaveError(RuntimeError):
+    """The disk refused what a training had to keep; the message says what is still there."""
+
+
 class Interrupted(Exception):
     """SIGINT or SIGTERM came; the last checkpoint is on disk."""
 

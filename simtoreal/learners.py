@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.policies.loops import Augment, Progress, Transition
+from simtoreal.policies.agent import Observation, prefixed, split_observation, under
+from simtoreal.policies.chunks import Memory
+from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
 from simtoreal.policies.sac import SACConfig
 from simtoreal.randomization.messages import nearest
+from simtoreal.workers import OpenEpisode
 
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
@@ -28,7 +31,24 @@ class Learner(Protocol):
 
     def actor(self) -> nn.Module: ...
 
-    def tensors(self) -> dict[str, Tensor]: ...
+    def tensors(self) -> dict[str, Tensor]:
+        """All it takes to go on bit for bit but its memory: weights, optimizers, random streams, open episodes."""
+        ...
+
+    def numbers(self) -> dict[str, Any]:
+        """The part of it that is no tensor, as JSON."""
+        ...
+
+    def memory(self) -> Memory:
+        """Its replay. Raises ValueError when that cannot be stored exactly."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go back to where another learner of this configuration stood; `run` then goes on from there.
+
+        Raises ValueError when the state is of another learner, or an open episode does not come back.
+        """
+        ...
 
 
 def pick_device(wanted: str) -> str:
@@ -52,6 +72,13 @@ def sac_settings(config: RunConfig) -> SACConfig:
         where = ".".join(["agent", *map(str, first["loc"])])
         found = f", got {first['input']!r}" if first["loc"] else ""  # without a place, the words hold the value
         raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{found}") from None
+
+
+def complete_config(config: RunConfig) -> RunConfig:
+    """With every setting of our learner written out. Raises as `sac_settings` does."""
+    if config.algorithm != "sac":
+        return config
+    return config.model_copy(update={"agent": asdict(sac_settings(config))})
 
 
 def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:
@@ -79,7 +106,9 @@ class OffPolicyLearner:
         capacity = min(self._settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
         self._replay = Replay(capacity, observation, action, privileged, device=device)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
-        self._augment = augmentation(envs, config) if config.augment else None
+        self._state = LoopState.start(config.seed)
+        self._rng = np.random.default_rng(config.seed)
+        self._augment = augmentation(envs, config, self._rng) if config.augment else None
 
     def run(self) -> Iterator[Progress]:
         from simtoreal.policies.loops import off_policy
@@ -95,6 +124,7 @@ class OffPolicyLearner:
             learning_starts=s.learning_starts,
             updates_per_step=s.updates_per_step,
             report_every=REPORT_EVERY,
+            state=self._state,
             augment=self._augment,
         )
 
@@ -102,10 +132,62 @@ class OffPolicyLearner:
         return self._agent.actor()
 
     def tensors(self) -> dict[str, Tensor]:
-        return self._agent.state_dict()
+        return {
+            **prefixed("agent", self._agent.state_dict()),
+            **prefixed("loop", self._state.state_dict()),
+            **prefixed("envs", episode_tensors(self._envs.open_episodes())),
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        return {"augment": self._rng.bit_generator.state}
+
+    def memory(self) -> Memory:
+        return self._replay
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        self._agent.load_state_dict(under("agent", tensors))
+        self._rng.bit_generator.state = numbers["augment"]
+        self._state = LoopState.from_state_dict(under("loop", tensors))
+        if self._state.observation is not None:
+            seen = self._envs.reopen(open_episodes(under("envs", tensors)))
+            check_reopened(seen, self._state.observation)
+            self._state.observation = seen
 
 
-def augmentation(envs: build.TrainingEnvs, config: RunConfig) -> Augment:
+def episode_tensors(episodes: Sequence[OpenEpisode]) -> dict[str, Tensor]:
+    """Open episodes of E environments as plain tensors: numbers [E], lengths [E], all actions [sum of lengths, m]."""
+    return {
+        "numbers": torch.tensor([episode.number for episode in episodes]),
+        "lengths": torch.tensor([len(episode.actions) for episode in episodes]),
+        "actions": torch.from_numpy(np.concatenate([episode.actions for episode in episodes])),
+    }
+
+
+def open_episodes(tensors: Mapping[str, Tensor]) -> list[OpenEpisode]:
+    """The inverse of `episode_tensors`. Raises ValueError when they are not such."""
+    if tensors.keys() != {"numbers", "lengths", "actions"}:
+        raise ValueError(f"open episodes: found {sorted(tensors)}, expected actions, lengths and numbers")
+    lengths = tensors["lengths"].tolist()
+    if len(tensors["numbers"]) != len(lengths) or len(tensors["actions"]) != sum(lengths):
+        raise ValueError(f"open episodes: {len(tensors['actions'])} actions for episodes of {lengths}")
+    parts = torch.split(tensors["actions"], lengths)
+    numbers = tensors["numbers"].tolist()
+    return [OpenEpisode(number, part.numpy().copy()) for number, part in zip(numbers, parts, strict=True)]
+
+
+def check_reopened(seen: Observation, recorded: Observation) -> None:
+    """Raises ValueError naming the first environment that does not show again what it showed before."""
+    for part, before in zip(split_observation(finite(seen)), split_observation(recorded), strict=True):
+        if part is None or before is None or np.array_equal(part, before):
+            continue
+        which = int(np.argmax((part != before).any(axis=-1))) if part.shape == before.shape else 0
+        raise ValueError(
+            f"environment {which} did not come back to where it was: this task's episodes do not follow from their "
+            "seed and actions alone, so a training on it cannot be resumed exactly"
+        )
+
+
+def augmentation(envs: build.TrainingEnvs, config: RunConfig, rng: np.random.Generator) -> Augment:
     """`config.augment` further transitions for each, as the task derives them: other goals, a mirror image.
 
     Raises:
@@ -115,7 +197,6 @@ def augmentation(envs: build.TrainingEnvs, config: RunConfig) -> Augment:
     if not env.has_wrapper_attr("augment"):
         raise ConfigError(f"augment: task {config.task} derives no further transitions; set augment to 0")
     derive = env.get_wrapper_attr("augment")
-    rng = np.random.default_rng(config.seed)
 
     def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
         copies = [derive(rows, infos["reward_signals"], rng) for _ in range(config.augment)]
@@ -131,6 +212,7 @@ class BaselineLearner:
         from simtoreal.policies.baselines import learn_sb3
 
         name = config.algorithm.removeprefix("sb3-")
+        self._envs = envs
         self._baseline = learn_sb3(
             name, envs, config.agent, steps=config.steps, seed=config.seed, device=device, report_every=REPORT_EVERY
         )
@@ -142,4 +224,20 @@ class BaselineLearner:
         return self._baseline.actor()
 
     def tensors(self) -> dict[str, Tensor]:
-        return dict(self._baseline.model.policy.state_dict())
+        return {
+            **prefixed("agent", self._baseline.state_dict()),
+            **prefixed("envs", episode_tensors(self._envs.open_episodes())),
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        return self._baseline.numbers()
+
+    def memory(self) -> Memory:
+        return self._baseline.memory()
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        agent = under("agent", tensors)
+        self._baseline.load_state_dict(agent, numbers)
+        if "observation" in agent:
+            seen = self._envs.reopen(open_episodes(under("envs", tensors)))
+            check_reopened(split_observation(seen)[0], agent["observation"].numpy())

@@ -39,7 +39,7 @@ def _bar(*extra: ProgressColumn) -> Progress:
 class BarReporter:
     """Shows a training on a bar."""
 
-    def __init__(self, bar: Progress, steps: int, title: str) -> None:
+    def __init__(self, bar: Progress, steps: int | None, title: str) -> None:
         self._bar = bar
         self._task = bar.add_task(title, total=steps, figures="", unit="steps")
 
@@ -55,7 +55,7 @@ class BarReporter:
 
 
 @contextmanager
-def training_progress(steps: int, title: str) -> Iterator[BarReporter | None]:
+def training_progress(steps: int | None, title: str) -> Iterator[BarReporter | None]:
     """A bar on stderr if that is a terminal, else nothing."""
     if not sys.stderr.isatty():
         yield None

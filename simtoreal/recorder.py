@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
 
-from simtoreal import build
+from simtoreal.build import TrainingEnvs
 from simtoreal.config import RunConfig
-from simtoreal.errors import Interrupted
+from simtoreal.errors import Interrupted, SaveError
+from simtoreal.judge import Judge
 from simtoreal.learners import Learner
-from simtoreal.policies.agent import NonFiniteError, act_alone
-from simtoreal.policies.checkpoint import save_checkpoint
+from simtoreal.metrics import Metrics
 from simtoreal.policies.loops import Progress
+from simtoreal.randomization.randomizer import Randomizer
 from simtoreal.randomization.yaml_files import write_yaml
-from simtoreal.runs import CHECKPOINTS, CONFIG, EVENTS, METRICS, RANDOMIZATION, SUMMARY, versions, write_json
+from simtoreal.runs import CONFIG, RANDOMIZATION, SUMMARY, versions, write_json
+from simtoreal.snapshots import Snapshots, Standing
 
 LOG_EVERY = 1_000  # environment steps between lines of metrics
 
@@ -52,55 +51,11 @@ class TrainResult:
     last_return: float
     wall_seconds: float
     cpu_seconds: float
+    resumed_at: tuple[int, ...] = ()  # the steps from which it went on after a break
+    was_finished: bool = False  # before it was asked for: nothing was trained
 
     def to_json(self) -> dict[str, Any]:
         return {name: str(v) if isinstance(v, Path) else v for name, v in vars(self).items()}
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A deterministic evaluation in mid-training. `success` is None where the task does not report `is_success`."""
-
-    success: float | None
-    mean_return: float
-
-    def better_than(self, other: Judgement | None) -> bool:
-        return other is None or (self.success or 0.0, self.mean_return) >= (other.success or 0.0, other.mean_return)
-
-
-class Judge:
-    """Plays the same episodes, of the training distribution but none that is trained on, each time it is asked."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self._env = build.make_training_env(config, 0, config.seed + build.EVALUATION_SEED)
-        self._seed = config.seed + build.EVALUATION_SEED
-        self._episodes = config.evaluate_episodes
-
-    def __call__(self, actor: nn.Module) -> Judgement:
-        returns, successes = [], []
-        for episode in range(self._episodes):
-            obs, _ = self._env.reset(seed=self._seed if episode == 0 else None)
-            total, ended = 0.0, False
-            info: dict[str, Any] = {}
-            while not ended:
-                action = act_alone(actor, build.policy_part(obs))
-                obs, reward, terminated, truncated, info = self._env.step(action)
-                total += float(reward)
-                ended = terminated or truncated
-            returns.append(total)
-            successes.append(info.get("is_success"))
-        if not np.isfinite(returns).all():
-            raise NonFiniteError(f"an evaluation returned {next(r for r in returns if not math.isfinite(r))}")
-        known = [s for s in successes if s is not None]
-        return Judgement(float(np.mean(known)) if known else None, float(np.mean(returns)))
-
-    @property
-    def env(self) -> gym.Env[Any, Any]:
-        """Its environment, to read the task's contract from."""
-        return self._env
-
-    def close(self) -> None:
-        self._env.close()
 
 
 @contextmanager
@@ -122,182 +77,229 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(signum, handler)
 
 
-@dataclass
 class Recorder:
-    """Follows a learner: metrics, TensorBoard, periodic evaluation, checkpoints, summary."""
+    """Follows a learner: metrics, TensorBoard, periodic evaluation, checkpoints, summary.
 
-    folder: Path
-    config: RunConfig
-    judge: Judge
-    device: str
-    envs: build.TrainingEnvs
-    _recent: list[dict[str, Any]] = field(default_factory=list)
-    _evaluations: list[dict[str, Any]] = field(default_factory=list)
-    _sums: dict[str, list[float]] = field(default_factory=dict)
-    _faults: int = 0
+    Args:
+        folder: the run's, which this process holds.
+        config: the run's.
+        randomizer: what its environments draw from.
+    """
 
-    def follow(self, learner: Learner, reporter: Reporter | None) -> TrainResult:
-        """Run the learner to its end. See `train` for what is raised."""
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        learner: Learner,
+        judge: Judge,
+        envs: TrainingEnvs,
+        *,
+        randomizer: Randomizer | None,
+        device: str,
+    ) -> None:
+        self.folder, self.config, self.device = folder, config, device
+        self._learner, self._judge, self._envs, self._randomizer = learner, judge, envs, randomizer
+        self._snapshots = Snapshots(folder, config, device)
+        self._now = Standing()
+        self._saved: int | None = None
+        self._clocks: tuple[float, float] | None = None  # wall and CPU [s] when `wall_seconds` was last brought up
 
+    def begin(self) -> None:
+        """Make the folder a new run's: nothing stays of an earlier one. Killed at any point, it can be done again."""
         (self.folder / SUMMARY).unlink(missing_ok=True)
-        for name in (CHECKPOINTS, EVENTS):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))
-        self._began, self._cpu_began = time.perf_counter(), self._cpu()
-        randomizer = build.make_randomizer(self.config.randomization, self.judge.env, self.config.task)
-        self._ranges = {} if randomizer is None else randomizer.ranges
+        self._snapshots.clear()
         (self.folder / RANDOMIZATION).unlink(missing_ok=True)
-        if randomizer is not None:
-            write_yaml(self.folder / RANDOMIZATION, randomizer.preset.to_data())
-        self._best: Judgement | None = None
-        self._last: Judgement | None = None
-        self._best_step = self._step = 0
-        due = {
-            "log": LOG_EVERY,
-            "evaluate": self.config.evaluate_every,
-            "checkpoint": self.config.checkpoint_every or 0,
-        }
-        writer = SummaryWriter(str(self.folder / EVENTS))
+        write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))
+        if self._randomizer is not None:
+            write_yaml(self.folder / RANDOMIZATION, self._randomizer.preset.to_data())
+
+    def resume(self, *, fall_back: bool) -> None:
+        """Go back to the run's newest checkpoint (or, with `fall_back`, the newest sound one), to the beginning where
+        none was ever written. Raises as `Snapshots.restore` does.
+        """
+        found = self._snapshots.restore(self._learner, fall_back=fall_back)
+        if found is None:
+            self.begin()
+            return
+        self._now, self._saved = found, found.step
+        write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))  # there may be more steps now
+        if found.step < self.config.steps:
+            found.resumed_at.append(found.step)
+        self._summarise()
+
+    def follow(self, reporter: Reporter | None) -> TrainResult:
+        """Run the learner to its end. See `train` for what is raised."""
+        with self._disk():
+            metrics = Metrics(self.folder, keep=self._now.metrics_bytes, seconds=self._now.wall_seconds)
+        self._start_clocks()
         try:
-            with stop_requests() as stops, (self.folder / METRICS).open("w") as metrics:
-                for progress in learner.run():
-                    self._step, finished = progress.step, progress.step >= self.config.steps
+            with stop_requests() as stops:
+                for progress in self._learner.run():
+                    before, step = self._now.step, progress.step
+                    finished = step >= self.config.steps
                     self._take(progress)
-                    if progress.step >= due["log"] or finished:
-                        due["log"] += LOG_EVERY
-                        self._log(metrics, writer)
-                    keep = due["checkpoint"] and progress.step >= due["checkpoint"]
-                    if keep:
-                        due["checkpoint"] += self.config.checkpoint_every or 0
+                    if _crossed(before, step, LOG_EVERY) or finished:
+                        self._log(metrics)
+                    keep = _crossed(before, step, self.config.checkpoint_every)
                     stop = stops[:1]  # one that comes from here on is answered at the next look, after a checkpoint
-                    if progress.step >= due["evaluate"] or finished or stop or keep:
-                        due["evaluate"] += self.config.evaluate_every
-                        self._evaluate(learner, metrics, writer, keep=bool(keep), finished=finished)
+                    actor = None
+                    if keep or finished or _crossed(before, step, self.config.evaluate_every):
+                        actor = self._actor()
+                        self._evaluate(actor, metrics)
+                    if keep:
+                        self._now.kept.append(step)
+                    if actor or stop or _crossed(before, step, self.config.save_every):
+                        self._save(actor or self._actor(), metrics)
                     if reporter is not None:
-                        reporter.update(progress.step, self.figures())
+                        reporter.update(step, self.figures())
                     if stop:
                         raise Interrupted(stop[0], self.folder)
         finally:
-            writer.close()
-            self.judge.close()
-        assert self._best is not None
-        assert self._last is not None
+            with self._disk():
+                metrics.close()
+        return self.result()
+
+    def result(self) -> TrainResult:
+        """What came of a training that has been evaluated."""
+        now = self._now
+        assert now.best is not None
+        assert now.last is not None
         return TrainResult(
             run=self.folder,
-            steps=self._step,
-            best_step=self._best_step,
-            best_success=self._best.success,
-            best_return=self._best.mean_return,
-            last_success=self._last.success,
-            last_return=self._last.mean_return,
-            wall_seconds=time.perf_counter() - self._began,
-            cpu_seconds=self._cpu() - self._cpu_began,
+            steps=now.step,
+            best_step=now.best_step,
+            best_success=now.best.success,
+            best_return=now.best.mean_return,
+            last_success=now.last.success,
+            last_return=now.last.mean_return,
+            wall_seconds=self._seconds(),
+            cpu_seconds=self._cpu_seconds(),
+            resumed_at=tuple(now.resumed_at),
+            was_finished=self._clocks is None,
         )
+
+    @property
+    def finished(self) -> bool:
+        """Has it made all its steps?"""
+        return self._now.step >= self.config.steps
 
     def figures(self) -> dict[str, float]:
         """Mean return and success of the last 100 training episodes, and the latest evaluation."""
+        now = self._now
         out: dict[str, float] = {}
-        if self._recent:
-            out["return"] = float(np.mean([episode["r"] for episode in self._recent]))
-            known = [episode["is_success"] for episode in self._recent if episode["is_success"] is not None]
+        if now.recent:
+            out["return"] = float(np.mean([episode["r"] for episode in now.recent]))
+            known = [episode["is_success"] for episode in now.recent if episode["is_success"] is not None]
             if known:
                 out["success"] = float(np.mean(known))
-        if self._last is not None:
-            out["evaluation_return"] = self._last.mean_return
-            if self._last.success is not None:
-                out["evaluation_success"] = self._last.success
+        if now.last is not None:
+            out["evaluation_return"] = now.last.mean_return
+            if now.last.success is not None:
+                out["evaluation_success"] = now.last.success
         return out
 
+    def _start_clocks(self) -> None:
+        self._clocks = time.perf_counter(), self._cpu()
+
     def _cpu(self) -> float:
-        return time.process_time() + self.envs.cpu_seconds
+        return time.process_time() + self._envs.cpu_seconds
+
+    def _seconds(self) -> float:
+        return self._now.wall_seconds + (time.perf_counter() - self._clocks[0] if self._clocks else 0.0)
+
+    def _cpu_seconds(self) -> float:
+        return self._now.cpu_seconds + (self._cpu() - self._clocks[1] if self._clocks else 0.0)
+
+    def _actor(self) -> nn.Module:
+        return self._learner.actor().cpu().eval()
 
     def _take(self, progress: Progress) -> None:
-        self._recent = (self._recent + progress.episodes)[-100:]
-        self._faults = progress.faults
+        now = self._now
+        now.step, now.faults = progress.step, progress.faults
+        now.recent = (now.recent + progress.episodes)[-100:]
         for name, value in progress.metrics.items():
-            self._sums.setdefault(name, []).append(value)
+            if math.isfinite(value):
+                now.sums.setdefault(name, []).append(value)
 
-    def _log(self, metrics: Any, writer: Any) -> None:
-        seconds = time.perf_counter() - self._began
-        figures = self.figures()
-        tags = {"time/fps": self._step / seconds}
-        tags |= {f"train/{name}": float(np.mean(values)) for name, values in self._sums.items()}
+    def _log(self, metrics: Metrics) -> None:
+        now, figures = self._now, self.figures()
+        tags = {"time/fps": now.step / self._seconds()}
+        tags |= {f"train/{name}": float(np.mean(values)) for name, values in now.sums.items()}
         if "return" in figures:
             tags["rollout/ep_rew_mean"] = figures["return"]
-            tags["rollout/ep_len_mean"] = float(np.mean([episode["l"] for episode in self._recent]))
+            tags["rollout/ep_len_mean"] = float(np.mean([episode["l"] for episode in now.recent]))
         if "success" in figures:
             tags["rollout/success_rate"] = figures["success"]
-        self._sums = {}
-        self._write(metrics, writer, tags)
+        now.sums = {}
+        with self._disk():
+            metrics.write(now.step, self._seconds(), tags)
 
-    def _write(self, metrics: Any, writer: Any, tags: Mapping[str, float]) -> None:
-        finite = {name: value for name, value in tags.items() if math.isfinite(value)}
-        for name, value in finite.items():
-            writer.add_scalar(name, value, self._step)
-        line = {"step": self._step, "seconds": time.perf_counter() - self._began, **finite}
-        metrics.write(json.dumps(line) + "\n")
-        metrics.flush()
-
-    def _evaluate(self, learner: Learner, metrics: Any, writer: Any, *, keep: bool, finished: bool) -> None:
-        actor = learner.actor().cpu().eval()
-        judgement = self._last = self.judge(actor)
-        best_before = self._best_step
-        if judgement.better_than(self._best):
-            self._best, self._best_step = judgement, self._step
-        entry = {"step": self._step, "success": judgement.success, "return": judgement.mean_return}
-        self._evaluations.append(entry)
+    def _evaluate(self, actor: nn.Module, metrics: Metrics) -> None:
+        now = self._now
+        judgement = now.last = self._judge(actor)
+        now.last_step = now.step
+        if judgement.better_than(now.best):
+            now.best, now.best_step = judgement, now.step
+        now.evaluations.append({"step": now.step, "success": judgement.success, "return": judgement.mean_return})
         tags = {"eval/mean_reward": judgement.mean_return}
         if judgement.success is not None:
             tags["eval/success_rate"] = judgement.success
-        self._write(metrics, writer, tags)
-        previous = self._saved
-        self._save(learner, actor)
-        if keep:
-            self._kept.add(self._step)
-        self._saved = self._step
-        self._summarise(finished)
-        for step in {previous, best_before} - {self._best_step, self._step, 0} - self._kept:
-            shutil.rmtree(self.folder / CHECKPOINTS / str(step))
+        with self._disk():
+            metrics.write(now.step, self._seconds(), tags)
 
-    _saved: int = 0
-    _kept: set[int] = field(default_factory=set)
+    def _save(self, actor: nn.Module, metrics: Metrics) -> None:
+        """Checkpoint, then the summary that speaks of it, then away with what neither needs."""
+        now = self._now
+        with self._disk():
+            now.metrics_bytes = metrics.sync()
+            now.wall_seconds, now.cpu_seconds = self._seconds(), self._cpu_seconds()
+            self._start_clocks()
+            self._snapshots.save(self._learner, actor, now)
+            self._saved = now.step
+            self._summarise()
+            self._snapshots.prune()
 
-    def _save(self, learner: Learner, actor: nn.Module) -> None:
-        weights = {f"actor.{name}": tensor for name, tensor in actor.state_dict().items()}
-        own = {f"agent.{name}": tensor for name, tensor in learner.tensors().items()}
-        describe: Any = actor.describe
-        meta = {
-            "task": self.config.task,
-            "algorithm": self.config.algorithm,
-            "step": self._step,
-            "seed": self.config.seed,
-            "actor": describe(),
-        }
-        save_checkpoint(self.folder / CHECKPOINTS / str(self._step), weights | own, meta, replace=True)
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Raises SaveError, which says what is still there, where the disk refuses."""
+        try:
+            yield
+        except OSError as error:
+            left = "no checkpoint had been written yet"
+            if self._saved is not None:
+                left = f"the checkpoint of step {self._saved} is intact and --resume goes on from it"
+            raise SaveError(f"{error.filename or self.folder}: {error.strerror or error}; {left}") from error
 
-    def _summarise(self, finished: bool) -> None:
-        assert self._best is not None
-        assert self._last is not None
+    def _summarise(self) -> None:
+        now = self._now
+        last = now.last if now.last_step == now.step else None  # a checkpoint need not have been evaluated
+        best = now.best or last
+        unknown = {"success": None, "mean_return": None}
         write_json(
             self.folder / SUMMARY,
             {
                 "task": self.config.task,
                 "algorithm": self.config.algorithm,
                 "seed": self.config.seed,
-                "steps": self._step,
-                "finished": finished,
-                "best": {"step": self._best_step, **vars(self._best)},
-                "last": {"step": self._step, **vars(self._last)},
-                "evaluations": self._evaluations,
-                "physics_faults": self._faults,
-                "worker_restarts": self.envs.restarts,
-                "training_ranges": self._ranges,
-                "wall_seconds": time.perf_counter() - self._began,
-                "cpu_seconds": self._cpu() - self._cpu_began,
+                "steps": now.step,
+                "finished": self.finished,
+                "best": {"step": now.best_step or now.step, **(vars(best) if best else unknown)},
+                "last": {"step": now.step, **(vars(last) if last else unknown)},
+                "evaluations": now.evaluations,
+                "physics_faults": now.faults,
+                "worker_restarts": self._envs.restarts,
+                "training_ranges": {} if self._randomizer is None else self._randomizer.ranges,
+                "wall_seconds": now.wall_seconds,
+                "cpu_seconds": now.cpu_seconds,
+                "resumed_at": now.resumed_at,
                 "device": self.device,
                 "threads": torch.get_num_threads(),
                 "versions": versions(),
                 "parent": None,
             },
         )
+
+
+def _crossed(before: int, now: int, every: int | None) -> bool:
+    """Did a count that rose from `before` to `now` pass a multiple of `every`? Never where that is None."""
+    return every is not None and now // every > before // every

@@ -13,23 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simtoreal.config import RunConfig, load_config
+from simtoreal.errors import RunError as RunError
+from simtoreal.locks import LOCK
 
 if TYPE_CHECKING:
     from torch import nn
 
-CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS = (
+CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS, REPLAY = (
     "config.yaml",
     "metrics.jsonl",
     "summary.json",
     "checkpoints",
     "tensorboard",
+    "replay",
 )
 RANDOMIZATION = "randomization.yaml"
 LIBRARIES = ("torch", "numpy", "gymnasium", "pybullet", "stable-baselines3", "onnx", "onnxruntime")
-
-
-class RunError(ValueError):
-    """A folder that is not a run, or an output that is in the way."""
 
 
 def versions() -> dict[str, str]:
@@ -94,7 +93,7 @@ def _make_output(out: Path, *, force: bool, marker: str) -> list[Path]:
     if out.exists():
         if not out.is_dir():
             raise RunError(f"{out} is a file; a folder is written there")
-        if any(out.iterdir()):
+        if any(path.name != LOCK for path in out.iterdir()):
             if not force:
                 raise RunError(f"{out} exists; choose another folder or pass --force")
             if not (out / marker).is_file():
@@ -104,6 +103,12 @@ def _make_output(out: Path, *, force: bool, marker: str) -> list[Path]:
     with tempfile.TemporaryFile(dir=out):
         pass
     return made
+
+
+def frozen(config: RunConfig, folder: Path) -> RunConfig:
+    """A run's configuration with the preset that was kept beside it, if any."""
+    kept = folder / RANDOMIZATION
+    return config.model_copy(update={"randomization": str(kept)}) if kept.is_file() else config
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,7 @@ class Run:
     @property
     def frozen_config(self) -> RunConfig:
         """The configuration with the preset as it was when the run began, whatever became of the original since."""
-        kept = self.path / RANDOMIZATION
-        return self.config.model_copy(update={"randomization": str(kept)}) if kept.is_file() else self.config
+        return frozen(self.config, self.path)
 
     def checkpoint(self, which: str = "best") -> Path:
         """The folder of checkpoint `best`, `last` or a step. Raises RunError naming the choices."""

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from simtoreal import build
-from simtoreal.config import make_config
-from simtoreal.learners import make_learner, pick_device, sac_settings
-from simtoreal.recorder import Judge, Recorder, Reporter, TrainResult
-from simtoreal.runs import CONFIG, claimed_output
+from simtoreal.config import ConfigError, RunConfig, amended_config, difference, load_config, make_config
+from simtoreal.judge import Judge
+from simtoreal.learners import complete_config, make_learner, pick_device
+from simtoreal.locks import check_unlocked, locked
+from simtoreal.recorder import Recorder, Reporter, TrainResult
+from simtoreal.runs import CONFIG, RunError, claimed_output, frozen
 
 
 def train(
     task: str,
     *,
-    algorithm: str = "sac",
-    steps: int,
+    algorithm: str | None = None,
+    steps: int | None = None,
     seed: int | None = None,
     out: str | os.PathLike[str],
     randomization: str | None = None,
@@ -31,52 +33,101 @@ def train(
     config_file: str | os.PathLike[str] | None = None,
     assignments: Sequence[str] = (),
     force: bool = False,
+    resume: bool = False,
+    fall_back: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
     """Train `algorithm` on `task` for `steps` environment steps and write the run folder `out`.
 
     Args:
         task: ours by short name ("PandaReach") or any gymnasium id.
+        algorithm: None is "sac".
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         envs, workers: environments, and processes among which they are dealt (0: all in this one).
         seed, device, envs, workers, checkpoint_every: None leaves it to the configuration.
         config_file: YAML with fields of `RunConfig`; `assignments` are "path=value", e.g. "agent.gamma=0.98".
         force: replace an earlier run at `out`.
+        resume: go on with the run at `out` from its newest checkpoint, under its own configuration; on a CPU all that
+            comes of it is what an undisturbed run would have given, bit for bit. What is given besides must agree
+            with that configuration; only `steps` may be larger, None leaves it. A finished run is left as it is.
+        fall_back: where the newest checkpoint is damaged, resume from the newest sound one.
 
     Raises:
-        ValueError: bad configuration (ConfigError), preset (ConfigFileError) or output folder (RunError).
+        ValueError: bad configuration (ConfigError), preset (ConfigFileError), output folder, or run to resume
+            (RunError, CheckpointError).
         Interrupted: stopped by a signal, after saving a checkpoint.
         NonFiniteError, FaultRateError, WorkerError: learning, physics or a worker process broke; the last good
             checkpoint is kept.
+        SaveError: the disk refused; the last good checkpoint is kept.
     """
-    name = build.short_name(build.task_id(task))
-    config = make_config(
-        name,
-        algorithm=algorithm,
-        overrides={
-            "steps": steps,
-            "seed": seed,
-            "randomization": None if randomization is None else build.find_randomization(randomization, name),
-            "device": device,
-            "envs": envs,
-            "workers": workers,
-            "checkpoint_every": checkpoint_every,
-        },
-        defaults={"randomization": build.find_randomization(None, name)},
-        config_file=None if config_file is None else Path(config_file),
-        assignments=assignments,
-    )
-    if algorithm == "sac":
-        config = config.model_copy(update={"agent": asdict(sac_settings(config))})
-    folder = Path(out)
+    name, folder = build.short_name(build.task_id(task)), Path(out)
+    overrides = {
+        "steps": steps,
+        "seed": seed,
+        "randomization": None if randomization is None else build.find_randomization(randomization, name),
+        "device": device,
+        "envs": envs,
+        "workers": workers,
+        "checkpoint_every": checkpoint_every,
+    }
+    arguments: dict[str, Any] = {
+        "overrides": overrides,
+        "config_file": None if config_file is None else Path(config_file),
+        "assignments": assignments,
+    }
+    if resume:
+        if force:
+            raise ConfigError("resume goes on with a run, force replaces it: choose one")
+        config = _config_to_resume(folder, name, algorithm, arguments)
+        used = frozen(config, folder)
+    else:
+        if fall_back:
+            raise ConfigError("fall_back is for resuming")
+        if steps is None:
+            raise ConfigError("steps are missing: how long is the training to be?")
+        defaults = {"randomization": build.find_randomization(None, name)}
+        config = used = complete_config(make_config(name, algorithm=algorithm or "sac", defaults=defaults, **arguments))
+    check_unlocked(folder)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)
-    environments = build.TrainingEnvs(config)
+    environments = build.TrainingEnvs(used)
     try:
-        learner = make_learner(config, environments, chosen)
-        judge = Judge(config)
-        with claimed_output(folder, force=force, marker=CONFIG):
-            return Recorder(folder, config, judge, chosen, environments).follow(learner, reporter)
+        learner = make_learner(used, environments, chosen)
+        judge = Judge(used)
+        try:
+            randomizer = build.make_randomizer(used.randomization, judge.env, config.task)
+            with claimed_output(folder, force=force or resume, marker=CONFIG), locked(folder):
+                recorder = Recorder(folder, config, learner, judge, environments, randomizer=randomizer, device=chosen)
+                if resume:
+                    recorder.resume(fall_back=fall_back)
+                else:
+                    recorder.begin()
+                return recorder.result() if recorder.finished else recorder.follow(reporter)
+        finally:
+            judge.close()
     finally:
         environments.close()
+
+
+def _config_to_resume(folder: Path, task: str, algorithm: str | None, arguments: Mapping[str, Any]) -> RunConfig:
+    """The configuration of the run at `folder`, its steps perhaps more.
+
+    Raises:
+        RunError: there is none, it was not stored to be resumed, or what is asked for contradicts it.
+    """
+    if not (folder / CONFIG).is_file():
+        raise RunError(f"{folder} holds no run to resume: no {CONFIG} in it")
+    config = complete_config(load_config(folder / CONFIG))
+    for what, asked, theirs in (("task", task, config.task), ("algorithm", algorithm, config.algorithm)):
+        if asked not in (None, theirs):
+            raise RunError(f"{folder} is a run of {what} {theirs}, not {asked}")
+    wanted = complete_config(amended_config(config, **arguments))
+    if found := difference(config.model_dump(mode="json"), wanted.model_dump(mode="json")):
+        setting, theirs, asked = found
+        raise RunError(f"{folder} was begun with {setting} {theirs!r}, not {asked!r}; only steps can change")
+    if wanted.steps < config.steps:
+        raise RunError(f"{folder} is a run of {config.steps} steps; {wanted.steps} are fewer")
+    if not config.resumable:
+        raise RunError(f"{folder} was trained with resumable false, so its replay was not stored")
+    return wanted

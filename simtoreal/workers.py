@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -22,10 +23,37 @@ def as_actions(actions: Any, space: spaces.Space[Any]) -> NDArray[Any]:
     Raises:
         ValueError: there is not one for each environment.
     """
-    array = np.asarray(actions, space.dtype)
+    array = np.array(actions, space.dtype)  # a copy: they are recorded, and the caller may reuse its own
     if array.shape != space.shape:
         raise ValueError(f"actions must have shape {space.shape}, got {array.shape}")
     return array
+
+
+@dataclass(frozen=True, eq=False)
+class OpenEpisode:
+    """An episode that is under way: its number and the actions [t, m] since its reset, enough to have it again."""
+
+    number: int
+    actions: NDArray[np.float32]
+
+
+def reopen_episode(env: gym.Env[Any, Any], episode: OpenEpisode) -> tuple[Any, float]:
+    """Bring an environment whose episodes are numbered to where `episode` stands; its observation and its return.
+
+    Raises ValueError when the episode ends on the way: then it does not follow from its number and actions alone.
+    """
+    env.get_wrapper_attr("set_next_episode")(None, episode.number)
+    obs, _ = env.reset()
+    total = 0.0
+    for t, action in enumerate(episode.actions, start=1):
+        obs, reward, terminated, truncated, _ = env.step(action)
+        total += float(reward)
+        if terminated or truncated:
+            raise ValueError(
+                f"episode {episode.number} ended after {t} of its {len(episode.actions)} recorded actions: this task's "
+                "episodes do not follow from their seed and actions alone, so none can be had again"
+            )
+    return obs, total
 
 
 class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
@@ -58,6 +86,7 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
+        self._actions: list[list[NDArray[np.float32]]] = [[] for _ in self.envs]  # since each one's reset
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -74,6 +103,7 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             results.append(env.reset(seed=s, options=options))
         self._returns[:] = 0.0
         self._lengths[:] = 0
+        self._actions = [[] for _ in self.envs]
         return self._stack([obs for obs, _ in results]), {"reset_info": [info for _, info in results]}
 
     def step(self, actions: NDArray[Any]) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
@@ -91,10 +121,11 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             signals.append(info.get("reward_signals"))
             self._returns[i] += rewards[i]
             self._lengths[i] += 1
+            self._actions[i].append(actions[i])
             if terminated[i] or truncated[i]:
                 episode = {"r": float(self._returns[i]), "l": int(self._lengths[i])}
                 final_obs[i], final_info[i] = copy.deepcopy(obs), info | {"episode": episode}
-                self._returns[i], self._lengths[i] = 0.0, 0
+                self._returns[i], self._lengths[i], self._actions[i] = 0.0, 0, []
                 obs, _ = env.reset()
             observations.append(obs)
         infos: dict[str, Any] = {"valid": valid, "reward_signals": signals}
@@ -123,6 +154,28 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         `each` [E], if given, is a last argument, of which every worker gets the part of its environments.
         """
         return [getattr(self, name)(*arguments, *([] if each is None else [each]))]
+
+    def open_episodes(self) -> list[OpenEpisode]:
+        """Each environment's episode so far. Environments must number theirs, as a run's own do."""
+        empty = np.empty((0, *(self.single_action_space.shape or ())), np.float32)
+        return [
+            OpenEpisode(env.get_wrapper_attr("episode"), np.stack(actions) if actions else empty)
+            for env, actions in zip(self.envs, self._actions, strict=True)
+        ]
+
+    def reopen(self, episodes: Sequence[OpenEpisode]) -> Any:
+        """Bring each environment to where its episode stands; the observations `step` had last returned.
+
+        Raises ValueError for another number of environments, or when an episode does not come back.
+        """
+        if len(episodes) != self.num_envs:
+            raise ValueError(f"{len(episodes)} open episodes for {self.num_envs} environments")
+        observations = []
+        for i, (env, episode) in enumerate(zip(self.envs, episodes, strict=True)):
+            obs, self._returns[i] = reopen_episode(env, episode)
+            self._lengths[i], self._actions[i] = len(episode.actions), list(episode.actions)
+            observations.append(obs)
+        return self._stack(observations)
 
     def _stack(self, observations: list[Any]) -> Any:
         if isinstance(self.single_observation_space, spaces.Dict):

@@ -1,3 +1,6 @@
+import copy
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -56,3 +59,47 @@ def test_unknown_names_are_refused(vectorized):
         learn_sb3("a3c", vectorized(), {}, steps=10, seed=0)
     with pytest.raises(ValueError, match="speed"):
         learn_sb3("sac", vectorized(), {"speed": 9}, steps=10, seed=0)
+
+
+@pytest.mark.parametrize(("stop", "buffer_size"), [(20, 500), (60, 500), (60, 40)])
+def test_resuming_equals_no_break(vectorized, stop, buffer_size):
+    """Before learning, in its midst, and with a buffer that is overwritten."""
+    config = CONFIG | {"buffer_size": buffer_size}
+    envs = vectorized(2, length=7, truncate=True)
+    one = learn_sb3("sac", envs, config, steps=120, seed=3, report_every=20)
+    reports = iter(one)
+    while next(reports).step < stop:
+        pass
+    tensors, numbers = one.state_dict(), json.loads(json.dumps(one.numbers()))
+    memory = one.memory()
+    rows, first = memory.rows(memory.oldest, memory.added), memory.oldest
+    twin_envs = copy.deepcopy(envs)
+    rest = [(r.step, r.episodes, r.metrics) for r in reports]
+
+    torch.rand(3), np.random.rand(3)  # noqa: NPY002 (whatever others drew meanwhile)
+    two = learn_sb3("sac", twin_envs, config, steps=120, seed=8, report_every=20)
+    two.load_state_dict(tensors, numbers)
+    two.memory().restore(first, [rows])
+    assert [(r.step, r.episodes, r.metrics) for r in two] == rest
+    mine, theirs = one.state_dict(), two.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    assert one.numbers() == two.numbers()
+
+
+def test_a_stored_buffer_that_does_not_fit_is_refused(vectorized):
+    baseline = learn_sb3("sac", vectorized(2), CONFIG, steps=40, seed=0)
+    list(baseline)
+    memory = baseline.memory()
+    rows = memory.rows(0, 20)
+    with pytest.raises(IndexError, match="0 to 20 are held"):
+        memory.rows(0, 21)
+    with pytest.raises(ValueError, match="expected"):
+        memory.restore(0, [{"observations": rows["observations"]}])
+    with pytest.raises(ValueError, match=r"stored actions has shape \[20, 2\], expected \[20, 2, 1\]"):
+        memory.restore(0, [rows | {"actions": rows["actions"][:, :, 0]}])
+    with pytest.raises(ValueError, match="do not fill a buffer of 20 rows"):
+        memory.restore(0, [{name: part[:10] for name, part in rows.items()}])
+    settings = CONFIG | {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    with pytest.raises(ValueError, match="optimize_memory_usage"):
+        learn_sb3("sac", vectorized(2), settings, steps=40, seed=0).memory()

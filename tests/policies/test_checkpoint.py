@@ -20,10 +20,12 @@ from simtoreal.policies.checkpoint import (
     checkpoints,
     load_checkpoint,
     load_latest,
+    remove_checkpoint,
     save_checkpoint,
     sweep,
 )
 from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.tensor_files import digest
 
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7), "rng": torch.arange(5, dtype=torch.uint8)}
 
@@ -32,8 +34,9 @@ def reseal(folder, **changes) -> None:
     """Make checkpoint.json agree with the tensors file again, as one who forges both would."""
     path = folder / "checkpoint.json"
     document = json.loads(path.read_text())
-    document["sha256"] = checkpoint.hashlib.sha256((folder / "agent.safetensors").read_bytes()).hexdigest()
-    path.write_text(json.dumps(document | changes))
+    document = document | {"sha256": digest((folder / "agent.safetensors").read_bytes())} | changes
+    body = {key: document[key] for key in ("sha256", "shapes", "meta")}
+    path.write_text(json.dumps(document | {"seal": checkpoint._seal(body)}))
 
 
 @pytest.fixture
@@ -60,6 +63,39 @@ def test_every_truncation_and_every_flipped_bit_is_refused_by_name(saved):
         path.write_bytes(each)
         with pytest.raises(CheckpointError, match=r"agent\.safetensors"):
             load_checkpoint(saved)
+
+
+def test_every_flipped_bit_of_the_description_is_refused_or_changes_nothing(saved):
+    path = saved / "checkpoint.json"
+    data = path.read_bytes()
+    refused = 0
+    for i in range(len(data)):
+        path.write_bytes(bytes([*data[:i], data[i] ^ (1 << i % 8), *data[i + 1 :]]))
+        try:
+            tensors, meta = load_checkpoint(saved)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert meta == {"task": "Toy"}
+            assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+    assert refused > 0.7 * len(data)  # the rest is white space
+
+
+def test_a_checkpoint_of_the_format_before_is_read(saved):
+    path = saved / "checkpoint.json"
+    document = json.loads(path.read_text())
+    seal = document.pop("seal")
+    path.write_text(json.dumps(document | {"format": 1}))
+    assert load_checkpoint(saved)[1] == {"task": "Toy"}
+    path.write_text(json.dumps(document | {"format": 1, "seal": seal}))
+    with pytest.raises(CheckpointError, match="expected"):
+        load_checkpoint(saved)
+
+
+def test_a_meta_that_could_not_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(CheckpointError, match="can be read again"):
+        save_checkpoint(tmp_path / "10", TENSORS, {"story": "x" * (5 << 20)})
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("length", [2**62, 2**63 + 5, 10**9, 0])
@@ -106,7 +142,7 @@ def test_a_pickle_is_never_read(saved, zipped, monkeypatch, tmp_path):
         ('{"format": 1, "sha256": "a", "shapes": {}, "meta": {"x": NaN}}', "NaN"),
         ('{"format": 1}', "expected"),
         ("7", "not a checkpoint"),
-        ('{"format": 2}', "format 2, this version reads 1"),
+        ('{"format": 3}', "format 3, this version reads 1 and 2"),
         (" " * (5 << 20), "at most"),
     ],
 )
@@ -204,6 +240,27 @@ def test_an_earlier_generation_is_used_only_when_told(saved):
     shutil.rmtree(saved.parent / "9")
     with pytest.raises(CheckpointError, match="no sound checkpoint"):
         load_latest(saved.parent, fall_back=True)
+
+
+def test_what_a_checkpoint_names_may_refuse_it_too(saved):
+    save_checkpoint(saved.parent / "9", TENSORS, {"step": 9})
+
+    def accept(meta):
+        if "step" not in meta:
+            raise CheckpointError("names no step")
+
+    with pytest.raises(CheckpointError, match="names no step"):
+        load_latest(saved.parent, accept=accept)
+    assert load_latest(saved.parent, fall_back=True, accept=accept)[0].name == "9"
+
+
+def test_a_removed_checkpoint_is_gone_whole_even_if_its_removal_is_cut_short(saved, monkeypatch):
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path: None)
+    remove_checkpoint(saved)
+    assert checkpoints(saved.parent) == []
+    monkeypatch.undo()
+    sweep(saved.parent)
+    assert os.listdir(saved.parent) == []
 
 
 def test_another_robot_is_refused_with_both_sides():

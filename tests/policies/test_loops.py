@@ -35,7 +35,7 @@ class Recorder:
 
 
 def stored(replay: Replay) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in replay.state_dict().items()}
+    return {name: tensor.numpy() for name, tensor in replay.rows(replay.oldest, replay.added).items()}
 
 
 @pytest.mark.parametrize("terminate", [True, False])
@@ -164,21 +164,27 @@ def test_resuming_from_a_checkpoint_equals_no_break(vectorized, tmp_path):
     loop = off_policy(agent, envs, replay, state=state, **arguments)
     next(loop)
     next(loop)
-    parts = {"agent": agent.state_dict(), "replay": replay.state_dict(), "loop": state.state_dict()}
+    parts = {
+        "agent": agent.state_dict(),
+        "replay": replay.rows(replay.oldest, replay.added),
+        "loop": state.state_dict(),
+    }
     save_checkpoint(
         tmp_path / "60", {k: v for name, part in parts.items() for k, v in prefixed(name, part).items()}, {}
     )
-    twin_envs = copy.deepcopy(envs)
+    twin_envs, replay_from = copy.deepcopy(envs), replay.oldest
     first = list(loop)
 
     tensors, _ = load_checkpoint(tmp_path / "60")
     twin, twin_replay = make()
     twin.load_state_dict(under("agent", tensors))
-    twin_replay.load_state_dict(under("replay", tensors))
+    twin_replay.restore(replay_from, [under("replay", tensors)])
     twin_state = LoopState.from_state_dict(under("loop", tensors))
     second = list(off_policy(twin, twin_envs, twin_replay, state=twin_state, **arguments))
 
-    for a, b in ((agent, twin), (replay, twin_replay), (state, twin_state)):
+    held, theirs = (each.rows(each.oldest, each.added) for each in (replay, twin_replay))
+    assert all(torch.equal(rows, theirs[name]) for name, rows in held.items())
+    for a, b in ((agent, twin), (state, twin_state)):
         assert all(torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items())
     assert [(p.step, p.episodes, p.metrics) for p in first] == [(p.step, p.episodes, p.metrics) for p in second]
 

@@ -60,23 +60,42 @@ def test_the_privileged_part_travels_along():
         replay.add(**rows(0, 2))
 
 
-@pytest.mark.parametrize("n", [3, 8])
-def test_a_restored_replay_goes_on_alike(n):
+@pytest.mark.parametrize("n", [3, 5, 8, 13])
+@pytest.mark.parametrize("early", [0, 1])
+def test_a_restored_replay_goes_on_alike(n, early):
+    """Also when what was stored begins before the oldest that is still held."""
     one, two = Replay(5, 2, 1), Replay(5, 2, 1)
-    one.add(**rows(0, min(n, 5)))
-    if n > 5:
-        one.add(**rows(5, n - 5))
-    two.load_state_dict(one.state_dict())
+    for k in range(n):
+        one.add(**rows(k, 1))
+    assert (one.added, one.oldest) == (n, max(0, n - 5))
+    first = max(0, one.oldest - early)
+    missed = [rows(k, 1) for k in range(first, one.oldest)]
+    held = [one.rows(one.oldest, n - 1), one.rows(n - 1, n)]
+    two.restore(first, [*({name: torch.from_numpy(v) for name, v in part.items()} for part in missed), *held])
+    assert (two.added, two.oldest, len(two)) == (one.added, one.oldest, len(one))
     for replay in (one, two):
         replay.add(**rows(20, 2))
     batches = [replay.sample(50, torch.Generator().manual_seed(1)) for replay in (one, two)]
     assert torch.equal(batches[0].obs, batches[1].obs)
 
 
+def test_rows_come_in_the_order_in_which_they_were_added():
+    replay = Replay(5, 2, 1)
+    for first in (0, 3, 6):
+        replay.add(**rows(first, 3))
+    assert replay.rows(4, 9)["reward"].tolist() == [4.0, 5.0, 6.0, 7.0, 8.0]
+    for first, last in ((3, 9), (4, 10), (6, 5)):
+        with pytest.raises(IndexError, match="4 to 9 are held"):
+            replay.rows(first, last)
+
+
 def test_a_foreign_state_is_refused():
-    state = Replay(5, 2, 1).state_dict()
+    one = Replay(5, 2, 1)
+    one.add(**rows(0, 3))
     with pytest.raises(ValueError, match="expected"):
-        Replay(5, 3, 1).load_state_dict(state)
+        Replay(5, 3, 1).restore(0, [one.rows(0, 3)])
+    with pytest.raises(ValueError, match="begins at 4 and does not fill 5"):
+        Replay(5, 2, 1).restore(4, [one.rows(0, 3)])
     with pytest.raises(ValueError, match="empty"):
         Replay(5, 2, 1).sample(1, torch.Generator())
     with pytest.raises(ValueError, match="capacity"):

@@ -62,6 +62,8 @@ def test_an_episode_can_be_had_again_alone(block, randomizer):
     env = RandomizedEnv(block(), randomizer, seed=99, env_index=1)
     env.get_wrapper_attr("set_next_episode")(5, 4)
     assert episodes(env, 2) == whole[4:]
+    env.get_wrapper_attr("set_next_episode")(None, 3)
+    assert episodes(env, 3) == whole[3:]
 
 
 def test_environments_differ_and_their_number_does_not_matter(block, randomizer):

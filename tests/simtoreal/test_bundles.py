@@ -123,8 +123,9 @@ def test_a_damaged_checkpoint_is_refused(copied, tmp_path, cli):
 
 def test_a_checkpoint_of_another_task_is_refused(copied, tmp_path, cli):
     run = next(path for path in tmp_path.iterdir() if path.name.startswith("run-"))
-    path = Run.load(run).checkpoint("best") / "checkpoint.json"
-    path.write_text(path.read_text().replace('"CartPoleSwingUp"', '"PandaReach"'))
+    path = Run.load(run).checkpoint("best")
+    tensors, meta = load_checkpoint(path)
+    save_checkpoint(path, tensors, meta | {"task": "PandaReach"}, replace=True)
     cli("export", run, "--out", tmp_path / "new").refused("task 'PandaReach', expected 'CartPoleSwingUp'")
 
 

@@ -1,3 +1,5 @@
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from simtoreal import build
 from simtoreal.config import RunConfig
-from simtoreal.workers import LocalVectorEnv
+from simtoreal.workers import LocalVectorEnv, OpenEpisode
 
 
 class Walk(gym.Env):
@@ -129,4 +131,50 @@ def test_a_run_gives_each_environment_its_own_episodes_from_one_seed():
     assert [i["draw"]["env"] for i in info["reset_info"]] == [0, 1, 2]
     assert {i["draw"]["seed"] for i in info["reset_info"]} == {4}
     np.testing.assert_array_equal(envs.reset(seed=4)[0], obs)
+    envs.close()
+
+
+@pytest.mark.parametrize("task", ["CartPoleSwingUp", "PandaReach", "Pendulum-v1"])
+def test_open_episodes_come_back_bit_for_bit_in_fresh_environments(task):
+    """After many episodes of other lengths, so nothing that an environment did before may matter."""
+    randomization = "none" if task == "Pendulum-v1" else task
+    config = RunConfig(task=task, steps=1, envs=3, randomization=randomization, privileged=randomization != "none")
+    envs, again = build.TrainingEnvs(config), build.TrainingEnvs(config)
+    rng = np.random.default_rng(0)
+    m = envs.single_action_space.shape[0]
+    envs.reset(seed=config.seed)
+    for _ in range(830):
+        obs, *_ = envs.step(rng.uniform(-1.5, 1.5, (3, m)).astype(np.float32))
+    episodes = pickle.loads(pickle.dumps(envs.open_episodes()))  # as a worker process will send them
+    assert all(isinstance(each.number, int) and each.actions.dtype == np.float32 for each in episodes)
+    for each in (again, envs):  # in environments that are new, and in those that have gone on
+        seen = each.reopen(episodes)
+        np.testing.assert_equal(seen, obs)
+    actions = rng.uniform(-1, 1, (250, 3, m)).astype(np.float32)
+    ended = 0
+    for action in actions:
+        one, two = envs.step(action), again.step(action)
+        for a, b in zip(one[:4], two[:4], strict=True):
+            np.testing.assert_equal(a, b)
+        for i in np.flatnonzero(one[2] | one[3]):
+            ended += 1
+            assert one[4]["final_info"][i]["episode"] == two[4]["final_info"][i]["episode"]
+    assert ended >= 2
+    envs.close()
+    again.close()
+
+
+def test_an_open_episode_that_does_not_come_back_is_refused():
+    config = RunConfig(task="Pendulum-v1", steps=1, envs=2, randomization="none")
+    envs = build.TrainingEnvs(config)
+    envs.reset(seed=0)
+    for _ in range(5):
+        envs.step(np.zeros((2, 1), np.float32))
+    first, second = envs.open_episodes()
+    assert (first.number, len(second.actions)) == (0, 5)
+    too_long = OpenEpisode(0, np.zeros((300, 1), np.float32))
+    with pytest.raises(ValueError, match="episode 0 ended after 200 of its 300 recorded actions"):
+        envs.reopen([first, too_long])
+    with pytest.raises(ValueError, match="1 open episodes for 2 environments"):
+        envs.reopen([first])
     envs.close()

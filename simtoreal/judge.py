@@ -1,0 +1,61 @@
+"""How good a policy is while it trains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from torch import nn
+
+from simtoreal import build
+from simtoreal.config import RunConfig
+from simtoreal.policies.agent import NonFiniteError, act_alone
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A deterministic evaluation in mid-training. `success` is None where the task does not report `is_success`."""
+
+    success: float | None
+    mean_return: float
+
+    def better_than(self, other: Judgement | None) -> bool:
+        return other is None or (self.success or 0.0, self.mean_return) >= (other.success or 0.0, other.mean_return)
+
+
+class Judge:
+    """Plays the same episodes, of the training distribution but none that is trained on, each time it is asked."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._env = build.make_training_env(config, 0, config.seed + build.EVALUATION_SEED)
+        self._seed = config.seed + build.EVALUATION_SEED
+        self._episodes = config.evaluate_episodes
+
+    def __call__(self, actor: nn.Module) -> Judgement:
+        returns, successes = [], []
+        for episode in range(self._episodes):
+            obs, _ = self._env.reset(seed=self._seed if episode == 0 else None)
+            total, ended = 0.0, False
+            info: dict[str, Any] = {}
+            while not ended:
+                action = act_alone(actor, build.policy_part(obs))
+                obs, reward, terminated, truncated, info = self._env.step(action)
+                total += float(reward)
+                ended = terminated or truncated
+            returns.append(total)
+            successes.append(info.get("is_success"))
+        if not np.isfinite(returns).all():
+            raise NonFiniteError(f"an evaluation returned {next(r for r in returns if not math.isfinite(r))}")
+        known = [s for s in successes if s is not None]
+        return Judgement(float(np.mean(known)) if known else None, float(np.mean(returns)))
+
+    @property
+    def env(self) -> gym.Env[Any, Any]:
+        """Its environment, to read the task's contract from."""
+        return self._env
+
+    def close(self) -> None:
+        self._env.close()
