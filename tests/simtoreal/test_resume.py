@@ -30,6 +30,7 @@ RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled 
     "cartpole": ["CartPoleSwingUp", "--steps", "1200", "--envs", "2", *(f"--set={s}" for s in FAST)],
     "reach": ["PandaReach", "--steps", "600", "--envs", "3", *(f"--set={s}" for s in FAST)],
     "pendulum": ["Pendulum-v1", "--steps", "900", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
+    "walk": ["A1Walk", "--steps", "400", "--envs", "2", *(f"--set={s}" for s in [*FAST, "save_every=100"])],
     "sb3": [
         "CartPoleSwingUp", "--steps", "800", "--envs", "2", "--algorithm", "sb3-sac",
         "--set=agent.policy_kwargs.net_arch=[16, 16]", "--set=agent.learning_starts=100", "--set=agent.train_freq=10",
@@ -82,7 +83,7 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("name", "kills"), [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3)])
+@pytest.mark.parametrize(("name", "kills"), [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3), ("walk", 2)])
 def test_killed_at_random_instants_it_ends_the_same_bit_for_bit(name, kills, undisturbed, tmp_path):
     said = killed(name, tmp_path / "run", kills=kills, seed=len(name))
     assert said["kills"] > 0
@@ -123,6 +124,16 @@ def test_more_steps_train_on_as_if_there_had_been_as_many_from_the_start(undistu
     assert odd(replay(whole, meta["memory"]), replay(tmp_path / "run", other["memory"])) == []
     late = [[line for line in lines(run) if line["step"] > 1000] for run in (whole, tmp_path / "run")]
     assert late[0] == late[1] != []
+
+
+def test_in_worker_processes_it_goes_on_as_in_one(undisturbed, tmp_path, cli):
+    run, two = tmp_path / "run", ["--workers", "2"]
+    short = [*RUNS["cartpole"][:2], "600", *RUNS["cartpole"][3:]]
+    assert cli("train", *short, *two, "--out", run).code == 0
+    said = cli("train", "CartPoleSwingUp", "--steps", 1200, "--out", run, "--resume", "--json")
+    assert (said.code, said.result["resumed_at"]) == (0, [600])
+    (one, _), (other, _) = (checkpoint(folder, 1200) for folder in (undisturbed("cartpole"), run))
+    assert odd(one, other) == []
 
 
 def test_a_finished_run_says_so_and_is_left_as_it_is(undisturbed, tmp_path, cli):
