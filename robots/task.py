@@ -17,6 +17,7 @@ from simtoreal.robots.catalog import Robot
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.pybullet_world import PyBulletWorld
+from simtoreal.robots.scoring import HoldScorer, Scorer
 from simtoreal.robots.sensors import JointSensor, SensorReader, StateRing
 from simtoreal.robots.world import Camera, JointState, PhysicsFault, World, check_state
 
@@ -59,6 +60,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     commanded_joints: tuple[str, ...]
     gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
     compensates_gravity: bool = False
+    mirrors: ClassVar[bool] = False  # does `augment` hold only for a robot whose left and right are alike?
     camera: Camera
 
     def __init__(self, *, privileged: bool = False, render_mode: str | None = None) -> None:
@@ -70,7 +72,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self.render_mode = render_mode
         self.metadata = self.metadata | {"render_fps": round(1.0 / self.control_dt)}
         self._substeps = round(steps)
-        self._hold_steps = round(self.success_hold / self.control_dt)
+        self._scorer = self.scorer()
         self.world: World = PyBulletWorld(
             self.robot, self.physics_dt, rendering=render_mode is not None, gui=render_mode == "human"
         )
@@ -126,6 +128,11 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def succeeds(signals: Mapping[str, Sequence[float]]) -> bool:
         """Is the goal met at this instant?"""
 
+    @classmethod
+    def scorer(cls) -> Scorer:
+        """What decides whether an episode is a success."""
+        return HoldScorer(cls.succeeds, round(cls.success_hold / cls.control_dt))
+
     @staticmethod
     def fails(signals: Mapping[str, Sequence[float]]) -> bool:
         """Does the episode end here, as a failure?"""
@@ -161,6 +168,11 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             "velocity": [joint.velocity for joint in joints],
             "effort": [joint.effort for joint in joints],
         }
+
+    @property
+    def last_command(self) -> list[float]:
+        """The SI command [m] in force."""
+        return list(self._command)
 
     def set_parameters(self, values: Values) -> dict[str, float]:
         """Change some parameters now, in mid-episode; returns what really applies.
@@ -209,7 +221,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._delay.fill(command)
         self._command = [float(c) for c in command]
         self._step_count = 0
-        self._held = 0
+        self._scorer.start()
         self._observation = self._make_observation()
         return self._as_space(), {"parameters": self.read_parameters()}
 
@@ -246,12 +258,12 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         terminated = self.fails(signals)
         if terminated:
             terms["failure"] = self.failure_reward
-        self._held = self._held + 1 if self.succeeds(signals) else 0
+        success = self._scorer.see(signals) and not terminated
         self._observation = self._make_observation()
         if self.render_mode == "human":
             self.show()
         info = {
-            "is_success": self._held >= self._hold_steps and not terminated,
+            "is_success": success,
             "violation": self.violates(),
             "reward_terms": terms,
             "reward_signals": signals,
