@@ -2,7 +2,7 @@
 
     y      = r + gamma (1 - terminated) min_i Q'_i(s', d, pi(s') + clip(eps))
     J_Q    = 1/2 sum_i mean (Q_i(s, d, a) - y)^2
-    J_pi   = mean (-Q(s, d, pi(s)) / scale + beta (|pi(s) - pi_0(s)|^2 / m - radius^2)),        Q the critics' mean
+    J_pi   = mean (-Q(s, d, pi(s)) / scale + beta (|pi(s) - pi_0(s)|^2 / m - radius^2)),        Q the lesser of the critics'
     J_beta = -log(beta) mean (|pi(s) - pi_0(s)|^2 / m - radius^2)
 
 Parts and their sources: old and new data mixed in every batch, LayerNorm in the critics, many updates a step (RLPD,
@@ -40,10 +40,10 @@ SMOOTHING, SMOOTHING_CLIP = 0.1, 0.25  # of the target's action, in [-1, 1]
 class FineTuningConfig:
     """Settings of the learner; a value out of range raises ValueError.
 
-    `old_share` is the part of a batch that comes from the old robot; `first_radius` and `max_radius` bound the root mean square
-    distance an element of the action, in [-1, 1], may move away from the first actor's; `noise` the standard deviation of
-    exploration; `actor_every` the critics' steps to one of the actor; `actor_average` the rate of the average of its
-    weights that is the candidate.
+    `old_share` is the part of a batch that comes from the old robot; `first_radius` and `max_radius` bound the root
+    mean square distance an element of the action, in [-1, 1], may move away from the first actor's; `noise` is the
+    standard deviation of exploration; `actor_every` the critics' steps to one of the actor; `actor_average` the rate of
+    the average of its weights that is the candidate.
     """
 
     gamma: float = 0.99
@@ -216,7 +216,7 @@ class FineTuner:
         assert batch.privileged is not None
         state = self._state(obs, batch.privileged[-self._from_new :])
         action = self.actor(obs)
-        q = self.critics(torch.cat([state, action], dim=-1)).mean(dim=0)
+        q = self.critics(torch.cat([state, action], dim=-1)).min(dim=0).values
         with torch.no_grad():
             start = self.base(obs)
         moved = (action - start).square().mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,8 @@ SIMULATED_NOISE = 0.5  # at most: critics must know what other actions are worth
 PRETRAINING = 3_000  # updates on simulated transitions
 WARM_UP = 2_000  # updates with the robot's own, before the actor moves
 UPDATES_PER_STEP = 2
-WIDER, NARROWER = 1.25, 0.5  # the actor's radius after a rollout that was not bad, and after a roll-back
+WINDOW = 5  # learning rollouts, whose success and return say how good the actor is
+WIDER, NARROWER = 1.2, 0.5  # the actor's radius: after a rollout that was not bad, after a roll-back
 
 Report = Callable[[float], None]
 
@@ -123,25 +125,34 @@ class Session:
         figures = tuner.update(WARM_UP, move_actor=False)
         worst = min(rollout.return_ for rollout in self.rollouts)
         good, bad, rest = tuner.snapshot(), 0, 0
+        best, candidate = (0.0, -math.inf), good
         while budget.allows_learning(self._env.seconds) and self.rollbacks < MAX_ROLLBACKS:
             before = tuner.snapshot()
             rollout = self._rollout("learn", tuner.actor, tuner.config.noise, figures)
+            rest = max(0, rest - 1)
             bad = bad + 1 if rollout.stopped or rollout.return_ < worst else 0
             if not bad:
                 good = before
                 tuner.widen(WIDER)
-            rest = max(0, rest - 1)
-            if bad == BAD_IN_A_ROW:
+                if (level := self._level()) > best:
+                    best, candidate = level, before
+            elif bad == BAD_IN_A_ROW:
                 tuner.restore(good)
                 tuner.widen(NARROWER)
                 self.rollbacks += 1
                 bad, rest = 0, 1
-            figures = tuner.update(UPDATES_PER_STEP * rollout.length, move_actor=not rest)
+            figures = tuner.update(round(UPDATES_PER_STEP * rollout.length), move_actor=not rest)
             figures |= {"bad": float(bad), "rollbacks": float(self.rollbacks)}
-        if bad:
-            tuner.restore(good)
+        tuner.restore(candidate)
         for _ in range(budget.judged):
             self._rollout("candidate", tuner.average, 0.0, figures)
+
+    def _level(self) -> tuple[float, float]:
+        """Success rate and mean return of the last learning rollouts; the worst while there are too few."""
+        last = [rollout for rollout in self.rollouts if rollout.phase == "learn"][-WINDOW:]
+        if len(last) < WINDOW:
+            return 0.0, -math.inf
+        return sum(r.success for r in last) / WINDOW, sum(r.return_ for r in last) / WINDOW
 
     def _rollout(self, phase: str, actor: DeterministicActor, noise: float, figures: Mapping[str, float]) -> Rollout:
         env, tuner = self._env, self._tuner
