@@ -2,7 +2,7 @@
 
     y      = r + gamma (1 - terminated) min_i Q'_i(s', d, pi(s') + clip(eps))
     J_Q    = 1/2 sum_i mean (Q_i(s, d, a) - y)^2
-    J_pi   = mean (-Q(s, d, pi(s)) / scale + beta (|pi(s) - pi_0(s)|^2 / m - radius^2)),        Q the lesser of the critics'
+    J_pi   = mean (-Q(s, d, pi(s)) / scale + beta (|pi(s) - pi_0(s)|^2 / m - radius^2)),    Q = min_i Q_i
     J_beta = -log(beta) mean (|pi(s) - pi_0(s)|^2 / m - radius^2)
 
 Parts and their sources: old and new data mixed in every batch, LayerNorm in the critics, many updates a step (RLPD,

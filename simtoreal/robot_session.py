@@ -18,14 +18,14 @@ from simtoreal.policies.networks import DeterministicActor
 from simtoreal.robot_env import RobotEnv
 
 JUDGED_SHARE = 0.2  # of the budget, for the base and again for the candidate
-MIN_JUDGED, MAX_JUDGED, MIN_LEARNING = 6, 25, 4  # rollouts
+MIN_JUDGED, MAX_JUDGED = 6, 25  # rollouts
 BAD_IN_A_ROW = 2
 MAX_ROLLBACKS = 5
 SIMULATED_STEPS = 10_000
 SIMULATED_NOISE = 0.5  # at most: critics must know what other actions are worth
 PRETRAINING = 3_000  # updates on simulated transitions
 WARM_UP = 2_000  # updates with the robot's own, before the actor moves
-UPDATES_PER_STEP = 2
+UPDATES_PER_STEP, MOST_UPDATES = 2, 500  # after a rollout: for each of its steps, and at most
 WINDOW = 5  # learning rollouts, whose success and return say how good the actor is
 WIDER, NARROWER = 1.2, 0.5  # the actor's radius: after a rollout that was not bad, after a roll-back
 
@@ -71,11 +71,11 @@ class Budget:
     judged: int = field(init=False)
 
     def __post_init__(self) -> None:
-        least = (2 * MIN_JUDGED + MIN_LEARNING) * self.episode
+        least = (2 * MIN_JUDGED + WINDOW) * self.episode
         if self.seconds < least:
             raise ConfigError(
                 f"{self.seconds:g} robot seconds are too few: to judge base and candidate over {MIN_JUDGED} rollouts "
-                f"each and to learn from {MIN_LEARNING}, of {self.episode:g} s, takes {least:g} s"
+                f"each and to learn from {WINDOW}, of {self.episode:g} s, takes {least:g} s"
             )
         self.judged = min(max(int(JUDGED_SHARE * self.seconds / self.episode), MIN_JUDGED), MAX_JUDGED)
 
@@ -141,7 +141,8 @@ class Session:
                 tuner.widen(NARROWER)
                 self.rollbacks += 1
                 bad, rest = 0, 1
-            figures = tuner.update(round(UPDATES_PER_STEP * rollout.length), move_actor=not rest)
+            lesson = min(round(UPDATES_PER_STEP * rollout.length), MOST_UPDATES)
+            figures = tuner.update(lesson, move_actor=not rest)
             figures |= {"bad": float(bad), "rollbacks": float(self.rollbacks)}
         tuner.restore(candidate)
         for _ in range(budget.judged):
