@@ -200,9 +200,9 @@ class SAC:
         if config.alpha_lr:
             self._step("alpha", loss_alpha, [slope])
 
-        _move(self.target_critics, self.critics, config.tau)
+        move(self.target_critics, self.critics, config.tau)
         if config.actor_average:
-            _move(self.average, self.policy, config.actor_average)
+            move(self.average, self.policy, config.actor_average)
         return {
             "critic_loss": loss_q.detach(),
             "actor_loss": loss_pi.detach(),
@@ -290,6 +290,6 @@ class SAC:
 
 
 @torch.no_grad()
-def _move(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+def move(slow: nn.Module, fast: nn.Module, rate: float) -> None:
     """slow += rate (fast - slow), all parameters at once."""
     torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)

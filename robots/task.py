@@ -77,6 +77,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     commanded_joints: tuple[str, ...]
     gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
     compensates_gravity: bool = False
+    mirrors: ClassVar[bool] = False  # does `augment` hold only for a robot whose left and right are alike?
     camera: Camera
 
     def __init__(self, *, privileged: bool = False, render_mode: str | None = None) -> None:
@@ -189,6 +190,11 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             "velocity": [joint.velocity for joint in joints],
             "effort": [joint.effort for joint in joints],
         }
+
+    @property
+    def last_command(self) -> list[float]:
+        """The SI command [m] in force."""
+        return list(self._command)
 
     def set_parameters(self, values: Values) -> dict[str, float]:
         """Change some parameters now, in mid-episode; returns what really applies.

@@ -34,6 +34,7 @@ for _id, _entry in {
 
 _VERBS = {
     "train": "simtoreal.train",
+    "finetune": "simtoreal.finetune",
     "export": "simtoreal.bundles",
     "verify": "simtoreal.bundles",
     "evaluate": "simtoreal.evaluate",

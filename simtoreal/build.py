@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
@@ -29,6 +31,9 @@ from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import Parameter
 from simtoreal.worker_vector import WorkerVectorEnv
 from simtoreal.workers import LocalVectorEnv, OpenEpisode
+
+if TYPE_CHECKING:
+    from simtoreal.robots.task import Task
 
 NAMESPACE = "simtoreal/"
 EVALUATION_SEED = 1 << 20  # added to a run's seed: the episodes it is judged on while it trains are none it trains on
@@ -354,6 +359,34 @@ class Contract:
             tolerance=1e-5,
             provenance=dict(provenance),
         )
+
+
+def task_class(task: str) -> type[Task]:
+    """The class of a task of ours, to score with and to read layouts from, without simulating it.
+
+    Raises:
+        ConfigError: the task is not ours.
+    """
+    from simtoreal.robots.task import Task
+
+    found = load_env_creator(gym.spec(task).entry_point) if task in task_ids().values() else None  # type: ignore[arg-type]
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise ConfigError(f"task {task} is none of ours, so nobody here can score it on a robot")
+    return found
+
+
+def contract_digest(task: Task | type[Task]) -> str:
+    """sha256 of what both ends of a link must agree on: rate, observation, command and reward signals."""
+    command = task.command_layout
+    agreed = {
+        "control_dt": task.control_dt,
+        "observation": [asdict(field) for field in task.observation_layout.fields],
+        "command": [asdict(field) for field in command.fields],
+        "map": [values.tolist() for values in (command.offset, command.scale, command.low, command.high)],
+        "relative_to": command.relative_to,
+        "signals": [asdict(field) for field in task.reward_layout.fields],
+    }
+    return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
 
 
 def _fields(layout: Layout) -> tuple[SpecField, ...]:

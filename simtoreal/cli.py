@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 GROUPS = {
     "look": ("tasks", "play"),
-    "learn": ("train",),
+    "learn": ("train", "finetune"),
     "leave": ("export", "verify"),
     "judge": ("evaluate", "replay"),
     "all of it": ("demo", "bench"),
@@ -28,6 +29,7 @@ ONE_LINE = {
     "tasks": "list tasks, algorithms, presets and suites",
     "play": "look at a task or a policy, in a window or as a film",
     "train": "train a policy and leave a run folder",
+    "finetune": "fine-tune a policy on a robot within a budget of robot seconds; keep the base unless it is better",
     "export": "turn a run into a self-describing ONNX bundle",
     "verify": "check a bundle: integrity, contract, parity with torch, latency",
     "evaluate": "judge bundles over suites and write a report",
@@ -159,7 +161,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", prog="simtoreal", help=argparse.SUPPRESS)
-    for add in (_tasks, _play, _train, _export, _verify, _evaluate, _replay, _demo, _bench):
+    for add in (_tasks, _play, _train, _finetune, _export, _verify, _evaluate, _replay, _demo, _bench):
         add(verbs)
     return parser
 
@@ -186,6 +188,17 @@ def _whole(text: str, least: int = 0) -> int:
 
 def _count(text: str) -> int:
     return _whole(text, least=1)
+
+
+def _seconds(text: str) -> float:
+    """A positive, finite number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+    return value
 
 
 def _tasks(verbs: Any) -> None:
@@ -298,6 +311,53 @@ def _train(verbs: Any) -> None:
     verb.add_argument(
         "--fall-back", action="store_true", help="with --resume: where the newest is damaged, from the newest sound one"
     )
+
+
+def _finetune(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.finetune import finetune
+        from simtoreal.progress import counting_progress
+
+        with counting_progress("robot s") as progress:
+            result = finetune(
+                options.run_folder,
+                target=options.target,
+                robot_seconds=options.robot_seconds,
+                out=options.out,
+                checkpoint=options.checkpoint,
+                seed=options.seed,
+                max_falls=options.max_falls,
+                max_violations=options.max_violations,
+                force=options.force,
+                progress=progress,
+            )
+        if not options.json:
+            print(
+                f"{result.reason}\n{result.robot_seconds:.0f} robot seconds, {result.rollouts} rollouts, "
+                f"{result.falls} falls, {result.violations} control steps beyond a limit, "
+                f"{result.rollbacks} roll-backs\nrun: {result.run}"
+            )
+        return result.to_json(), DONE if result.accepted else NO
+
+    verb = _verb(verbs, "finetune", run)
+    verb.add_argument("run_folder", metavar="RUN")
+    verb.add_argument(
+        "--target", required=True, metavar="FILE|LINK", help="a target file, or a robot at tcp://HOST:PORT or unix:PATH"
+    )
+    verb.add_argument(
+        "--robot-seconds", type=_seconds, required=True, metavar="S", help="all the robot may spend, judging included"
+    )
+    verb.add_argument("--out", required=True, metavar="RUN2", help="the run folder to write")
+    verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="of RUN, to start from")
+    verb.add_argument("--seed", type=_whole, default=0)
+    verb.add_argument("--max-falls", type=_count, default=20, help="stop and keep the base then (default 20)")
+    verb.add_argument(
+        "--max-violations",
+        type=_count,
+        default=1_000,
+        help="control steps beyond a limit: stop and keep the base then (default 1000)",
+    )
+    verb.add_argument("--force", action="store_true", help="replace an earlier run")
 
 
 def _export(verbs: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["tasks", "train", "export", "verify", "evaluate", "replay", "play", "demo", "bench"]
+VERBS = ["tasks", "train", "finetune", "export", "verify", "evaluate", "replay", "play", "demo", "bench"]
 SOURCES = ("simtoreal", "robots", "randomization", "policies", "export", "pyproject.toml", "README.md", "LICENSE")
 SCRIPT = """
 import json, simtoreal, gymnasium
@@ -82,7 +82,7 @@ def test_a_script(way, tmp_path):
     script.write_text(SCRIPT)
     found = json.loads(run(python, str(script), cwd=cwd))
     assert all(Path(file).is_relative_to(home) for file in found["files"])
-    assert found["observations"] == {"CartPoleSwingUp": 6, "PandaReach": len(found["first"])}
+    assert found["observations"] == {"A1Walk": 46, "CartPoleSwingUp": 6, "PandaReach": len(found["first"])}
     assert found["presets"] == ["CartPoleSwingUp", "PandaReach"]
     assert found["suites"] == {name: ["heldout", "nominal", "train"] for name in found["presets"]}
     assert found["recipes"]

@@ -80,6 +80,7 @@ class CartPoleSwingUp(Task):
     )
 
     commanded_joints = ("slider",)
+    mirrors = True
 
     def make_drive(self) -> Drive:
         return ForceDrive(self.world.joints, ("slider",), (MAX_FORCE,))

@@ -118,6 +118,7 @@ class A1Walk(Task):
     camera = Camera(target=(0.0, 0.0, 0.2), distance=1.3, yaw=35.0, pitch=-15.0)
     walk_limits: ClassVar[WalkLimits] = WalkLimits()
     commanded_joints = catalog.A1_JOINTS
+    mirrors = True
     _limits = tuple(catalog.a1().model.joints[joint] for joint in catalog.A1_JOINTS)
     observation_layout = Layout(
         Field("gravity", 3, "-", "base", ("x", "y", "z"), "direction of gravity"),

@@ -1,0 +1,150 @@
+"""The figures of docs/results/finetune-TASK.csv: fine-tuning on a robot that differs from its model, three seeds.
+
+    python examples/finetune.py TASK [--seeds 0 1 2] [--robot-seconds 600] [--folder runs/finetune]
+
+Trains the base on the nominal robot and, to show what could be gained, a policy on the target itself; fine-tunes the
+base on the target with each seed; judges all of them on the same 500 episodes of the target; writes the table. What is
+there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import simtoreal
+from simtoreal.randomization.yaml_files import write_yaml
+from simtoreal.robot import Target
+from simtoreal.runs import Run
+from simtoreal.statistics import Episode, paired_difference
+
+STEPS = {"PandaReach": 10_000, "CartPoleSwingUp": 30_000}
+SETTINGS = {"CartPoleSwingUp": ("augment=0",)}  # of the policy trained on the target, whose sides are not alike
+EPISODES = 500
+TARGETS = Path(__file__).parent / "targets"
+OUT = Path(__file__).parent.parent / "docs" / "results"
+
+
+def finished(run: Path) -> bool:
+    """Is there a run that came to its end?"""
+    summary = run / "summary.json"
+    return summary.is_file() and bool(json.loads(summary.read_text())["finished"])
+
+
+def policies(task: str, seeds: list[int], robot_seconds: float, folder: Path) -> dict[str, Path]:
+    """Policy name -> run: the base, the one trained on the target, and the fine-tuned ones."""
+    target = TARGETS / f"{task}.yaml"
+    preset = Target.load(target).preset.to_data()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / "preset.yaml", preset)
+    suite = {"task": task, "name": "target", "version": 1, "conditions": {"target": preset["entries"]}}
+    write_yaml(folder / "suite.yaml", suite)
+    runs = {name: folder / f"run-{name}" for name in ("base", "trained", *(f"tuned-{seed}" for seed in seeds))}
+    for name, randomization, settings in (
+        ("base", "none", ()),
+        ("trained", str(folder / "preset.yaml"), SETTINGS.get(task, ())),
+    ):
+        if not finished(runs[name]):
+            options = {"randomization": randomization, "assignments": settings, "seed": 0, "force": True}
+            simtoreal.train(task, steps=STEPS[task], out=runs[name], **options)
+    for seed in seeds:
+        run = runs[f"tuned-{seed}"]
+        if not finished(run):
+            result = simtoreal.finetune(
+                runs["base"],
+                target=target,
+                robot_seconds=robot_seconds,
+                out=run,
+                checkpoint="last",
+                seed=seed,
+                force=True,
+            )
+            print(f"{task} seed {seed}: {result.reason}", flush=True)
+    return runs
+
+
+def judge(runs: dict[str, Path], folder: Path) -> dict[str, list[Episode]]:
+    """The episodes of each policy's bundle on the target."""
+    bundles = {}
+    for name, run in runs.items():
+        bundles[name] = folder / name
+        checkpoint = "best" if name.startswith("tuned") else "last"
+        simtoreal.export(run, bundles[name], checkpoint=checkpoint, force=True)
+        verification = simtoreal.verify(bundles[name])
+        assert verification.passed, verification
+    verdict = simtoreal.evaluate(
+        list(bundles.values()),
+        suites=[str(folder / "suite.yaml")],
+        episodes=EPISODES,
+        out=folder / "verdict",
+        seed=1,
+        force=True,
+    )
+    for figures in verdict.summary.suites:
+        success = figures.pooled.success
+        print(f"{figures.bundle}: {success.value:.3f} [{success.low:.3f}, {success.high:.3f}]")
+    return {name: [e for e in verdict.episodes if e.bundle == name] for name in runs}
+
+
+def rows(task: str, runs: dict[str, Path], episodes: dict[str, list[Episode]]) -> list[dict[str, Any]]:
+    """One row a policy, and one for each paired difference to the base."""
+    from simtoreal.statistics import wilson
+
+    rates = {name: sum(e.success for e in found) / len(found) for name, found in episodes.items()}
+    table: list[dict[str, Any]] = []
+    for name, found in episodes.items():
+        about = Run.load(runs[name]).summary.get("finetune", {})
+        low, high = wilson(sum(e.success for e in found), len(found))
+        table.append(
+            {
+                "task": task,
+                "policy": name,
+                "episodes": len(found),
+                "success": round(rates[name], 4),
+                "low": round(low, 4),
+                "high": round(high, 4),
+                "robot_seconds": about.get("robot_seconds", ""),
+                "accepted": about.get("accepted", ""),
+                "falls": about.get("falls", ""),
+                "violations": about.get("violations", ""),
+                "rollbacks": about.get("rollbacks", ""),
+            }
+        )
+    for name in episodes:
+        if name == "base":
+            continue
+        difference = paired_difference(episodes[name], episodes["base"], 0)
+        d = difference.difference
+        head = {"task": task, "policy": f"{name} minus base", "episodes": difference.n}
+        closed = round((rates[name] - rates["base"]) / (rates["trained"] - rates["base"]), 4)
+        numbers = {"success": round(d.value, 4), "low": round(d.low, 4), "high": round(d.high, 4)}
+        table.append(head | numbers | {"headroom_closed": closed})
+    return table
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=STEPS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--robot-seconds", type=float, default=600.0)
+    parser.add_argument("--folder", type=Path, default=Path("runs/finetune"))
+    options = parser.parse_args()
+    folder = options.folder / options.task
+    runs = policies(options.task, options.seeds, options.robot_seconds, folder)
+    table = rows(options.task, runs, judge(runs, folder))
+    names = list(dict.fromkeys(key for row in table for key in row))
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / f"finetune-{options.task}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=names)
+        writer.writeheader()
+        writer.writerows(table)
+    for row in table:
+        print("  ".join(f"{name}={value}" for name, value in row.items() if value != ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""A learner on a robot: rollouts within a budget of robot seconds, learning between them, and the guards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from simtoreal import build
+from simtoreal.config import ConfigError, RunConfig
+from simtoreal.learners import augmentation
+from simtoreal.policies.finetuning import NEW, OLD, FineTuner
+from simtoreal.policies.loops import Augment, Transition, final_observation, finite_rows, transition
+from simtoreal.policies.networks import DeterministicActor
+from simtoreal.robot_env import RobotEnv
+
+JUDGED_SHARE = 0.2  # of the budget, for the base and again for the candidate
+MIN_JUDGED, MAX_JUDGED = 6, 25  # rollouts
+BAD_IN_A_ROW = 2
+MAX_ROLLBACKS = 5
+SIMULATED_STEPS = 10_000
+SIMULATED_NOISE = 0.5  # at most: critics must know what other actions are worth
+PRETRAINING = 3_000  # updates on simulated transitions
+WARM_UP = 2_000  # updates with the robot's own, before the actor moves
+UPDATES_PER_STEP, MOST_UPDATES = 2, 500  # after a rollout: for each of its steps, and at most
+WINDOW = 5  # learning rollouts, whose success and return say how good the actor is
+WIDER, NARROWER = 1.2, 0.5  # the actor's radius: after a rollout that was not bad, after a roll-back
+
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Caps:
+    """What a session may cost the robot: falls, and control steps in which a limit was broken."""
+
+    falls: int = 20
+    violations: int = 1_000
+
+    def __post_init__(self) -> None:
+        if self.falls < 1 or self.violations < 1:
+            raise ConfigError(f"caps must be at least 1, got {self.falls} falls and {self.violations} violations")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One episode on the robot."""
+
+    phase: str
+    return_: float
+    success: bool
+    length: int
+    fell: bool
+    stopped: bool
+    violations: int
+    limited: int
+
+
+@dataclass
+class Budget:
+    """Robot seconds, and how many rollouts of base and candidate they are to judge.
+
+    Raises:
+        ConfigError: too few seconds to learn and to judge.
+    """
+
+    seconds: float
+    episode: float  # [s] one takes at most
+    judged: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        least = (2 * MIN_JUDGED + WINDOW) * self.episode
+        if self.seconds < least:
+            raise ConfigError(
+                f"{self.seconds:g} robot seconds are too few: to judge base and candidate over {MIN_JUDGED} rollouts "
+                f"each and to learn from {WINDOW}, of {self.episode:g} s, takes {least:g} s"
+            )
+        self.judged = min(max(int(JUDGED_SHARE * self.seconds / self.episode), MIN_JUDGED), MAX_JUDGED)
+
+    def allows_learning(self, used: float) -> bool:
+        """Is there time for one more rollout, and then for the candidate's?"""
+        return used + (1 + self.judged) * self.episode <= self.seconds + 1e-6
+
+
+class CapReached(Exception):
+    """The robot has fallen or broken a limit as often as it may."""
+
+
+class Session:
+    """One fine-tuning: `run` leaves the candidate in the tuner, the rollouts in `rollouts` and a line a rollout in
+    `metrics`."""
+
+    def __init__(self, env: RobotEnv, tuner: FineTuner, augment: Augment | None, budget: Budget, caps: Caps) -> None:
+        self._env, self._tuner, self._budget, self._caps = env, tuner, budget, caps
+        self._augment = None if env.task.mirrors else augment  # who knows whether a real robot's sides are alike?
+        self.rollouts: list[Rollout] = []
+        self.metrics: list[dict[str, Any]] = []
+        self.rollbacks = 0
+
+    @property
+    def falls(self) -> int:
+        return sum(rollout.fell for rollout in self.rollouts)
+
+    @property
+    def violations(self) -> int:
+        return sum(rollout.violations for rollout in self.rollouts)
+
+    def outcomes(self, phase: str) -> list[bool]:
+        """Success of each rollout of a phase: "base", "learn" or "candidate"."""
+        return [rollout.success for rollout in self.rollouts if rollout.phase == phase]
+
+    def mean_return(self, phase: str) -> float | None:
+        """Mean return of a phase; None where there was no rollout."""
+        returns = [rollout.return_ for rollout in self.rollouts if rollout.phase == phase]
+        return float(np.mean(returns)) if returns else None
+
+    def run(self, report: Report | None = None) -> None:
+        """Judge the base, warm the critics up, learn, judge the candidate. Raises CapReached."""
+        self._report = report
+        tuner, budget = self._tuner, self._budget
+        for _ in range(budget.judged):
+            self._rollout("base", tuner.base, 0.0, {})
+        figures = tuner.update(WARM_UP, move_actor=False)
+        worst = min(rollout.return_ for rollout in self.rollouts)
+        good, bad, rest = tuner.snapshot(), 0, 0
+        best, candidate = (0.0, -math.inf), good
+        while budget.allows_learning(self._env.seconds) and self.rollbacks < MAX_ROLLBACKS:
+            before = tuner.snapshot()
+            rollout = self._rollout("learn", tuner.actor, tuner.config.noise, figures)
+            rest = max(0, rest - 1)
+            bad = bad + 1 if rollout.stopped or rollout.return_ < worst else 0
+            if not bad:
+                good = before
+                tuner.widen(WIDER)
+                if (level := self._level()) > best:
+                    best, candidate = level, before
+            elif bad == BAD_IN_A_ROW:
+                tuner.restore(good)
+                tuner.widen(NARROWER)
+                self.rollbacks += 1
+                bad, rest = 0, 1
+            lesson = min(round(UPDATES_PER_STEP * rollout.length), MOST_UPDATES)
+            figures = tuner.update(lesson, move_actor=not rest)
+            figures |= {"bad": float(bad), "rollbacks": float(self.rollbacks)}
+        tuner.restore(candidate)
+        for _ in range(budget.judged):
+            self._rollout("candidate", tuner.average, 0.0, figures)
+
+    def _level(self) -> tuple[float, float]:
+        """Success rate and mean return of the last learning rollouts; the worst while there are too few."""
+        last = [rollout for rollout in self.rollouts if rollout.phase == "learn"][-WINDOW:]
+        if len(last) < WINDOW:
+            return 0.0, -math.inf
+        return sum(r.success for r in last) / WINDOW, sum(r.return_ for r in last) / WINDOW
+
+    def _rollout(self, phase: str, actor: DeterministicActor, noise: float, figures: Mapping[str, float]) -> Rollout:
+        env, tuner = self._env, self._tuner
+        obs, _ = env.reset()
+        rows: list[Transition] = []
+        signals: list[Any] = []
+        total, violations, limited = 0.0, 0, 0
+        terminated = truncated = False
+        info: dict[str, Any] = {}
+        while not (terminated or truncated):
+            seen = obs
+            obs, reward, terminated, truncated, info = env.step(tuner.act(actor, seen, noise))
+            total += reward
+            violations += info["violation"]
+            limited += info["limited"]
+            if not info["stopped"]:
+                row = (seen[None], info["action"][None], np.array([reward]), obs[None], np.array([terminated]))
+                rows.append(transition(*row))
+                signals.append(info["reward_signals"])
+        if rows:
+            self._store({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, signals)
+        rollout = Rollout(
+            phase, total, info["is_success"], len(rows), info["fell"], info["stopped"], violations, limited
+        )
+        self._note(rollout, figures)
+        return rollout
+
+    def _store(self, rows: Transition, signals: list[Any]) -> None:
+        for part in [rows] if self._augment is None else [rows, self._augment(rows, {"reward_signals": signals})]:
+            self._tuner.add(part, robot=NEW)
+
+    def _note(self, rollout: Rollout, figures: Mapping[str, float]) -> None:
+        self.rollouts.append(rollout)
+        facts = {("return" if name == "return_" else name): value for name, value in vars(rollout).items()}
+        head = {"step": len(self.rollouts), "robot_seconds": round(self._env.seconds, 6)}
+        self.metrics.append(head | facts | {f"train/{name}": value for name, value in figures.items()})
+        if self._report is not None:
+            self._report(self._env.seconds)
+        for what, found, cap in (
+            ("falls", self.falls, self._caps.falls),
+            ("limit violations", self.violations, self._caps.violations),
+        ):
+            if found >= cap:
+                raise CapReached(f"{found} {what} in {self._env.seconds:.0f} robot seconds, of at most {cap}")
+
+
+def simulate(config: RunConfig, tuner: FineTuner, seed: int) -> Augment | None:
+    """Fill the tuner's old transitions with the base's, noisy, under the run's training conditions, and let the
+    critics learn from them; returns how the task derives further transitions, as the run did."""
+    plain = config.model_copy(update={"privileged": False, "envs": 1, "seed": seed})
+    envs = build.TrainingEnvs(plain)
+    try:
+        augment = augmentation(envs, plain, np.random.default_rng(seed)) if plain.augment else None
+        rng = np.random.default_rng(seed)
+        obs, _ = envs.reset(seed=seed)
+        noise = 0.0
+        for _ in range(SIMULATED_STEPS):
+            action = tuner.act(tuner.base, obs[0], noise)[None]
+            next_obs, reward, terminated, truncated, infos = envs.step(action)
+            ended = terminated | truncated
+            rows = transition(obs, action, reward, final_observation(next_obs, ended, infos), terminated)
+            if infos["valid"].all() and finite_rows(rows).all():
+                for part in [rows] if augment is None else [rows, augment(rows, infos)]:
+                    tuner.add(part, robot=OLD)
+            if ended.any():
+                noise = float(rng.uniform(0.0, SIMULATED_NOISE))
+            obs = next_obs
+    finally:
+        envs.close()
+    tuner.update(PRETRAINING, move_actor=False)
+    return augment
