@@ -9,7 +9,14 @@ from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner, FineTuningConfig
 from simtoreal.policies.networks import DeterministicActor
 
-QUICK = {"batch_size": 64, "hidden": (32, 32), "actor_lr": 1e-3, "critic_lr": 3e-3, "beta_lr": 0.02, "actor_average": 0.05}
+QUICK = {
+    "batch_size": 64,
+    "hidden": (32, 32),
+    "actor_lr": 1e-3,
+    "critic_lr": 3e-3,
+    "beta_lr": 0.02,
+    "actor_average": 0.05,
+}
 
 
 def still_actor(size=3, m=2):
