@@ -1,6 +1,6 @@
 """The figures of docs/results/finetune-TASK.csv: fine-tuning on a robot that differs from its model, three seeds.
 
-    python examples/finetune.py TASK [--seeds 0 1 2] [--robot-seconds 600] [--folder runs/finetune]
+    python examples/finetune.py TASK [--seeds 0 1 2] [--folder runs/finetune]
 
 Trains the base on the nominal robot and, to show what could be gained, a policy on the target itself; fine-tunes the
 base on the target with each seed; judges all of them on the same 500 episodes of the target; writes the table. What is
@@ -19,10 +19,10 @@ import simtoreal
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot import Target
 from simtoreal.runs import Run
-from simtoreal.statistics import Episode, paired_difference
+from simtoreal.statistics import Episode, paired_difference, wilson
 
-STEPS = {"PandaReach": 10_000, "CartPoleSwingUp": 30_000}
-SETTINGS = {"CartPoleSwingUp": ("augment=0",)}  # of the policy trained on the target, whose sides are not alike
+STEPS = {"PandaReach": (10_000, 10_000), "CartPoleSwingUp": (30_000, 30_000)}  # of the base, of the trained one
+ROBOT_SECONDS = {"PandaReach": 300.0, "CartPoleSwingUp": 600.0}
 EPISODES = 500
 TARGETS = Path(__file__).parent / "targets"
 OUT = Path(__file__).parent.parent / "docs" / "results"
@@ -34,7 +34,7 @@ def finished(run: Path) -> bool:
     return summary.is_file() and bool(json.loads(summary.read_text())["finished"])
 
 
-def policies(task: str, seeds: list[int], robot_seconds: float, folder: Path) -> dict[str, Path]:
+def policies(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
     """Policy name -> run: the base, the one trained on the target, and the fine-tuned ones."""
     target = TARGETS / f"{task}.yaml"
     preset = Target.load(target).preset.to_data()
@@ -43,20 +43,16 @@ def policies(task: str, seeds: list[int], robot_seconds: float, folder: Path) ->
     suite = {"task": task, "name": "target", "version": 1, "conditions": {"target": preset["entries"]}}
     write_yaml(folder / "suite.yaml", suite)
     runs = {name: folder / f"run-{name}" for name in ("base", "trained", *(f"tuned-{seed}" for seed in seeds))}
-    for name, randomization, settings in (
-        ("base", "none", ()),
-        ("trained", str(folder / "preset.yaml"), SETTINGS.get(task, ())),
-    ):
+    for name, randomization, steps in zip(runs, ("none", str(folder / "preset.yaml")), STEPS[task], strict=False):
         if not finished(runs[name]):
-            options = {"randomization": randomization, "assignments": settings, "seed": 0, "force": True}
-            simtoreal.train(task, steps=STEPS[task], out=runs[name], **options)
+            simtoreal.train(task, steps=steps, seed=0, out=runs[name], randomization=randomization, force=True)
     for seed in seeds:
         run = runs[f"tuned-{seed}"]
         if not finished(run):
             result = simtoreal.finetune(
                 runs["base"],
                 target=target,
-                robot_seconds=robot_seconds,
+                robot_seconds=ROBOT_SECONDS[task],
                 out=run,
                 checkpoint="last",
                 seed=seed,
@@ -91,8 +87,6 @@ def judge(runs: dict[str, Path], folder: Path) -> dict[str, list[Episode]]:
 
 def rows(task: str, runs: dict[str, Path], episodes: dict[str, list[Episode]]) -> list[dict[str, Any]]:
     """One row a policy, and one for each paired difference to the base."""
-    from simtoreal.statistics import wilson
-
     rates = {name: sum(e.success for e in found) / len(found) for name, found in episodes.items()}
     table: list[dict[str, Any]] = []
     for name, found in episodes.items():
@@ -130,11 +124,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=STEPS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--robot-seconds", type=float, default=600.0)
     parser.add_argument("--folder", type=Path, default=Path("runs/finetune"))
     options = parser.parse_args()
     folder = options.folder / options.task
-    runs = policies(options.task, options.seeds, options.robot_seconds, folder)
+    runs = policies(options.task, options.seeds, folder)
     table = rows(options.task, runs, judge(runs, folder))
     names = list(dict.fromkeys(key for row in table for key in row))
     OUT.mkdir(parents=True, exist_ok=True)

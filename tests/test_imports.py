@@ -83,7 +83,7 @@ def test_a_script(way, tmp_path):
     found = json.loads(run(python, str(script), cwd=cwd))
     assert all(Path(file).is_relative_to(home) for file in found["files"])
     assert found["observations"] == {"A1Walk": 46, "CartPoleSwingUp": 6, "PandaReach": len(found["first"])}
-    assert found["presets"] == ["CartPoleSwingUp", "PandaReach"]
+    assert found["presets"] == ["A1Walk", "CartPoleSwingUp", "PandaReach"]
     assert found["suites"] == {name: ["heldout", "nominal", "train"] for name in found["presets"]}
     assert found["recipes"]
 
@@ -92,6 +92,7 @@ def test_the_module(way):
     python, cwd, _ = way
     found = json.loads(run(python, "-m", "simtoreal", "tasks", "--json", cwd=cwd))
     assert {task["id"] for task in found["tasks"].values()} == {
+        "simtoreal/A1Walk-v0",
         "simtoreal/CartPoleSwingUp-v0",
         "simtoreal/PandaReach-v0",
     }

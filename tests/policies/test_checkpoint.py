@@ -135,6 +135,17 @@ def test_a_pickle_is_never_read(saved, zipped, monkeypatch, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_header_whose_size_begins_as_a_pickle_does_is_no_pickle(tmp_path):
+    """640 bytes, say: 0x80 0x02 is what a pickle of protocol 2 begins with."""
+    sizes = []
+    for length in range(520, 640, 4):
+        tensors = {"w" * length: torch.ones(2)}
+        folder = save_checkpoint(tmp_path / str(length), tensors, {})
+        sizes.append(int.from_bytes((folder / "agent.safetensors").read_bytes()[:8], "little"))
+        assert load_checkpoint(folder)[0].keys() == tensors.keys()
+    assert 0x280 in sizes, sizes
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
