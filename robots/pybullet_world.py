@@ -27,6 +27,7 @@ FOOT_FRICTION = 1.0  # [-]
 GRAVITY = 9.81  # [m/s^2]
 MAX_SLOPE = 0.35  # [rad]
 SOLVER_ITERATIONS = 50
+ALOFT = 10.0  # [m] above any contact
 SAME = 1e-9  # relative: what the engine says it holds against what was written
 
 
@@ -313,6 +314,9 @@ class PyBulletWorld(World):
         for index, q, qd in zip(self._joint_indices, position, velocity, strict=True):
             bullet.resetJointState(self._body, index, q, qd, physicsClientId=c)
         if base:
+            # lifted off, every contact ends; else what is cached of the past weighs on the next episode's first steps
+            bullet.resetBasePositionAndOrientation(self._body, (0, 0, ALOFT), (0, 0, 0, 1), physicsClientId=c)
+            bullet.performCollisionDetection(physicsClientId=c)
             place, turn = bullet.multiplyTransforms(base[:3], base[3:7], self._base_place, self._base_turn)
             bullet.resetBasePositionAndOrientation(self._body, place, turn, physicsClientId=c)
             bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)
