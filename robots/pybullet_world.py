@@ -127,17 +127,6 @@ class PyBulletWorld(World):
         c = self._client
         shape = bullet.createCollisionShape(bullet.GEOM_PLANE, physicsClientId=c)
         plane: int = bullet.createMultiBody(0, shape, -1, physicsClientId=c)
-        if self._rendering:
-            # a chequered floor, one metre a square: without it a film does not show how fast a robot walks
-            half = [0.5, 0.5, 0.005]
-            looks = [
-                bullet.createVisualShape(bullet.GEOM_BOX, halfExtents=half, rgbaColor=[g, g, g, 1], physicsClientId=c)
-                for g in (0.82, 0.62)
-            ]
-            for x in range(-8, 9):
-                for y in range(-8, 9):
-                    look = looks[(x + y) % 2]
-                    bullet.createMultiBody(0, -1, look, [x, y, -0.005], physicsClientId=c)
         return plane
 
     def _index_links(self) -> None:

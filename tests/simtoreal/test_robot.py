@@ -73,7 +73,7 @@ def test_no_parameter_crosses_the_link_and_two_robots_differ_in_what_they_measur
     assert np.abs(seen - seen_plain).max() > 0.01
 
 
-@pytest.mark.parametrize("task", ["PandaReach", "CartPoleSwingUp"])
+@pytest.mark.parametrize("task", ["A1Walk", "PandaReach", "CartPoleSwingUp"])
 def test_a_robot_is_scored_as_the_simulation_is(task, tmp_path):
     values = {"actuator.strength": 0.8}
     env = build.make_env(build.task_id(task))

@@ -207,7 +207,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--algorithm", "ppo"], "no algorithm 'ppo'; choices: sac, sb3-sac"),
         (["CartPoleSwingUp", "--seed", "-1"], "argument --seed: must be a whole number from 0, got '-1'"),
         (["CartPoleSwingUp", "--envs", "0"], "argument --envs: must be a whole number from 1, got '0'"),
-        (["CartPoleSwingUp", "--randomization", "nope"], "choices: CartPoleSwingUp, PandaReach"),
+        (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, CartPoleSwingUp, PandaReach"),
         (["CartPoleSwingUp", "--randomization", "./nope.yaml"], "no such file"),
         (["CartPoleSwingUp", "--randomization", "PandaReach"], "is a preset for PandaReach"),
         (["CartPoleSwingUp", "--set", "agent.hidden=[9000000, 9000000]"], "can't allocate memory"),

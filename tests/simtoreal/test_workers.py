@@ -134,7 +134,7 @@ def test_a_run_gives_each_environment_its_own_episodes_from_one_seed():
     envs.close()
 
 
-@pytest.mark.parametrize("task", ["CartPoleSwingUp", "PandaReach", "Pendulum-v1"])
+@pytest.mark.parametrize("task", ["A1Walk", "CartPoleSwingUp", "PandaReach", "Pendulum-v1"])
 def test_open_episodes_come_back_bit_for_bit_in_fresh_environments(task):
     """After many episodes of other lengths, so nothing that an environment did before may matter."""
     randomization = "none" if task == "Pendulum-v1" else task
