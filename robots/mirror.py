@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,3 +41,22 @@ def make_mirror(names: Sequence[str], swap: Mapping[str, str], turned: Sequence[
         raise ValueError(f"{missing[0]} is the mirror image of a name, but not among them")
     signs = [-1.0 if sided.search(name) else 1.0 for name in names]
     return np.array([place[image] for image in images]), np.array(signs, np.float32)
+
+
+def mirrored(
+    rows: Mapping[str, NDArray[Any]], *, seen: Mirror, privileged: Mirror, action: Mirror
+) -> dict[str, NDArray[Any]]:
+    """The mirror image of transitions under the names obs, action, next_obs and, where observed, privileged and
+    next_privileged; rewards and ends are the same on both sides."""
+    mirrors = {
+        "obs": seen,
+        "next_obs": seen,
+        "action": action,
+        "privileged": privileged,
+        "next_privileged": privileged,
+    }
+    out = dict(rows)
+    for name, (order, sign) in mirrors.items():
+        if name in rows:
+            out[name] = rows[name][:, order] * sign
+    return out

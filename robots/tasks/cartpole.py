@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from simtoreal.robots import catalog
 from simtoreal.robots.actuators import Drive, ForceDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.mirror import mirrored
 from simtoreal.robots.sensors import JointSensor
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
@@ -126,8 +127,8 @@ class CartPoleSwingUp(Task):
         seen[self.observation_layout.slices["pole_direction"].start + 1] = 1
         sided = np.array([-1.0 if name.endswith(".bias") else 1.0 for name in self.parameters], np.float32)
         true = np.concatenate([seen, sided])
-        signs = {"obs": seen, "next_obs": seen, "action": -1.0, "privileged": true, "next_privileged": true}
-        return {name: values * signs[name] if name in signs else values for name, values in rows.items()}
+        seen_from, true_from, action = ((np.arange(len(sign)), sign) for sign in (seen, true, -np.ones(1, np.float32)))
+        return mirrored(rows, seen=seen_from, privileged=true_from, action=action)
 
     @staticmethod
     def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from simtoreal.robots import catalog, rotation
 from simtoreal.robots.actuators import Drive, PDDrive
 from simtoreal.robots.gait import WalkLimits, WalkScorer
 from simtoreal.robots.layout import CommandLayout, Field, Layout
-from simtoreal.robots.mirror import Mirror, make_mirror
+from simtoreal.robots.mirror import Mirror, make_mirror, mirrored
 from simtoreal.robots.sensors import BASE, Imu, JointSensor
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
@@ -309,9 +309,4 @@ class A1Walk(Task):
         is observed, privileged and next_privileged.
         """
         seen, true, action = self._mirrors
-        mirrors = {"obs": seen, "next_obs": seen, "action": action, "privileged": true, "next_privileged": true}
-        out = dict(rows)
-        for name, (order, sign) in mirrors.items():
-            if name in rows:
-                out[name] = rows[name][:, order] * sign
-        return out
+        return mirrored(rows, seen=seen, privileged=true, action=action)
