@@ -4,12 +4,15 @@
     J_Q     = 1/2 sum_i mean (Q_i(s, a) - y)^2
     J_pi    = mean (alpha log pi(a|s) - min_i Q_i(s, a)),                               a ~ pi(s)
     J_alpha = -log(alpha) mean (log pi(a|s) + target_entropy)
+    J_pi   += smoothness mean |tanh(mu(s)) - tanh(mu(s'))|^2,                           where it is asked for
 
 Deviations from the paper: J_alpha is written in log(alpha), as in the authors' code and in Stable-Baselines3; the
 actor's loss is taken after the critics' step, with alpha from before its own. The correction of the tanh is exact,
 where SB3 adds 1e-6 inside the logarithm. Options beyond the paper: LayerNorm in the critics; observations
 normalized by running statistics; critics that also see a privileged observation (Pinto et al. 2017, arXiv
-1710.06542); an exponential average of the actor's weights as the policy to deploy.
+1710.06542); an exponential average of the actor's weights as the policy to deploy; a penalty on how much the mean
+action differs between a state and the next (CAPS, Mysore et al. 2021, arXiv 2012.06644, eq. 2, with the square of the
+distance), so that noise in the observation is not passed on to the motors.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from simtoreal.policies.agent import (
     prefixed,
     split_observation,
 )
-from simtoreal.policies.networks import DeterministicActor, SquashedGaussianActor, StackedCritics
+from simtoreal.policies.networks import DeterministicActor, SquashedGaussianActor, StackedCritics, squash
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.targets import soft_target
@@ -45,7 +48,8 @@ class SACConfig:
 
     `updates_per_step` is gradient steps per environment step; `target_entropy` None means -m for m actions;
     `alpha_lr` 0 keeps the temperature at `initial_alpha`; `actor_average` is the rate of the deployed average of
-    the actor's weights, 0 = off; `matmul_precision` "medium" lets float32 products use bf16 (CPU) or tf32 (GPU)
+    the actor's weights, 0 = off; `smoothness` is the weight of the penalty on the mean action's change from a state to
+    the next, 0 = off; `matmul_precision` "medium" lets float32 products use bf16 (CPU) or tf32 (GPU)
     inside `update`.
     """
 
@@ -65,6 +69,7 @@ class SACConfig:
     initial_alpha: float = 1.0
     normalize_observations: bool = True
     actor_average: float = 0.0
+    smoothness: float = 0.0
     matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
@@ -89,6 +94,7 @@ class SACConfig:
             "updates_per_step": (self.updates_per_step > 0, "above 0"),
             "initial_alpha": (self.initial_alpha > 0, "above 0"),
             "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
+            "smoothness": (self.smoothness >= 0, "at least 0"),
             "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
         }
         for name, (holds, expected) in checks.items():
@@ -184,16 +190,23 @@ class SAC:
             loss_q = critic_loss(q, target)
         self._step("critic", loss_q, self.critics.weight_gradients(layers, (q - target) / len(target)))
 
-        action, log_prob = self.policy.sample(obs, self._noise(len(obs)))
+        mean, log_std = self.policy(obs)
+        action, log_prob = squash(mean, log_std, self._noise(len(obs)))
         with torch.no_grad():
             q, layers = self.critics.trace(torch.cat([state, action], dim=-1))
             loss_pi = actor_loss(q, log_prob, alpha)
         # the loss reaches the actor's weights through log pi, by alpha / B, and through the action, by -dQ/da / B
-        through = (
+        parts = [log_prob, action]
+        through = [
             torch.full_like(log_prob, 1 / len(obs)) * alpha,
             self.critics.min_gradient(q, layers, self.action_size) / -len(obs),
-        )
-        self._step("actor", loss_pi, torch.autograd.grad((log_prob, action), list(self.policy.parameters()), through))
+        ]
+        if config.smoothness:
+            roughness = config.smoothness * (mean.tanh() - self.policy(next_obs)[0].tanh()).square().sum(-1).mean()
+            loss_pi = loss_pi + roughness.detach()
+            parts.append(roughness)
+            through.append(torch.ones_like(roughness))
+        self._step("actor", loss_pi, torch.autograd.grad(parts, list(self.policy.parameters()), through))
         with torch.no_grad():
             slope = -(log_prob.mean() + self.target_entropy)
             loss_alpha = self.log_alpha * slope

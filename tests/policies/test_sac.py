@@ -103,6 +103,21 @@ def test_losses_gradients_and_new_weights_are_those_of_sb3(monkeypatch):
         assert_close(ours_after, theirs_after, atol=1e-5, rtol=1e-5)
 
 
+def test_smoothness_adds_the_gradient_of_the_squared_change_of_the_mean_action():
+    plain, smooth = (SAC(4, 2, config=dataclasses.replace(SMALL, smoothness=weight)) for weight in (0.0, 0.3))
+    batch = random_batch(4, 2, 16)
+    actor = plain.actor().requires_grad_(True)
+    (0.3 * (actor(batch.obs) - actor(batch.next_obs)).square().sum(-1).mean()).backward()
+    losses = [agent.update(batch)["actor_loss"] for agent in (plain, smooth)]
+    assert losses[1] > losses[0]
+    for i in (0, 2):
+        added = smooth.policy.body[i].weight.grad - plain.policy.body[i].weight.grad
+        assert_close(added, actor.body[i].weight.grad, atol=1e-6, rtol=1e-4)
+    added = smooth.policy.head.weight.grad - plain.policy.head.weight.grad
+    assert_close(added[:2], actor.head.weight.grad, atol=1e-6, rtol=1e-4)
+    assert_close(added[2:], torch.zeros_like(added[2:]), atol=1e-6, rtol=0)
+
+
 def test_it_finds_the_optimum_of_a_one_step_task(vectorized):
     """Reward -(a - x/2)^2 and the end: the best action is x / 2, its value 0 (less the temperature's small part)."""
     config = dataclasses.replace(SMALL, alpha_lr=0.0, initial_alpha=1e-3)
@@ -223,6 +238,7 @@ def test_a_broken_policy_does_not_act():
         {"buffer_size": 10},
         {"hidden": ()}, {"hidden": (0,)}, {"n_critics": 0}, {"updates_per_step": 0.0}, {"initial_alpha": 0.0},
         {"actor_average": 1.0}, {"target_entropy": float("inf")}, {"learning_starts": -1}, {"matmul_precision": "low"},
+        {"smoothness": -0.1},
     ],
 )  # fmt: skip
 def test_a_config_that_cannot_run_cannot_be_built(change):
