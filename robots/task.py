@@ -77,6 +77,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     commanded_joints: tuple[str, ...]
     gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
     compensates_gravity: bool = False
+    goals: ClassVar[Mapping[str, tuple[Sequence[float], Sequence[float]]]] = {}  # what a reset may be asked for: bounds
     mirrors: ClassVar[bool] = False  # does `augment` hold only for a robot whose left and right are alike?
     camera: Camera
 
@@ -126,6 +127,10 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     @abstractmethod
     def start(self, rng: np.random.Generator) -> Start:
         """Begin an episode."""
+
+    def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
+        """Replace what `start` drew of the goal by these, names of `goals` with values within their bounds."""
+        raise NotImplementedError
 
     @abstractmethod
     def signals(self, state: State) -> dict[str, Sequence[float]]:
@@ -215,16 +220,20 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; `options={"parameters": {name: value}}` departs from nominal by these names alone.
+        """Start an episode.
+
+        `options={"parameters": {name: value}}` departs from nominal by these names alone; `{"goal": {name: values}}`
+        sets what else would be drawn, names and bounds as in `goals`.
 
         Raises:
-            ValueError: another option, an unknown parameter, a value out of bounds.
+            ValueError: another option, an unknown parameter or goal, a value out of bounds.
         """
         super().reset(seed=seed)
         given = dict(options or {})
         values = self.parameters.complete(given.pop("parameters", {}))
+        goal = check_goal(given.pop("goal", {}), self.goals)
         if given:
-            raise ValueError(f"no reset option {', '.join(map(repr, given))}; options: 'parameters'")
+            raise ValueError(f"no reset option {', '.join(map(repr, given))}; options: 'parameters', 'goal'")
         try:
             check_state(self.world.state(), self.velocity_bound)
         except PhysicsFault:
@@ -243,6 +252,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._given_action: list[float] = [0.0] * self.command_layout.size
         self.torque: list[float] = [0.0] * len(self.world.joints)
         start = self.start(self.np_random)
+        if goal:
+            self.aim(goal)
         self.world.reset(start.position, start.velocity, start.base)
         self._state = self.world.state()
         self._ring.fill(self._state)
@@ -348,3 +359,23 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
 
     def close(self) -> None:
         self.world.close()
+
+
+def check_goal(
+    goal: Mapping[str, Sequence[float]], bounds: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+) -> dict[str, list[float]]:
+    """`goal` as plain numbers. Raises ValueError for an unknown name, a wrong count, or a value out of bounds."""
+    if not isinstance(goal, Mapping):
+        raise ValueError(f"goal must name what to set, got {goal!r}; goals: {', '.join(bounds) or 'none'}")
+    checked = {}
+    for name, given in goal.items():
+        if name not in bounds:
+            raise ValueError(f"no goal {name!r} to choose here; goals: {', '.join(bounds) or 'none'}")
+        low, high = bounds[name]
+        numbers = np.asarray(given, float).ravel().tolist()
+        if len(numbers) != len(low):
+            raise ValueError(f"goal {name} takes {len(low)} numbers, got {len(numbers)}")
+        if not all(a <= x <= b for x, a, b in zip(numbers, low, high, strict=True)):
+            raise ValueError(f"goal {name} must be from {list(low)} to {list(high)}, got {numbers}")
+        checked[name] = numbers
+    return checked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,13 +117,15 @@ def run_episode(
     *,
     seed: int,
     parameters: Mapping[str, float],
+    goal: Mapping[str, Sequence[float]] | None = None,
     each_step: Frame | None = None,
 ) -> Outcome:
-    """Reset `env` with `seed` and `parameters`, then let `policy` drive it to its end.
+    """Reset `env` with `seed`, `parameters` and, where it is given, `goal`, then let `policy` drive it to its end.
 
     A command that is not finite ends the episode as a failure; physics that breaks is counted in `faults`.
     """
-    obs, info = env.reset(seed=seed, options={"parameters": dict(parameters)} if contract.parameters else None)
+    options: dict[str, Any] = {"parameters": dict(parameters)} if contract.parameters or parameters else {}
+    obs, info = env.reset(seed=seed, options=(options | ({"goal": dict(goal)} if goal else {})) or None)
     applied = {name: float(value) for name, value in info.get("parameters", {}).items()}
     policy.reset()
     total, length, violations, faults = 0.0, 0, 0, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -122,14 +122,18 @@ def play(
     episodes: int = 3,
     seed: int = 0,
     randomization: str | None = "none",
+    parameters: Mapping[str, float] | None = None,
+    goal: Mapping[str, Sequence[float]] | None = None,
     force: bool = False,
 ) -> PlayResult:
     """Show a task, driven by a bundle or a `module:function` or holding still, in a window or, with `video`, in a file.
 
+    `parameters` and `goal` go beyond the randomization: a payload, a push; a command to follow, a point to reach.
     `force` replaces an earlier file.
 
     Raises:
         ConfigError: no such task or policy, a bundle of another task, no display and no `video`.
+        ValueError: no such parameter or goal, or a value out of its bounds.
     """
     full = build.task_id(task)
     source: PolicySource | None = None
@@ -152,10 +156,17 @@ def play(
             contract.check(spec, source.text)
         with filming(env, path, contract.control_dt, force=force) as each_step:
             for episode in range(episodes):
-                parameters = {} if randomizer is None else randomizer.draw(seed, 0, episode)
-                outcomes.append(
-                    run_episode(env, contract, driver, seed=seed + episode, parameters=parameters, each_step=each_step)
+                drawn = {} if randomizer is None else randomizer.draw(seed, 0, episode)
+                outcome = run_episode(
+                    env,
+                    contract,
+                    driver,
+                    seed=seed + episode,
+                    parameters=drawn | dict(parameters or {}),
+                    goal=goal,
+                    each_step=each_step,
                 )
+                outcomes.append(outcome)
     finally:
         env.close()
     return PlayResult(full, policy or "hold still", None if path is None else str(path), tuple(outcomes))

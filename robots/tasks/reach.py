@@ -86,6 +86,7 @@ class PandaReach(Task):
     )
     commanded_joints = JOINTS
     gains: ClassVar[Mapping[str, Sequence[float]]] = {"kp": KP, "kd": KD}
+    goals: ClassVar = {"tool_position": (GOAL_LOW, GOAL_HIGH)}
 
     def make_drive(self) -> Drive:
         self._tool = self.robot.model.chain(TOOL, self.world.joints)
@@ -101,6 +102,10 @@ class PandaReach(Task):
         position = (np.array(HOME) + rng.uniform(-0.02, 0.02, 7)).tolist()
         held = [q + b for q, b in zip(position, self._readers["joint_position"].bias, strict=True)]
         return Start(position, [0.0] * 7, held)
+
+    def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
+        """`tool_position` [3], in m of the base."""
+        self._goal = list(goal["tool_position"])
 
     def signals(self, state: State) -> dict[str, Sequence[float]]:
         return {"tool_position": self._tool.position(state[0]), "goal": self._goal}

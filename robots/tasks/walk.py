@@ -118,6 +118,10 @@ class A1Walk(Task):
     camera = Camera(target=(0.0, 0.0, 0.2), distance=1.3, yaw=35.0, pitch=-15.0)
     walk_limits: ClassVar[WalkLimits] = WalkLimits()
     commanded_joints = catalog.A1_JOINTS
+    goals: ClassVar = {
+        "velocity_command": (FORWARD[:1], FORWARD[1:]),
+        "yaw_rate_command": (TURN[:1], TURN[1:]),
+    }
     mirrors = True
     _limits = tuple(catalog.a1().model.joints[joint] for joint in catalog.A1_JOINTS)
     observation_layout = Layout(
@@ -196,6 +200,13 @@ class A1Walk(Task):
         base = (0.0, 0.0, self.legs.height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
         return Start(position, [0.0] * len(position), stand, base)
 
+    def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
+        """The same command from beginning to end."""
+        self._commands = [
+            (goal.get("velocity_command", [forward])[0], goal.get("yaw_rate_command", [turn])[0])
+            for forward, turn in self._commands
+        ]
+
     def _clock(self) -> tuple[float, float]:
         angle = self._phase + 2.0 * math.pi * GAIT * self.control_dt * self._step_count
         return math.sin(angle), math.cos(angle)
@@ -272,7 +283,7 @@ class A1Walk(Task):
         feet = len(cls.legs.phase)
         return {
             "velocity": 1.5 * (1.0 - min(abs(e) / 0.5, 2.0)) + 0.5 * math.exp(-((e / 0.15) ** 2)),
-            "yaw": 0.5 * math.exp(-((u / 0.35) ** 2)) - min(abs(u), 1.0),
+            "yaw": 0.5 * math.exp(-((u / 0.35) ** 2)) - 1.5 * min(abs(u), 1.0),
             "sideways": -0.3 * abs(vy),
             "smooth": -0.03 * signals["action_change"][0],
             "power": -0.002 * signals["power"][0],
@@ -280,7 +291,7 @@ class A1Walk(Task):
             "upright": -0.5 * (gx * gx + gy * gy),
             "gait": gait / feet,
             "lift": lift / feet,
-            "slip": -sum(signals["foot_slip"]) / feet,
+            "slip": -2.0 * sum(signals["foot_slip"]) / feet,
         }
 
     @classmethod

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 from simtoreal.robots.task import Task
+from simtoreal.robots.tasks.cartpole import CartPoleSwingUp
+from simtoreal.robots.tasks.reach import PandaReach
+from simtoreal.robots.tasks.walk import A1Walk
 
 DIGEST = """
 import hashlib, sys
@@ -241,7 +244,8 @@ def test_parameters_change_in_mid_episode_and_stay_until_the_next(make, rollout)
         ({"parameters": {"actuator.strenght": 1.0}}, "did you mean actuator.strength"),
         ({"parameters": {"actuator.strength": 9.0}}, r"actuator.strength = 9.0 is outside \[0.3, 1.5\]"),
         ({"parameters": {"actuator.strength": float("nan")}}, "actuator.strength = nan is outside"),
-        ({"goal": [0, 0, 0]}, "no reset option 'goal'; options: 'parameters'"),
+        ({"target": [0, 0, 0]}, "no reset option 'target'; options: 'parameters', 'goal'"),
+        ({"goal": [0, 0, 0]}, "goal must name what to set"),
     ],
 )
 def test_a_bad_reset_is_refused_and_changes_nothing(make, options, says):
@@ -315,3 +319,33 @@ def test_control_steps_are_whole_physics_steps():
 
     with pytest.raises(ValueError, match=r"whole number of physics steps, got"):
         Uneven()
+
+
+def test_a_reset_aims_where_it_is_told():
+    arm, dog = PandaReach(), A1Walk()
+    arm.reset(seed=1, options={"goal": {"tool_position": (0.4, 0.1, 0.3)}})
+    assert list(arm.signals(arm.world.state())["goal"]) == [0.4, 0.1, 0.3]
+    drawn, _ = dog.reset(seed=1)
+    told, _ = dog.reset(seed=1, options={"goal": {"velocity_command": [0.5]}})
+    where = dog.observation_layout.slices["velocity_command"]
+    assert told[where] == np.float32(0.5) != drawn[where]
+    assert np.array_equal(np.delete(told, where), np.delete(drawn, where))
+    for _ in range(260):
+        obs, *_ = dog.step(np.zeros(12))
+    assert obs[where] == np.float32(0.5)  # the next command too
+
+
+@pytest.mark.parametrize(
+    ("task", "goal", "words"),
+    [
+        (CartPoleSwingUp, {"angle": [0.0]}, "no goal 'angle' .* goals: none"),
+        (A1Walk, {"velocity": [0.5]}, "goals: velocity_command, yaw_rate_command"),
+        (A1Walk, {"velocity_command": [1.5]}, r"from \[0.2\] to \[0.8\], got \[1.5\]"),
+        (A1Walk, {"velocity_command": [float("nan")]}, "got"),
+        (PandaReach, {"tool_position": [0.4]}, "takes 3 numbers, got 1"),
+    ],
+)
+def test_a_goal_that_cannot_be_is_refused(task, goal, words):
+    env = task()
+    with pytest.raises(ValueError, match=words):
+        env.reset(seed=0, options={"goal": goal})

@@ -192,3 +192,13 @@ def test_provenance_that_was_cut_is_refused(mine, cli):
     for broken in ({**data, "provenance": {}}, {**data, "provenance": {"policies": []}}, {}):
         (mine / "summary.json").write_text(json.dumps(broken))
         cli("replay", mine, CASE).refused("summary.json: no provenance")
+
+
+def test_a_film_of_what_one_asks_for(tmp_path, cli):
+    film = tmp_path / "film.gif"
+    arguments = ("play", "A1Walk", "--episodes", 1, "--video", film, "--json")
+    said = cli(*arguments, "--goal", "velocity_command=0.8", "--parameter", "link.trunk.payload=3")
+    assert said.result["outcomes"][0]["parameters"]["link.trunk.payload"] == 3.0
+    cli(*arguments, "--force", "--goal", "velocity_command=2").refused("goal velocity_command must be from")
+    cli(*arguments, "--force", "--goal", "velocity_command=fast").refused("must be NAME=NUMBER")
+    cli(*arguments, "--force", "--parameter", "link.trunk.payload=1,2").refused("must be NAME=NUMBER")
