@@ -21,8 +21,12 @@ from simtoreal.robot import Target
 from simtoreal.runs import Run
 from simtoreal.statistics import Episode, paired_difference, wilson
 
-STEPS = {"PandaReach": (10_000, 10_000), "CartPoleSwingUp": (30_000, 30_000)}  # of the base, of the trained one
-ROBOT_SECONDS = {"PandaReach": 300.0, "CartPoleSwingUp": 600.0}
+STEPS = {
+    "PandaReach": (10_000, 10_000),
+    "CartPoleSwingUp": (30_000, 30_000),
+    "A1Walk": (50_000, 50_000),
+}  # of the base, of the trained one
+ROBOT_SECONDS = {"PandaReach": 300.0, "CartPoleSwingUp": 600.0, "A1Walk": 600.0}
 EPISODES = 500
 TARGETS = Path(__file__).parent / "targets"
 OUT = Path(__file__).parent.parent / "docs" / "results"

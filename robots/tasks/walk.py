@@ -82,10 +82,11 @@ class A1Walk(Task):
     each leg.
 
     Reward per step, e and u the velocity and yaw-rate errors: `velocity` = 1.5 (1 - min(|e| / 0.5, 2)) +
-    0.5 exp(-(e / 0.15)^2), `yaw` = 0.5 exp(-(u / 0.35)^2) - min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
+    0.5 exp(-(e / 0.15)^2), `yaw` = 0.5 exp(-(u / 0.35)^2) - 1.5 min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
     action_change, `power` = -0.002 power, `roll_pitch` = -0.02 (wx^2 + wy^2), `upright` = -0.5 (gx^2 + gy^2), `gait` =
     mean over the feet of s - 0.5, s = D while a foot stands and 1 - D else, D = sigmoid(+-8 sin(clock)): + for FR and
-    RL, - for FL and RR, a trot; `lift` = mean over the feet of (1 - D) min(clearance / 0.04 m, 1); `slip` = -mean slip.
+    RL, - for FL and RR, a trot; `lift` = 2 mean over the feet of (1 - D) min(clearance / 0.04 m, 1); `slip` = -2 mean
+    slip.
     Terminates, as a failure with -15, when the trunk leans by more than 37 degrees or is below 0.15 m. Truncates after
     500 steps.
 
@@ -290,7 +291,7 @@ class A1Walk(Task):
             "roll_pitch": -0.02 * (wx * wx + wy * wy),
             "upright": -0.5 * (gx * gx + gy * gy),
             "gait": gait / feet,
-            "lift": lift / feet,
+            "lift": 2.0 * lift / feet,
             "slip": -2.0 * sum(signals["foot_slip"]) / feet,
         }
 
