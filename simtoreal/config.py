@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
+
+Settings = TypeVar("Settings")
 
 ALGORITHMS = {
     "sac": "our SAC: twin stacked critics, automatic temperature",
@@ -105,8 +108,7 @@ def _resolved(
             )
         merged = _merge(merged, data)
     merged = _merge(merged, {key: value for key, value in overrides.items() if value is not None})
-    for text in assignments:
-        merged = _merge(merged, _assignment(text))
+    merged = _merge(merged, parse_assignments(assignments))
     if (merged["task"], merged["algorithm"]) != (task, algorithm):
         raise ConfigError("task and algorithm are arguments of their own; --set cannot change them")
     try:
@@ -120,6 +122,31 @@ def _resolved(
         if file is not None and first["loc"] and first["loc"][0] in file.mapping():
             raise file.error(message, str(first["loc"][0])) from None
         raise ConfigError(message) from None
+
+
+def settings_of(kind: type[Settings], given: Mapping[str, Any], prefix: str = "") -> Settings:
+    """A dataclass of settings from what a user gave of them. Raises ConfigError naming, after `prefix`, the one that it
+    has not or cannot be."""
+    known = list(inspect.signature(kind).parameters)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"no setting {prefix}{name}; {nearest(name, known)}")
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = prefix + ".".join(map(str, first["loc"])) if first["loc"] else prefix.rstrip(".")
+        found = f", got {first['input']!r}" if first["loc"] else ""  # without a place, the words hold the value
+        head = f"{where}: " if where else ""
+        raise ConfigError(head + first["msg"].removeprefix("Value error, ") + found) from None
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """`path=value` texts as one tree, the later ones over the earlier. Raises ConfigError."""
+    tree: dict[str, Any] = {}
+    for text in texts:
+        tree = _merge(tree, _assignment(text))
+    return tree
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

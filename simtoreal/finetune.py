@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from scipy.stats import boschloo_exact
 
 from simtoreal import build
-from simtoreal.config import ConfigError
+from simtoreal.config import ConfigError, parse_assignments, settings_of
 from simtoreal.intervals import Estimate, wilson
 from simtoreal.policies.checkpoint import TENSORS, save_checkpoint
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
@@ -76,6 +76,7 @@ def finetune(
     seed: int = 0,
     max_falls: int = Caps.falls,
     max_violations: int = Caps.violations,
+    assignments: Sequence[str] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> FineTuneResult:
@@ -90,10 +91,12 @@ def finetune(
         robot_seconds: all that the robot may spend: reset routines, learning, judging base and candidate.
         max_falls, max_violations: falls, and control steps beyond a limit, after which the session stops and the base
             is kept.
+        assignments: settings of the learner (`FineTuningConfig`), each "name=value". Unless they say otherwise, its
+            critics are as wide as the policy, and its discount is the run's, but at most 0.98.
         force: replace an earlier run at `out`.
 
     Raises:
-        ValueError: no such run, target or robot; too few seconds; a robot of another task or contract.
+        ValueError: no such run, target, robot or setting; too few seconds; a robot of another task or contract.
         RobotLinkError: the robot is lost. Nothing is written.
     """
     source = Run.load(run)
@@ -105,7 +108,10 @@ def finetune(
         raise RunError(f"{folder} is the run to start from; choose another folder")
     began = time.perf_counter()
     torch.set_num_threads(source.config.threads)
-    settings = FineTuningConfig(gamma=min(float(source.config.agent.get("gamma", GAMMA)), GAMMA))
+    gamma = min(float(source.config.agent.get("gamma", GAMMA)), GAMMA)
+    settings = settings_of(
+        FineTuningConfig, {"gamma": gamma, "hidden": actor.hidden} | parse_assignments(assignments), "finetune."
+    )
     with claimed_output(folder, force=force, marker=CONFIG), open_robot(target, seed) as env:
         _check_robot(source, actor, env.hello.task)
         budget = Budget(robot_seconds, env.episode_seconds)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from simtoreal import build
-from simtoreal.config import ConfigError, RunConfig
+from simtoreal.config import ConfigError, RunConfig, settings_of
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under
 from simtoreal.policies.chunks import Memory
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
 from simtoreal.policies.sac import SACConfig
-from simtoreal.randomization.messages import nearest
 from simtoreal.workers import OpenEpisode
 
 REPORT_EVERY = 100  # environment steps between looks at a stop request
@@ -62,16 +60,7 @@ def pick_device(wanted: str) -> str:
 
 def sac_settings(config: RunConfig) -> SACConfig:
     """The settings of our SAC, complete. Raises ConfigError naming the one that it has not or cannot be."""
-    for name in config.agent:
-        if name not in (known := [f.name for f in fields(SACConfig)]):
-            raise ConfigError(f"no setting agent.{name}; {nearest(name, known)}")
-    try:
-        return TypeAdapter(SACConfig).validate_python(config.agent)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["agent", *map(str, first["loc"])])
-        found = f", got {first['input']!r}" if first["loc"] else ""  # without a place, the words hold the value
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{found}") from None
+    return settings_of(SACConfig, config.agent, "agent.")
 
 
 def complete_config(config: RunConfig) -> RunConfig:

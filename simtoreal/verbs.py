@@ -223,6 +223,7 @@ def _finetune(verbs: Any) -> None:
                 seed=options.seed,
                 max_falls=options.max_falls,
                 max_violations=options.max_violations,
+                assignments=options.set,
                 force=options.force,
                 progress=progress,
             )
@@ -251,6 +252,9 @@ def _finetune(verbs: Any) -> None:
         type=_count,
         default=1_000,
         help="control steps beyond a limit: stop and keep the base then (default 1000)",
+    )
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="name=value", help="one setting of the learner, e.g. noise=0.05"
     )
     verb.add_argument("--force", action="store_true", help="replace an earlier run")
 

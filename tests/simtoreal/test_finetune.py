@@ -110,13 +110,19 @@ def test_a_policy_that_is_better_becomes_a_run_like_any_other(reach, target, tmp
     assert simtoreal.verify(bundle).passed
     verdict = simtoreal.evaluate([bundle], suites=["nominal"], episodes=2, out=tmp_path / "verdict")
     assert len(verdict.episodes) == 2
-    again = (
-        simtoreal.finetune(out, target=target, robot_seconds=SECONDS, out=out, seed=1, force=True) if False else None
-    )
-    assert again is None
     cli("finetune", out, "--target", target, "--robot-seconds", SECONDS, "--out", out, "--force").refused(
         "to start from"
     )
+
+
+def test_the_learners_settings(reach, target, tmp_path, cli):
+    arguments = ("finetune", reach, "--target", target, "--robot-seconds", SECONDS, "--out", tmp_path / "new")
+    cli(*arguments, "--set", "noise=-1").refused("simtoreal: finetune: noise must be at least 0, got -1")
+    cli(*arguments, "--set", "nois=0.1").refused("no setting finetune.nois; did you mean noise?")
+    cli(*arguments, "--set", "noise=much").refused("finetune.noise: ")
+    cli(*arguments, "--set", "noise=0.02")
+    settings = json.loads((tmp_path / "new" / "summary.json").read_text())["finetune"]["settings"]
+    assert (settings["noise"], settings["hidden"]) == (0.02, [16, 16])  # as wide as the policy
 
 
 def test_a_link_is_as_good_as_a_file(reach, target, tmp_path, cli):
