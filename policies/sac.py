@@ -49,7 +49,8 @@ class SACConfig:
     `updates_per_step` is gradient steps per environment step; `target_entropy` None means -m for m actions;
     `alpha_lr` 0 keeps the temperature at `initial_alpha`; `actor_average` is the rate of the deployed average of
     the actor's weights, 0 = off; `smoothness` is the weight of the penalty on the mean action's change from a state to
-    the next, 0 = off; `matmul_precision` "medium" lets float32 products use bf16 (CPU) or tf32 (GPU)
+    the next, 0 = off; `critic_inputs` "privileged" leaves critics that have a privileged observation that alone, "both"
+    the policy's too; `matmul_precision` "medium" lets float32 products use bf16 (CPU) or tf32 (GPU)
     inside `update`.
     """
 
@@ -70,6 +71,7 @@ class SACConfig:
     normalize_observations: bool = True
     actor_average: float = 0.0
     smoothness: float = 0.0
+    critic_inputs: str = "both"
     matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
@@ -95,6 +97,7 @@ class SACConfig:
             "initial_alpha": (self.initial_alpha > 0, "above 0"),
             "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
             "smoothness": (self.smoothness >= 0, "at least 0"),
+            "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
             "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
         }
         for name, (holds, expected) in checks.items():
@@ -132,8 +135,9 @@ class SAC:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             policy = SquashedGaussianActor(observation_size, action_size, config.hidden)
-            inputs = observation_size + privileged_size + action_size
-            critics = StackedCritics(inputs, config.hidden, config.n_critics, config.layer_norm)
+            alone = privileged_size > 0 and config.critic_inputs == "privileged"
+            seen = privileged_size + (0 if alone else observation_size)
+            critics = StackedCritics(seen + action_size, config.hidden, config.n_critics, config.layer_norm)
         self.policy = policy.to(self.device)
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
@@ -289,7 +293,8 @@ class SAC:
         x = self.normalizer(obs)
         if self.privileged_normalizer is None or privileged is None:
             return x, x
-        return x, torch.cat([x, self.privileged_normalizer(privileged)], dim=-1)
+        state = self.privileged_normalizer(privileged)
+        return x, state if self.config.critic_inputs == "privileged" else torch.cat([x, state], dim=-1)
 
     def _step(self, name: str, loss: Tensor, gradients: Sequence[Tensor]) -> None:
         """One optimizer step along `gradients`, if the loss they are of is finite."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -56,7 +56,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     Args:
         privileged: observations become {"policy": [n], "privileged": [p]}; privileged holds the observation of ideal
             sensors, the task's `privileged_signals` and every parameter, scaled by its bounds, for critics and
-            teachers. Only "policy" is ever exported.
+            teachers; with "state" the parameters are left out. Only "policy" is ever exported.
         render_mode: None, "rgb_array" or "human".
     """
 
@@ -81,7 +81,9 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     mirrors: ClassVar[bool] = False  # does `augment` hold only for a robot whose left and right are alike?
     camera: Camera
 
-    def __init__(self, *, privileged: bool = False, render_mode: str | None = None) -> None:
+    def __init__(self, *, privileged: bool | Literal["state"] = False, render_mode: str | None = None) -> None:
+        if privileged not in (False, True, "state"):
+            raise ValueError(f"privileged must be False, True or 'state', got {privileged!r}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"no render_mode {render_mode!r}; choices: rgb_array, human")
         steps = self.control_dt / self.physics_dt
@@ -111,13 +113,13 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._values: dict[str, float] = {}
         self._write(self.parameters.nominal)
         self.action_space: spaces.Space[Any] = self.command_layout.space()
-        self.privileged_layout = self._privileged_layout()
+        self.privileged_layout = self._privileged_layout(parameters=privileged != "state")
         self.observation_space: spaces.Space[Any] = (
             spaces.Dict({"policy": self.observation_layout.space(), "privileged": self.privileged_layout.space()})
             if privileged
             else self.observation_layout.space()
         )
-        self._privileged = privileged
+        self._privileged = bool(privileged)
         self._broken = False
 
     @abstractmethod
@@ -162,13 +164,13 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         """Does the episode end here, as a failure?"""
         return False
 
-    def _privileged_layout(self) -> Layout:
+    def _privileged_layout(self, *, parameters: bool) -> Layout:
+        names = tuple(self.parameters)
+        drawn = Field("parameters", len(names), "-", "", names, "(value - nominal) / (high - low)")
         return Layout(
             *(replace(field, name=f"true_{field.name}") for field in self.observation_layout.fields),
             *(field for field in self.reward_layout.fields if field.name in self.privileged_signals),
-            Field(
-                "parameters", len(self.parameters), "-", "", tuple(self.parameters), "(value - nominal) / (high - low)"
-            ),
+            *([drawn] if parameters else []),
         )
 
     def _write(self, values: dict[str, float]) -> None:
@@ -344,8 +346,10 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             return policy
         readings = {name: reader.ideal(self._state) for name, reader in self._readers.items()}
         true = self.observation_layout.pack(self.observe(readings, self._command))
-        seen = [number for name in self.privileged_signals for number in self._signals[name]]
-        return {"policy": policy, "privileged": np.concatenate([true, np.array([*seen, *self._scaled], np.float32)])}
+        more = [number for name in self.privileged_signals for number in self._signals[name]]
+        if "parameters" in self.privileged_layout.slices:
+            more += self._scaled
+        return {"policy": policy, "privileged": np.concatenate([true, np.array(more, np.float32)])}
 
     def show(self) -> None:
         """Put markers where a viewer should look; called before a frame is taken."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -65,7 +65,9 @@ def short_name(task: str) -> str:
     return {full: short for short, full in task_ids().items()}.get(task, task)
 
 
-def make_env(task: str, *, privileged: bool = False, render_mode: str | None = None) -> gym.Env[Any, Any]:
+def make_env(
+    task: str, *, privileged: bool | Literal["state"] = False, render_mode: str | None = None
+) -> gym.Env[Any, Any]:
     """The environment of a gymnasium id; one that is not ours is made to act and fail like ours (`ForeignEnv`).
 
     Raises:
@@ -74,7 +76,7 @@ def make_env(task: str, *, privileged: bool = False, render_mode: str | None = N
     """
     if ":" in task:
         see_working_folder()
-    options: dict[str, Any] = {"privileged": True} if privileged else {}
+    options: dict[str, Any] = {"privileged": privileged} if privileged else {}
     if render_mode is not None:
         options["render_mode"] = render_mode
     try:

@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
     envs: int = Field(default=1, ge=1, le=1024)
     workers: int = Field(default=0, ge=0, le=256)  # processes for the environments; 0 keeps them in this one
     step_timeout: float = Field(default=60.0, gt=0)  # [s] a worker may take for a step of all its environments
-    privileged: bool = False
+    privileged: bool | Literal["state"] = False  # "state": without the drawn parameters
     augment: int = Field(
         default=0, ge=0, le=16
     )  # further transitions the task derives from each: mirrored, other goals

@@ -126,7 +126,7 @@ class CartPoleSwingUp(Task):
         seen = -np.ones(self.observation_layout.size, np.float32)
         seen[self.observation_layout.slices["pole_direction"].start + 1] = 1
         sided = np.array([-1.0 if name.endswith(".bias") else 1.0 for name in self.parameters], np.float32)
-        true = np.concatenate([seen, sided])
+        true = np.concatenate([seen, sided]) if "parameters" in self.privileged_layout.slices else seen
         seen_from, true_from, action = ((np.arange(len(sign)), sign) for sign in (seen, true, -np.ones(1, np.float32)))
         return mirrored(rows, seen=seen_from, privileged=true_from, action=action)
 

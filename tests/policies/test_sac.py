@@ -153,6 +153,19 @@ def test_a_privileged_critic_sees_more_than_its_actor():
     assert agent.privileged_normalizer.scale.mean().item() == pytest.approx(1 / 7, rel=0.3)
 
 
+def test_a_critic_may_see_the_privileged_observation_alone():
+    agent = SAC(3, 2, 4, dataclasses.replace(SMALL, critic_inputs="privileged"))
+    batch = random_batch(3, 2, 64, privileged=4)
+    other = dataclasses.replace(batch, obs=batch.obs + 1.0, next_obs=batch.next_obs)
+    q = [agent.critics(torch.cat([agent._inputs(b.obs, b.privileged)[1], b.action], -1)) for b in (batch, other)]
+    assert torch.equal(q[0], q[1])
+    before = agent.policy.body[0].weight.clone()
+    agent.update(batch)
+    assert agent.critics.weights[0].shape[1] == 4 + 2
+    assert not torch.equal(agent.policy.body[0].weight, before)
+    assert SAC(3, 2, config=dataclasses.replace(SMALL, critic_inputs="privileged")).critics.weights[0].shape[1] == 3 + 2
+
+
 @pytest.mark.parametrize("actor_average", [0.0, 0.2])
 def test_the_actor_that_leaves_acts_as_the_agent_does(actor_average):
     agent = SAC(3, 2, config=dataclasses.replace(SMALL, actor_average=actor_average))
@@ -238,7 +251,7 @@ def test_a_broken_policy_does_not_act():
         {"buffer_size": 10},
         {"hidden": ()}, {"hidden": (0,)}, {"n_critics": 0}, {"updates_per_step": 0.0}, {"initial_alpha": 0.0},
         {"actor_average": 1.0}, {"target_entropy": float("inf")}, {"learning_starts": -1}, {"matmul_precision": "low"},
-        {"smoothness": -0.1},
+        {"smoothness": -0.1}, {"critic_inputs": "policy"},
     ],
 )  # fmt: skip
 def test_a_config_that_cannot_run_cannot_be_built(change):

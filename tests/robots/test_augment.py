@@ -1,6 +1,7 @@
 """Derived transitions say what would have been seen and earned: with another goal all along, or in a mirror."""
 
 import numpy as np
+import pytest
 
 from simtoreal.robots.tasks.cartpole import CartPoleSwingUp
 from simtoreal.robots.tasks.reach import PandaReach
@@ -55,8 +56,9 @@ def test_relabelled_goals_are_near_the_tool_or_anywhere_a_reset_puts_them():
     env.close()
 
 
-def test_a_mirrored_transition_is_what_the_mirrored_robot_does():
-    env = CartPoleSwingUp(privileged=True)
+@pytest.mark.parametrize("privileged", [True, "state"])
+def test_a_mirrored_transition_is_what_the_mirrored_robot_does(privileged):
+    env = CartPoleSwingUp(privileged=privileged)
     bias = {"sensor.pole_angle.bias": 0.05, "sensor.cart_velocity.bias": -0.03}
     late = {"sensor.pole_angle.latency": 0.013, "actuator.latency": 0.007, "joint.slider.friction": 0.2}
 

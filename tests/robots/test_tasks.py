@@ -33,7 +33,7 @@ print(digest.hexdigest())
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("privileged", [False, True])
+@pytest.mark.parametrize("privileged", [False, True, "state"])
 def test_both_env_checkers_pass(make, privileged):
     env = make(privileged=privileged)
     check_env(env, skip_render_check=True)
@@ -282,6 +282,17 @@ def test_privileged_is_the_true_state_and_every_parameter(make):
     assert scaled.pop("actuator.latency") == pytest.approx(0.5)
     assert [scaled.pop(name) for name in blind] == pytest.approx([1.0, 1.0])
     assert set(scaled.values()) == {0.0}
+    state = make(privileged="state")
+    alone, _ = state.reset(seed=0, options={"parameters": values | blind})
+    for _ in range(3):
+        alone = state.step(action)[0]
+    assert "parameters" not in state.privileged_layout.slices
+    assert (alone["privileged"] == obs["privileged"][: names["parameters"].start]).all()
+
+
+def test_privileged_is_one_of_three(make):
+    with pytest.raises(ValueError, match="False, True or 'state', got 'all'"):
+        make(privileged="all")
 
 
 def test_a_frame_shows_the_robot_move_and_filming_changes_nothing(make, rollout):

@@ -150,8 +150,9 @@ def test_the_mirror_image_of_a_motion_is_the_motion_of_the_mirrored_robot(walk):
     assert np.abs(moved).max() > 0.3  # and it is not its own mirror image
 
 
-def test_mirroring_twice_changes_nothing(walk):
-    env = walk(privileged=True)
+@pytest.mark.parametrize("privileged", [True, "state"])
+def test_mirroring_twice_changes_nothing(walk, privileged):
+    env = walk(privileged=privileged)
     rng = np.random.default_rng(0)
     sizes = {"obs": 46, "next_obs": 46, "action": 12, "privileged": env.privileged_layout.size, "reward": 0}
     rows = {name: rng.standard_normal((3, n) if n else 3).astype(np.float32) for name, n in sizes.items()}
