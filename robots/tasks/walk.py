@@ -82,7 +82,7 @@ class A1Walk(Task):
     each leg.
 
     Reward per step, e and u the velocity and yaw-rate errors: `velocity` = 1.5 (1 - min(|e| / 0.5, 2)) +
-    0.5 exp(-(e / 0.15)^2), `yaw` = 0.5 exp(-(u / 0.35)^2) - 1.5 min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
+    0.5 exp(-(e / 0.15)^2), `yaw` = 0.5 exp(-(u / 0.35)^2) - min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
     action_change, `power` = -0.002 power, `roll_pitch` = -0.02 (wx^2 + wy^2), `upright` = -0.5 (gx^2 + gy^2), `gait` =
     mean over the feet of s - 0.5, s = D while a foot stands and 1 - D else, D = sigmoid(+-8 sin(clock)): + for FR and
     RL, - for FL and RR, a trot; `lift` = 2 mean over the feet of (1 - D) min(clearance / 0.04 m, 1); `slip` = -1.5 mean
@@ -284,7 +284,7 @@ class A1Walk(Task):
         feet = len(cls.legs.phase)
         return {
             "velocity": 1.5 * (1.0 - min(abs(e) / 0.5, 2.0)) + 0.5 * math.exp(-((e / 0.15) ** 2)),
-            "yaw": 0.5 * math.exp(-((u / 0.35) ** 2)) - 1.5 * min(abs(u), 1.0),
+            "yaw": 0.5 * math.exp(-((u / 0.35) ** 2)) - min(abs(u), 1.0),
             "sideways": -0.3 * abs(vy),
             "smooth": -0.03 * signals["action_change"][0],
             "power": -0.002 * signals["power"][0],
