@@ -8,7 +8,7 @@ from typing import Protocol
 
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.sensors import MAX_LATENCY
-from simtoreal.robots.world import State
+from simtoreal.robots.world import State, exceeds
 
 STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered over torque asked for")
 LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a command to its effect")
@@ -105,7 +105,7 @@ class PDDrive:
         if gravity:
             strength = self._strength
             out = [t + strength * g for t, g in zip(out, gravity, strict=True)]
-        if max(out) > self._least_limit or min(out) < -self._least_limit:
+        if exceeds(out, self._least_limit):
             out = [min(max(t, -limit), limit) for t, limit in zip(out, self._limit, strict=True)]
         return out
 

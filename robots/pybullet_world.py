@@ -6,6 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ GRAVITY = 9.81  # [m/s^2]
 MAX_SLOPE = 0.35  # [rad]
 SOLVER_ITERATIONS = 50
 ALOFT = 10.0  # [m] above any contact
+POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
 SAME = 1e-9  # relative: what the engine says it holds against what was written
 
 
@@ -58,7 +60,6 @@ class PyBulletWorld(World):
         }
         self._client = bullet.connect(bullet.GUI if gui else bullet.DIRECT)
         self._marker: int | None = None
-        self._saved: int | None = None
         try:
             self._load()
         except BaseException:
@@ -107,7 +108,7 @@ class PyBulletWorld(World):
         self._base_place, self._base_turn = place, turn
         self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
-        self._marker = self._saved = None
+        self._marker = None
         self._plan()
 
     def _table(self) -> int:
@@ -311,12 +312,16 @@ class PyBulletWorld(World):
             bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)
             bullet.performCollisionDetection(physicsClientId=c)  # else the feet report the contacts of the past
 
+    def joint_state(self) -> State:
+        states = bullet.getJointStates(self._body, self._joint_indices, physicsClientId=self._client)
+        q, qd = list(map(POSITION, states)), list(map(VELOCITY, states))
+        return (q, qd, []) if self._robot.floating else (q, qd)
+
     def state(self) -> State:
-        c, body = self._client, self._body
-        states = bullet.getJointStates(body, self._joint_indices, physicsClientId=c)
-        q, qd = [s[0] for s in states], [s[1] for s in states]
-        if not self._robot.floating:
+        q, qd, *base = self.joint_state()
+        if not base:
             return q, qd
+        c, body = self._client, self._body
         place, turn = bullet.getBasePositionAndOrientation(body, physicsClientId=c)
         linear, angular = bullet.getBaseVelocity(body, physicsClientId=c)
         return q, qd, [*place, *turn, *linear, *angular]
@@ -347,18 +352,15 @@ class PyBulletWorld(World):
         )
         bullet.stepSimulation(physicsClientId=self._client)
 
-    def bare_steps(self, torque: Sequence[float], steps: int) -> None:
-        """The engine calls that no torque controller can avoid, `steps` times: for benchmarks. Begins each time where
-        the world was at the first call."""
-        c = self._client
-        if self._saved is None:
-            self._saved = bullet.saveState(physicsClientId=c)
-        bullet.restoreState(self._saved, physicsClientId=c)
-        for _ in range(steps):
-            bullet.getJointStates(self._body, self._joint_indices, physicsClientId=c)
-            bullet.setJointMotorControlArray(
-                self._body, self._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=c
-            )
+    def bare_steps(self, torques: Sequence[Sequence[float]], *, gravity: bool) -> None:
+        """The engine calls that no joint controller can avoid, a step for each of `torques`, and nothing else: for
+        benchmarks. One with `gravity` compensation asks for its torques too."""
+        c, body, joints = self._client, self._body, self._joint_indices
+        for torque in torques:
+            bullet.getJointStates(body, joints, physicsClientId=c)
+            if gravity:
+                bullet.calculateInverseDynamics(body, self._zero, self._zero, self._zero, physicsClientId=c)
+            bullet.setJointMotorControlArray(body, joints, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=c)
             bullet.stepSimulation(physicsClientId=c)
 
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:

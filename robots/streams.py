@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 ROWS = 64  # drawn at a time
 
@@ -21,14 +21,11 @@ class NormalStream:
         word = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
         self._generator = np.random.Generator(np.random.Philox(key=np.array([word, seed], np.uint64)))
         self._size = size
-        self._block: NDArray[np.float64] = np.empty((0, size))
-        self._next = 0
+        self._rows: Iterator[list[float]] = iter(())
 
     def row(self) -> list[float]:
         """The next row."""
-        if self._next == len(self._block):
-            self._block = self._generator.standard_normal((ROWS, self._size))
-            self._next = 0
-        self._next += 1
-        row: list[float] = self._block[self._next - 1].tolist()
-        return row
+        for row in self._rows:
+            return row
+        self._rows = iter(self._generator.standard_normal((ROWS, self._size)).tolist())
+        return next(self._rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,8 @@ from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.scoring import HoldScorer, Scorer
-from simtoreal.robots.sensors import Sensor, StateRing
-from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state
+from simtoreal.robots.sensors import BASE, Sensor, StateRing
+from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state, exceeds
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             ]
         )
         self._scales = {p.name: (p.nominal, (p.high - p.low) or 1.0) for p in self.parameters.values()}
-        self._ring = StateRing(self.physics_dt)
+        self._ring = StateRing(self.physics_dt, self._substeps)
         self._delay = CommandDelay(self.physics_dt, self._substeps)
         self._values: dict[str, float] = {}
         self._write(self.parameters.nominal)
@@ -179,6 +180,10 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         if self._pushes:
             self._pushes.apply(values)
         self._values = values
+        # in which substeps the base is read: at the end for the reward, and where a sensor's age falls between two
+        n, late = self._substeps, [r.latency / self.physics_dt for r in self._readers.values() if r.which == BASE]
+        ages = {0} | {(int(age) + older) % n for age in late for older in (0, 1)}
+        self._reads_base = [(n - 1 - substep) in ages for substep in range(n)]
         self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
         self.apply_bias()
 
@@ -265,11 +270,12 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, float)
+        given: list[float] = action.tolist()
         if action.shape != self.action_space.shape:
             raise ValueError(f"action must have shape {self.action_space.shape}, got {action.shape}")
         self._step_count += 1
         truncated = self._step_count >= self.horizon
-        if not np.isfinite(action).all():
+        if not all(map(math.isfinite, given)):
             info = {
                 "is_success": False,
                 "invalid_action": True,
@@ -278,7 +284,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
                 "reward_signals": self.signals(self._state),
             }
             return self._as_space(), self.failure_reward, True, False, info
-        self._given_action = action.tolist()
+        self._given_action = given
         self._command = self.command_layout.command(action, self._observation, self.observation_layout).tolist()
         if self._pushes and (blow := self._pushes.due(self._step_count - 1)):
             self.world.push(blow)
@@ -317,13 +323,14 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         state = self._state
         needs_gravity, bound = self.compensates_gravity, self.velocity_bound
         gravity: Sequence[float] = ()
-        for target in self._delay.schedule(command, self._values["actuator.latency"]):
+        targets = self._delay.schedule(command, self._values["actuator.latency"])
+        for target, reads_base in zip(targets, self._reads_base, strict=True):
             if needs_gravity:
                 gravity = world.gravity_torque(state[0])
             torque = drive.torque(state, target, gravity)
             world.step(torque)
-            state = world.state()
-            if max(state[1]) > bound or min(state[1]) < -bound:
+            state = world.state() if reads_base else world.joint_state()
+            if exceeds(state[1], bound):
                 break  # a drive can damp in one control step what no robot can do
             ring.push(state)
         self.torque = torque
