@@ -15,6 +15,7 @@ from simtoreal.robots.world import State, World
 MAX_LATENCY = 0.1  # [s] of any sensor or actuator
 PARTS = {"position": 0, "velocity": 1}  # of a State, of its joints
 BASE = 2  # its third part
+NOTHING: State = ([], [], [])  # of a state that was not kept
 ATTITUDE = (3, 4, 5, 6, 10, 11, 12)  # of a base: its quaternion and its angular velocity
 
 
@@ -99,11 +100,19 @@ class Imu(Sensor):
         return ImuReader(world)
 
 
+def kept_substeps(latencies: Sequence[float], physics_dt: float, substeps: int) -> list[bool]:
+    """For each substep of a control step: will anyone look at the state after it? The last counts always, then the two
+    between which a reading of a sensor with one of these `latencies` [s] falls."""
+    whole = [int(latency / physics_dt) for latency in latencies]
+    ages = {0}.union(*({age % substeps, (age + 1) % substeps} for age in whole))
+    return [age in ages for age in reversed(range(substeps))]
+
+
 class StateRing:
     """The states after each of the last physics substeps (Tan et al. 2018, arXiv 1804.10332).
 
-    A reading of age `latency` is one linear interpolation between two substeps: the nearest in which that part of the
-    state was asked for. That is in one of `gap` substeps at least.
+    A reading of age `latency` is one linear interpolation between two substeps: the nearest of which that part of the
+    state is there. It may be left out, all of it by pushing NOTHING, but not `gap` times on end.
     """
 
     def __init__(self, physics_dt: float, gap: int = 1) -> None:

@@ -20,7 +20,7 @@ from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.scoring import HoldScorer, Scorer
-from simtoreal.robots.sensors import BASE, Sensor, StateRing
+from simtoreal.robots.sensors import BASE, NOTHING, Sensor, StateRing, kept_substeps
 from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state, exceeds
 
 
@@ -180,10 +180,11 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         if self._pushes:
             self._pushes.apply(values)
         self._values = values
-        # in which substeps the base is read: at the end for the reward, and where a sensor's age falls between two
-        n, late = self._substeps, [r.latency / self.physics_dt for r in self._readers.values() if r.which == BASE]
-        ages = {0} | {(int(age) + older) % n for age in late for older in (0, 1)}
-        self._reads_base = [(n - 1 - substep) in ages for substep in range(n)]
+        late, late_base = (
+            kept_substeps([r.latency for r in readers], self.physics_dt, self._substeps)
+            for readers in (self._readers.values(), [r for r in self._readers.values() if r.which == BASE])
+        )
+        self._kept = list(zip(late, late_base, strict=True))
         self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
         self.apply_bias()
 
@@ -324,15 +325,15 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         needs_gravity, bound = self.compensates_gravity, self.velocity_bound
         gravity: Sequence[float] = ()
         targets = self._delay.schedule(command, self._values["actuator.latency"])
-        for target, reads_base in zip(targets, self._reads_base, strict=True):
+        for target, (keep, keep_base) in zip(targets, self._kept, strict=True):
             if needs_gravity:
                 gravity = world.gravity_torque(state[0])
             torque = drive.torque(state, target, gravity)
             world.step(torque)
-            state = world.state() if reads_base else world.joint_state()
+            state = world.state() if keep_base else world.joint_state()
             if exceeds(state[1], bound):
                 break  # a drive can damp in one control step what no robot can do
-            ring.push(state)
+            ring.push(state if keep else NOTHING)
         self.torque = torque
         check_state(state, self.velocity_bound)
         self._state = state

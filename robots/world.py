@@ -10,6 +10,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +28,7 @@ class PhysicsFault(RuntimeError):
     """The engine's state is not physical any more: not finite, or faster than anything on this robot can be."""
 
 
-@dataclass(frozen=True)
-class FootState:
+class FootState(NamedTuple):
     """Each foot now: does it touch the ground, where it is [m] and how fast [m/s], in the ground's axes; and whether
     any other part of the robot touches the ground."""
 
@@ -134,6 +135,6 @@ def exceeds(numbers: Sequence[float], bound: float) -> bool:
 
 def check_state(state: State, velocity_bound: float) -> None:
     """Raise PhysicsFault unless every number is finite and every joint's |velocity| <= `velocity_bound`."""
-    if not all(math.isfinite(math.hypot(*part)) for part in state) or exceeds(state[1], velocity_bound):
+    if not math.isfinite(math.hypot(*chain.from_iterable(state))) or exceeds(state[1], velocity_bound):
         fastest = max(map(abs, state[1]))
         raise PhysicsFault(f"joint speed {fastest:g} against a bound of {velocity_bound:g}, positions {state[0]}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import gt, mul
 from typing import Any, ClassVar
 
 import numpy as np
@@ -125,6 +126,7 @@ class A1Walk(Task):
     }
     mirrors = True
     _limits = tuple(catalog.a1().model.joints[joint] for joint in catalog.A1_JOINTS)
+    _speed_limits = tuple(joint.velocity for joint in _limits)  # [rad/s]
     observation_layout = Layout(
         Field("gravity", 3, "-", "base", ("x", "y", "z"), "direction of gravity"),
         Field("angular_velocity", 3, "rad/s", "base", ("x", "y", "z")),
@@ -223,7 +225,7 @@ class A1Walk(Task):
         segment = min(answered // self._hold_steps, len(self._commands) - 1)
         forward, turn = self._commands[segment]
         action = self._given_action
-        change = sum((a - b) ** 2 for a, b in zip(action, self._last_action, strict=True))
+        change = math.dist(action, self._last_action) ** 2
         self._last_action = action
         radius = self.legs.foot_radius
         return {
@@ -237,7 +239,7 @@ class A1Walk(Task):
                 math.hypot(v[0], v[1]) if contact else 0.0
                 for v, contact in zip(feet.velocity, feet.contact, strict=True)
             ],
-            "power": (sum(abs(t * v) for t, v in zip(self.torque, state[1], strict=True)),),
+            "power": (sum(map(abs, map(mul, self.torque, state[1]))),),
             "action_change": (change,),
             "gait_clock": self._clock(),
             "velocity_command": (forward,),
@@ -306,7 +308,7 @@ class A1Walk(Task):
         return signals["gravity"][2] > -UPRIGHT or signals["base_height"][0] < cls.legs.fallen
 
     def violates(self) -> bool:
-        too_fast = any(abs(v) > joint.velocity for v, joint in zip(self._state[1], self._limits, strict=True))
+        too_fast = any(map(gt, map(abs, self._state[1]), self._speed_limits))
         return too_fast or self._touches
 
     def augment(

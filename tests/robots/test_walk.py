@@ -192,7 +192,7 @@ def test_the_base_is_read_where_the_imu_needs_it(walk, latency):
     env, every = walk(), walk()
     for each in (env, every):
         each.reset(seed=0, options={"parameters": {"sensor.imu.latency": latency}})
-    every._reads_base = [True] * 10
+    every._kept = [(True, True)] * 10
     rng = np.random.default_rng(0)
     for _ in range(15):
         action = rng.uniform(-0.5, 0.5, 12).astype(np.float32)
