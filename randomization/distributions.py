@@ -65,7 +65,8 @@ class Uniform:
         return self.low, self.high
 
     def ppf(self, u: float) -> float:
-        return min(self.low + u * (self.high - self.low), self.high)
+        value = self.low + u * (self.high - self.low)
+        return value if value < self.high else self.high
 
 
 @dataclass(frozen=True)

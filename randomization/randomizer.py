@@ -162,6 +162,7 @@ class Randomizer:
             self.distributions[name] = entry.resolve(name, table[name])
             streams.append(entry.shared or name)
         self._streams = tuple(streams)
+        self._draws = [(name, d.ppf, *self._bounds[name]) for name, d in self.distributions.items()]
         rows = zip(self.distributions.items(), streams, strict=True)
         text = "\n".join(sorted(f"{name} {stream} {distribution!r}" for (name, distribution), stream in rows))
         self._version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -190,11 +191,10 @@ class Randomizer:
         if not self._streams:
             return {}
         values = {}
-        for (name, distribution), u in zip(
-            self.distributions.items(), uniforms(seed, env, episode, self._streams).tolist(), strict=True
-        ):
-            low, high = self._bounds[name]
-            values[name] = min(max(distribution.ppf(u), low), high)
+        numbers = uniforms(seed, env, episode, self._streams).tolist()
+        for (name, ppf, low, high), u in zip(self._draws, numbers, strict=True):
+            value = ppf(u)
+            values[name] = value if low <= value <= high else min(max(value, low), high)
         return values
 
     def _clip(self, name: str, low: float, high: float) -> tuple[float, float]:

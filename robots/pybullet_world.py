@@ -268,7 +268,7 @@ class PyBulletWorld(World):
         for joint damping and motor force."""
         out, real = dict(self._values), self._held()
         for name, held in real.items():
-            if not math.isclose(out[name], held, rel_tol=SAME, abs_tol=SAME):
+            if held != out[name] and not math.isclose(out[name], held, rel_tol=SAME, abs_tol=SAME):
                 out[name] = held
         return out
 
@@ -299,14 +299,15 @@ class PyBulletWorld(World):
 
     def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
         c = self._client
-        # a step uses up whatever external force is still pending: it would leak through resetJointState
-        bullet.stepSimulation(physicsClientId=c)
-        for index, q, qd in zip(self._joint_indices, position, velocity, strict=True):
-            bullet.resetJointState(self._body, index, q, qd, physicsClientId=c)
         if base:
             # lifted off, every contact ends; else what is cached of the past weighs on the next episode's first steps
             bullet.resetBasePositionAndOrientation(self._body, (0, 0, ALOFT), (0, 0, 0, 1), physicsClientId=c)
-            bullet.performCollisionDetection(physicsClientId=c)
+        # a step uses up whatever external force is still pending: it would leak through a reset of the joints
+        bullet.stepSimulation(physicsClientId=c)
+        bullet.resetJointStatesMultiDof(
+            self._body, self._joint_indices, [[q] for q in position], [[qd] for qd in velocity], physicsClientId=c
+        )
+        if base:
             place, turn = bullet.multiplyTransforms(base[:3], base[3:7], self._base_place, self._base_turn)
             bullet.resetBasePositionAndOrientation(self._body, place, turn, physicsClientId=c)
             bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)

@@ -163,10 +163,9 @@ class SensorReader(ABC):
         self.which = which
         self._size = size
         self._latency_name, self._noise_names, self._bias_names = latency, list(noise), list(bias)
-        self._stream_name = f"sensor.{name}.noise"
-        self._stream: NormalStream | None = None
+        self._stream = NormalStream(f"sensor.{name}.noise", size, seed=0)
         self._silence = [0.0] * size
-        self._seed = 0
+        self._seed, self._streams = 0, False  # a stream begins with the first noise of an episode
         self.latency = 0.0
         self._noise = [0.0] * size
         self._noisy = False
@@ -175,7 +174,7 @@ class SensorReader(ABC):
     def start(self, seed: int) -> None:
         """Begin an episode; its noise follows from `seed`."""
         self._seed = seed
-        self._stream = None
+        self._streams = False
 
     def apply(self, values: Mapping[str, float]) -> None:
         self.latency = values[self._latency_name]
@@ -198,11 +197,12 @@ class SensorReader(ABC):
     def read(self, ring: StateRing, control_step: int) -> list[float]:
         """One reading, at control step `control_step` of the episode (the noise row follows it)."""
         true = self._true(ring)
-        if self._noisy and self._stream is None:
-            self._stream = NormalStream(self._stream_name, self._size, self._seed)
+        if self._noisy and not self._streams:
+            self._streams = True
+            self._stream.restart(self._seed)
             for _ in range(control_step):
                 self._stream.row()
-        row = self._stream.row() if self._stream else self._silence
+        row = self._stream.row() if self._streams else self._silence
         return [v + b + s * z for v, b, s, z in zip(true, self.bias, self._noise, row, strict=True)]
 
 

@@ -89,6 +89,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         if abs(steps - round(steps)) > 1e-6:
             raise ValueError(f"control_dt must be a whole number of physics steps, got {steps:.3f}")
         self.render_mode = render_mode
+        self._privileged = privileged
         self.metadata = self.metadata | {"render_fps": round(1.0 / self.control_dt)}
         self._substeps = round(steps)
         self.world: World = PyBulletWorld(
@@ -118,7 +119,6 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             if privileged
             else self.observation_layout.space()
         )
-        self._privileged = privileged
         self._broken = False
 
     @abstractmethod
@@ -185,7 +185,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             for readers in (self._readers.values(), [r for r in self._readers.values() if r.which == BASE])
         )
         self._kept = list(zip(late, late_base, strict=True))
-        self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
+        if self._privileged:
+            self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
         self.apply_bias()
 
     def apply_bias(self) -> None:

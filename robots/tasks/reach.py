@@ -14,6 +14,7 @@ from simtoreal.robots import catalog
 from simtoreal.robots.actuators import Drive, PDDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.sensors import JointSensor
+from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
 
@@ -100,8 +101,8 @@ class PandaReach(Task):
         self.drive.encoder_bias = self._readers["joint_position"].bias
 
     def start(self, rng: np.random.Generator) -> Start:
-        self._goal = rng.uniform(GOAL_LOW, GOAL_HIGH).tolist()
-        position = (np.array(HOME) + rng.uniform(-0.02, 0.02, 7)).tolist()
+        self._goal = uniform(rng, GOAL_LOW, GOAL_HIGH)
+        position = uniform(rng, [q - 0.02 for q in HOME], [q + 0.02 for q in HOME])
         held = [q + b for q, b in zip(position, self._readers["joint_position"].bias, strict=True)]
         return Start(position, [0.0] * 7, held)
 

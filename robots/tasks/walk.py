@@ -18,6 +18,7 @@ from simtoreal.robots.gait import WalkLimits, WalkScorer
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.mirror import Mirror, make_mirror, mirrored
 from simtoreal.robots.sensors import BASE, Imu, JointSensor
+from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
 
@@ -194,12 +195,12 @@ class A1Walk(Task):
 
     def start(self, rng: np.random.Generator) -> Start:
         segments = math.ceil(self.horizon / self._hold_steps)
-        drawn = rng.uniform((FORWARD[0], TURN[0]), (FORWARD[1], TURN[1]), (segments, 2)).tolist()
-        self._commands = [(velocity, turn) for velocity, turn in drawn]
+        low, high = zip(FORWARD, TURN, strict=True)
+        self._commands = [(velocity, turn) for velocity, turn in (uniform(rng, low, high) for _ in range(segments))]
         self._phase = float(rng.uniform(0.0, 2.0 * math.pi))
         self._last_action = [0.0] * len(self.commanded_joints)
         stand = self.legs.stand * len(self.robot.feet)
-        position = [q + e for q, e in zip(stand, rng.uniform(-0.05, 0.05, len(stand)).tolist(), strict=True)]
+        position = uniform(rng, [q - 0.05 for q in stand], [q + 0.05 for q in stand])
         base = (0.0, 0.0, self.legs.height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
         return Start(position, [0.0] * len(position), stand, base)
 
