@@ -354,11 +354,15 @@ class PyBulletWorld(World):
         bullet.stepSimulation(physicsClientId=self._client)
 
     def bare_steps(self, torques: Sequence[Sequence[float]], *, gravity: bool) -> None:
-        """The engine calls that no joint controller can avoid, a step for each of `torques`, and nothing else: for
-        benchmarks. One with `gravity` compensation asks for its torques too."""
+        """The engine calls of a joint controller, a step for each of `torques`, and nothing else: for benchmarks. It
+        reads the state (of a floating robot the base too), with `gravity` compensation asks for its torques, writes
+        torques and steps."""
         c, body, joints = self._client, self._body, self._joint_indices
         for torque in torques:
             bullet.getJointStates(body, joints, physicsClientId=c)
+            if self._robot.floating:
+                bullet.getBasePositionAndOrientation(body, physicsClientId=c)
+                bullet.getBaseVelocity(body, physicsClientId=c)
             if gravity:
                 bullet.calculateInverseDynamics(body, self._zero, self._zero, self._zero, physicsClientId=c)
             bullet.setJointMotorControlArray(body, joints, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=c)

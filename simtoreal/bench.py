@@ -7,6 +7,7 @@ and beside them what a step costs in CPU time of all processes.
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import statistics
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +31,8 @@ from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.progress import console
 from simtoreal.randomization.messages import nearest
+from simtoreal.randomization.wrapper import RandomizedEnv
+from simtoreal.robots import pybullet_world
 from simtoreal.runs import versions
 from simtoreal.worker_handle import process_seconds
 from simtoreal.worker_vector import WorkerVectorEnv
@@ -83,7 +87,7 @@ def _interleaved(
 def bench_step(rounds: int) -> list[Row]:
     """A control step with everything on against the Bullet calls alone that such a controller cannot avoid.
 
-    Each physics step has one reading of the joints, one write of their torques and one step. The bare robot is given
+    Each physics step has one reading of the state, one write of torques and one step. The bare robot is given
     the torques that ours was given, from the same start and with the same parameters: so both go through the same
     states and touch the ground at the same points, and the engine has the same to do.
     """
@@ -120,6 +124,63 @@ def bench_step(rounds: int) -> list[Row]:
         twin.close()
         env.close()
     return rows
+
+
+def bench_reset(rounds: int) -> list[Row]:
+    """A randomized reset (a draw of every parameter, the start, the first observation and the report of what really
+    applies) against the writes to Bullet alone that it makes: the parameters that changed, joints, base."""
+    rows = []
+    for short, full in build.task_ids().items():
+        make = [build.make_env(full) for _ in range(2)]
+        randomizer = build.make_randomizer(short, make[0], short)
+        assert randomizer is not None
+        env, twin = (RandomizedEnv(each, randomizer) for each in make)
+        env.reset()
+        turns = itertools.cycle(_writes(twin, resets=32))
+
+        def ours(env: Any = env) -> None:
+            env.reset()
+
+        def bare(turns: Any = turns) -> None:
+            for write in next(turns):
+                write()
+
+        mine, theirs, ratio = _interleaved(ours, bare, repeat=100, rounds=rounds)
+        what = f"{short}: one reset, {len(randomizer.names)} parameters drawn, written and read back"
+        rows.append(Row("reset", what, mine * 1e3, "its writes to Bullet alone", theirs * 1e3, "ms", ratio))
+        twin.close()
+        env.close()
+    return rows
+
+
+class _Noted:
+    """Stands in for the engine's module and notes the calls that write to it."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.writes: list[Work] = []
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._engine, name)
+        if not name.startswith(("change", "set", "reset")):
+            return call
+
+        def noted(*args: Any, **options: Any) -> Any:
+            self.writes.append(partial(call, *args, **options))
+            return call(*args, **options)
+
+        return noted
+
+
+def _writes(env: Any, resets: int) -> list[list[Work]]:
+    """What each of some resets writes to the engine."""
+    noted = []
+    with mock.patch.object(pybullet_world, "bullet", _Noted(vars(pybullet_world)["bullet"])) as engine:
+        for _ in range(resets):
+            engine.writes = []
+            env.reset()
+            noted.append(engine.writes)
+    return noted
 
 
 def _torques(env: Any, actions: Sequence[np.ndarray]) -> list[list[float]]:
@@ -313,6 +374,7 @@ def bench_workers(rounds: int) -> list[Row]:
 
 BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
     "step": bench_step,
+    "reset": bench_reset,
     "update": bench_update,
     "inference": bench_inference,
     "workers": bench_workers,
@@ -351,7 +413,7 @@ def print_bench(result: Mapping[str, Any]) -> None:
     for column in ("benchmark", "what", "ours", "peer", "its figure", "unit", "ratio"):
         table.add_column(column)
     for row in result["rows"]:
-        figures = [f"{row[key]:,.1f}" for key in ("ours", "peer")]
+        figures = [f"{row[key]:,.{1 if row[key] >= 10 else 3}f}" for key in ("ours", "peer")]
         table.add_row(
             row["name"], row["what"], figures[0], row["peer_name"], figures[1], row["unit"], f"{row['ratio']:.2f}"
         )

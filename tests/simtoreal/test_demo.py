@@ -14,6 +14,7 @@ import simtoreal.demo  # a module that is called as a verb; the fixture needs th
 from simtoreal import progress
 from simtoreal.build import make_env
 from simtoreal.cli import make_parser
+from simtoreal.randomization import Preset, RandomizedEnv, Randomizer
 
 
 @pytest.fixture
@@ -74,6 +75,18 @@ def test_a_step_and_the_bare_engine_go_through_the_same_states():
     assert twin.unwrapped.world.state() == env.unwrapped.world.state()
     env.close()
     twin.close()
+
+
+def test_what_a_reset_writes_to_the_engine_is_all_that_its_peer_does():
+    env = make_env("simtoreal/CartPoleSwingUp-v0")
+    preset = Preset.loads("task: CartPoleSwingUp\nversion: 1\nentries:\n  link.pole.mass: {uniform: [0.05, 0.2]}\n")
+    env = RandomizedEnv(env, Randomizer(preset, env.get_wrapper_attr("parameters")))
+    writes = simtoreal.bench._writes(env, resets=3)
+    assert [[write.func.__name__ for write in each] for each in writes] == [
+        ["changeDynamics", "resetJointStatesMultiDof"]
+    ] * 3
+    assert len({write.keywords["mass"] for write, _ in writes}) == 3
+    env.close()
 
 
 def test_workers_are_compared_by_rate_and_by_cost(cli, monkeypatch):
