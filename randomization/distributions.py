@@ -65,8 +65,7 @@ class Uniform:
         return self.low, self.high
 
     def ppf(self, u: float) -> float:
-        value = self.low + u * (self.high - self.low)
-        return value if value < self.high else self.high
+        return min(self.low + u * (self.high - self.low), self.high)
 
 
 @dataclass(frozen=True)
@@ -215,6 +214,14 @@ class Affine:
 
     def ppf(self, u: float) -> float:
         return self.offset + self.scale * self.inner.ppf(u if self.scale > 0 else 1.0 - u)
+
+
+def line(distribution: Distribution) -> tuple[float, float] | None:
+    """The values at u = 0 and 1 of a distribution whose quantile function is a straight line, else None."""
+    match distribution:
+        case Uniform() | Affine(Uniform()):
+            return distribution.bounds
+    return None
 
 
 KINDS = ("uniform", "log_uniform", "truncated_normal", "choice", "intervals", "constant")

@@ -6,6 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 
 import numpy as np
@@ -44,8 +45,8 @@ class PyBulletWorld(World):
 
     Facts of PyBullet that shape this class: `changeDynamics(mass=...)` swaps the URDF's inertia for the collision
     shape's, so both are always written together; some of its keys redirect the others to the base link, so one
-    key (or one documented pair) goes into a call; there is no setter for a centre of mass, so mass is moved between
-    ballast links; a base's pose is that of its inertial frame, which is not the link's.
+    key (or one documented pair, and with mass a joint's damping) goes into a call; there is no setter for a centre of
+    mass, so mass is moved between ballast links; a base's pose is that of its inertial frame, which is not the link's.
     """
 
     def __init__(self, robot: Robot, physics_dt: float, *, rendering: bool = False, gui: bool = False) -> None:
@@ -53,6 +54,7 @@ class PyBulletWorld(World):
             raise ValueError("render_mode 'human' needs a display; use 'rgb_array' or --video FILE")
         self.physics_dt = physics_dt
         self._robot = robot
+        self._floating = robot.floating
         self._rendering = rendering or gui
         self._movable = {
             link: MovableMass(robot.inertials.get(link) or robot.model.inertial(link), reach)
@@ -67,6 +69,7 @@ class PyBulletWorld(World):
             raise
         self.joints = tuple(self._joint_names)
         self.parameters = tuple(self._parameters())
+        self._names = [parameter.name for parameter in self.parameters]
 
     def _load(self) -> None:
         c = self._client
@@ -107,6 +110,10 @@ class PyBulletWorld(World):
         place, turn = bullet.getDynamicsInfo(self._body, -1, physicsClientId=c)[3:5]
         self._base_place, self._base_turn = place, turn
         self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
+        joints, on = (self._body, self._joint_indices), {"physicsClientId": c}
+        self._joint_states = partial(bullet.getJointStates, *joints, **on)
+        self._write_torque = partial(bullet.setJointMotorControlArray, *joints, bullet.TORQUE_CONTROL, **on)
+        self._step = partial(bullet.stepSimulation, **on)
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
         self._marker = None
         self._plan()
@@ -186,6 +193,8 @@ class PyBulletWorld(World):
     def _plan(self) -> None:
         """Which engine field follows from which parameters: worked out once, since every reset goes through it."""
         index, robot = self._link_index, self._robot
+        joints = list(zip(self._joint_names, self._joint_indices, strict=True))
+        dampings = {i: f"joint.{joint}.damping" for joint, i in joints}
         self._masses = [
             (
                 index[name],
@@ -193,6 +202,7 @@ class PyBulletWorld(World):
                 mass,
                 inertia,
                 self._movable[name].body.mass if name in self._movable else mass,
+                dampings.pop(index[name], None),
             )
             for name, (mass, _, inertia) in self._nominal.items()
             if self._has_mass(name)
@@ -208,10 +218,8 @@ class PyBulletWorld(World):
             for link, movable in self._movable.items()
         ]
         self._payloads = [(index[f"{link}_ballast"], f"link.{link}.payload") for link in robot.payload]
-        self._drags = [
-            (i, f"joint.{joint}.damping", f"joint.{joint}.friction")
-            for joint, i in zip(self._joint_names, self._joint_indices, strict=True)
-        ]
+        self._dampings = list(dampings.items())  # of joints whose link has no mass of its own
+        self._drags = [(i, f"joint.{joint}.friction") for joint, i in joints]
 
     def _has_mass(self, link: str) -> bool:
         return (self._link_index[link] >= 0 or self._robot.floating) and self._nominal[link][0] > 0.0
@@ -222,9 +230,13 @@ class PyBulletWorld(World):
 
     def _fields(self, values: Mapping[str, float]) -> Iterator[tuple[str, int, tuple[float, ...]]]:
         """Every engine field that follows from the complete vector: what, link index, numbers."""
-        for index, name, own, (xx, yy, zz), whole in self._masses:
+        for index, name, own, (xx, yy, zz), whole, damping in self._masses:
             ratio = values[name] / whole
-            yield "mass", index, (ratio * own, ratio * xx, ratio * yy, ratio * zz)
+            inertial = (ratio * own, ratio * xx, ratio * yy, ratio * zz)
+            if damping:
+                yield "massAndDamping", index, (*inertial, values[damping])
+            else:
+                yield "mass", index, inertial
         for index, name in self._frictions:
             yield "lateralFriction", index, (values[name],)
         for movable, name, (x, y, z), marks in self._centres:
@@ -232,9 +244,10 @@ class PyBulletWorld(World):
                 yield "mass", marks[mark], (mass, 0.0, 0.0, 0.0)
         for index, name in self._payloads:
             yield "mass", index, (values[name], 0.0, 0.0, 0.0)
-        for index, damping, friction in self._drags:
-            yield "jointDamping", index, (values[damping],)
-            yield "jointFriction", index, (values[friction],)
+        for index, name in self._dampings:
+            yield "jointDamping", index, (values[name],)
+        for index, name in self._drags:
+            yield "jointFriction", index, (values[name],)
         if self._robot.floating:
             yield "groundFriction", -1, (values["ground.friction"],)
             yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
@@ -247,6 +260,11 @@ class PyBulletWorld(World):
             if what == "mass":
                 bullet.changeDynamics(
                     self._body, link, mass=numbers[0], localInertiaDiagonal=numbers[1:], physicsClientId=c
+                )
+            elif what == "massAndDamping":
+                mass, *inertia, damping = numbers
+                bullet.changeDynamics(
+                    self._body, link, mass=mass, localInertiaDiagonal=inertia, jointDamping=damping, physicsClientId=c
                 )
             elif what == "jointFriction":
                 # a velocity motor towards rest, limited to this effort, is Coulomb friction solved implicitly
@@ -261,7 +279,7 @@ class PyBulletWorld(World):
             else:
                 bullet.changeDynamics(self._body, link, **{what: numbers[0]}, physicsClientId=c)
             written[what, link] = numbers
-        self._values = {p.name: values[p.name] for p in self.parameters}
+        self._values = {name: values[name] for name in self._names}
 
     def read_back(self) -> dict[str, float]:
         """What was written, where the engine says that it holds it, else what the engine says. PyBullet has no getter
@@ -314,9 +332,9 @@ class PyBulletWorld(World):
             bullet.performCollisionDetection(physicsClientId=c)  # else the feet report the contacts of the past
 
     def joint_state(self) -> State:
-        states = bullet.getJointStates(self._body, self._joint_indices, physicsClientId=self._client)
+        states = self._joint_states()
         q, qd = list(map(POSITION, states)), list(map(VELOCITY, states))
-        return (q, qd, []) if self._robot.floating else (q, qd)
+        return (q, qd, []) if self._floating else (q, qd)
 
     def state(self) -> State:
         q, qd, *base = self.joint_state()
@@ -348,10 +366,8 @@ class PyBulletWorld(World):
         )
 
     def step(self, torque: Sequence[float]) -> None:
-        bullet.setJointMotorControlArray(
-            self._body, self._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=self._client
-        )
-        bullet.stepSimulation(physicsClientId=self._client)
+        self._write_torque(forces=torque)
+        self._step()
 
     def bare_steps(self, torques: Sequence[Sequence[float]], *, gravity: bool) -> None:
         """The engine calls of a joint controller, a step for each of `torques`, and nothing else: for benchmarks. It

@@ -113,6 +113,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._values: dict[str, float] = {}
         self._write(self.parameters.nominal)
         self.action_space: spaces.Space[Any] = self.command_layout.space()
+        self._action_shape = (self.command_layout.size,)
         self.privileged_layout = self._privileged_layout()
         self.observation_space: spaces.Space[Any] = (
             spaces.Dict({"policy": self.observation_layout.space(), "privileged": self.privileged_layout.space()})
@@ -273,8 +274,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, float)
         given: list[float] = action.tolist()
-        if action.shape != self.action_space.shape:
-            raise ValueError(f"action must have shape {self.action_space.shape}, got {action.shape}")
+        if action.shape != self._action_shape:
+            raise ValueError(f"action must have shape {self._action_shape}, got {action.shape}")
         self._step_count += 1
         truncated = self._step_count >= self.horizon
         if not all(map(math.isfinite, given)):
