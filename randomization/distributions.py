@@ -216,6 +216,14 @@ class Affine:
         return self.offset + self.scale * self.inner.ppf(u if self.scale > 0 else 1.0 - u)
 
 
+def line(distribution: Distribution) -> tuple[float, float] | None:
+    """The values at u = 0 and 1 of a distribution whose quantile function is a straight line, else None."""
+    match distribution:
+        case Uniform() | Affine(Uniform()):
+            return distribution.bounds
+    return None
+
+
 KINDS = ("uniform", "log_uniform", "truncated_normal", "choice", "intervals", "constant")
 
 

@@ -20,6 +20,7 @@ _LOW = np.array([0xFFFFFFFF], dtype=np.uint64)  # arrays, since numpy is slower 
 _SHIFT = np.array([32], dtype=np.uint64)
 RoundKeys = tuple[NDArray[np.uint64], ...]
 ROUNDS = 10
+BLOCK = 16  # episodes whose seeds are made together
 
 
 def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -51,8 +52,17 @@ def uniforms(seed: int, env: int, episode: int, names: Sequence[str]) -> NDArray
 
 def episode_seed(seed: int, env: int, episode: int) -> int:
     """The seed in [0, 2^31) of one episode, for `env.reset(seed=…)`: any environment's generator takes it."""
-    words = _rounds(np.array(_counter(seed, env, episode), dtype=np.uint64)[:, None], _keys_of(("episode_seed",)))
-    return int(words[0, 0]) >> 1
+    _counter(seed, env, episode)
+    return _seeds(seed, env, episode // BLOCK)[episode % BLOCK]
+
+
+@lru_cache(maxsize=64)
+def _seeds(seed: int, env: int, block: int) -> list[int]:
+    """Of the episodes of a block: they follow one another, and all of them cost what one does."""
+    counters = [_counter(seed, env, block * BLOCK + i) for i in range(BLOCK)]
+    words = _rounds(np.array(counters, dtype=np.uint64).T, _keys_of(("episode_seed",)))
+    seeds: list[int] = (words[0] >> np.uint64(1)).tolist()
+    return seeds
 
 
 def _counter(seed: int, env: int, episode: int) -> tuple[int, int, int, int]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.sensors import MAX_LATENCY
-from simtoreal.robots.world import State
+from simtoreal.robots.world import State, exceeds
 
 STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered over torque asked for")
 LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a command to its effect")
@@ -99,13 +99,13 @@ class PDDrive:
         if command is not self._command:  # a command lasts for many physics steps
             self._command = command
             self._feed = [p * (c - b) for p, c, b in zip(self._kp, command, self._bias, strict=True)]
-        out = [
-            f - p * x - d * v for f, p, x, d, v in zip(self._feed, self._kp, state[0], self._kd, state[1], strict=True)
-        ]
+        now = zip(self._feed, self._kp, state[0], self._kd, state[1], strict=True)
         if gravity:
             strength = self._strength
-            out = [t + strength * g for t, g in zip(out, gravity, strict=True)]
-        if max(out) > self._least_limit or min(out) < -self._least_limit:
+            out = [f - p * x - d * v + strength * g for (f, p, x, d, v), g in zip(now, gravity, strict=True)]
+        else:
+            out = [f - p * x - d * v for f, p, x, d, v in now]
+        if exceeds(out, self._least_limit):
             out = [min(max(t, -limit), limit) for t, limit in zip(out, self._limit, strict=True)]
         return out
 

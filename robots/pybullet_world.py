@@ -6,6 +6,8 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ GRAVITY = 9.81  # [m/s^2]
 MAX_SLOPE = 0.35  # [rad]
 SOLVER_ITERATIONS = 50
 ALOFT = 10.0  # [m] above any contact
+POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
 SAME = 1e-9  # relative: what the engine says it holds against what was written
 
 
@@ -42,8 +45,8 @@ class PyBulletWorld(World):
 
     Facts of PyBullet that shape this class: `changeDynamics(mass=...)` swaps the URDF's inertia for the collision
     shape's, so both are always written together; some of its keys redirect the others to the base link, so one
-    key (or one documented pair) goes into a call; there is no setter for a centre of mass, so mass is moved between
-    ballast links; a base's pose is that of its inertial frame, which is not the link's.
+    key (or one documented pair, and with mass a joint's damping) goes into a call; there is no setter for a centre of
+    mass, so mass is moved between ballast links; a base's pose is that of its inertial frame, which is not the link's.
     """
 
     def __init__(self, robot: Robot, physics_dt: float, *, rendering: bool = False, gui: bool = False) -> None:
@@ -51,6 +54,7 @@ class PyBulletWorld(World):
             raise ValueError("render_mode 'human' needs a display; use 'rgb_array' or --video FILE")
         self.physics_dt = physics_dt
         self._robot = robot
+        self._floating = robot.floating
         self._rendering = rendering or gui
         self._movable = {
             link: MovableMass(robot.inertials.get(link) or robot.model.inertial(link), reach)
@@ -58,7 +62,6 @@ class PyBulletWorld(World):
         }
         self._client = bullet.connect(bullet.GUI if gui else bullet.DIRECT)
         self._marker: int | None = None
-        self._saved: int | None = None
         try:
             self._load()
         except BaseException:
@@ -66,6 +69,7 @@ class PyBulletWorld(World):
             raise
         self.joints = tuple(self._joint_names)
         self.parameters = tuple(self._parameters())
+        self._names = [parameter.name for parameter in self.parameters]
 
     def _load(self) -> None:
         c = self._client
@@ -106,8 +110,12 @@ class PyBulletWorld(World):
         place, turn = bullet.getDynamicsInfo(self._body, -1, physicsClientId=c)[3:5]
         self._base_place, self._base_turn = place, turn
         self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
+        joints, on = (self._body, self._joint_indices), {"physicsClientId": c}
+        self._joint_states = partial(bullet.getJointStates, *joints, **on)
+        self._write_torque = partial(bullet.setJointMotorControlArray, *joints, bullet.TORQUE_CONTROL, **on)
+        self._step = partial(bullet.stepSimulation, **on)
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
-        self._marker = self._saved = None
+        self._marker = None
         self._plan()
 
     def _table(self) -> int:
@@ -185,6 +193,8 @@ class PyBulletWorld(World):
     def _plan(self) -> None:
         """Which engine field follows from which parameters: worked out once, since every reset goes through it."""
         index, robot = self._link_index, self._robot
+        joints = list(zip(self._joint_names, self._joint_indices, strict=True))
+        dampings = {i: f"joint.{joint}.damping" for joint, i in joints}
         self._masses = [
             (
                 index[name],
@@ -192,6 +202,7 @@ class PyBulletWorld(World):
                 mass,
                 inertia,
                 self._movable[name].body.mass if name in self._movable else mass,
+                dampings.pop(index[name], None),
             )
             for name, (mass, _, inertia) in self._nominal.items()
             if self._has_mass(name)
@@ -207,10 +218,8 @@ class PyBulletWorld(World):
             for link, movable in self._movable.items()
         ]
         self._payloads = [(index[f"{link}_ballast"], f"link.{link}.payload") for link in robot.payload]
-        self._drags = [
-            (i, f"joint.{joint}.damping", f"joint.{joint}.friction")
-            for joint, i in zip(self._joint_names, self._joint_indices, strict=True)
-        ]
+        self._dampings = list(dampings.items())  # of joints whose link has no mass of its own
+        self._drags = [(i, f"joint.{joint}.friction") for joint, i in joints]
 
     def _has_mass(self, link: str) -> bool:
         return (self._link_index[link] >= 0 or self._robot.floating) and self._nominal[link][0] > 0.0
@@ -221,9 +230,13 @@ class PyBulletWorld(World):
 
     def _fields(self, values: Mapping[str, float]) -> Iterator[tuple[str, int, tuple[float, ...]]]:
         """Every engine field that follows from the complete vector: what, link index, numbers."""
-        for index, name, own, (xx, yy, zz), whole in self._masses:
+        for index, name, own, (xx, yy, zz), whole, damping in self._masses:
             ratio = values[name] / whole
-            yield "mass", index, (ratio * own, ratio * xx, ratio * yy, ratio * zz)
+            inertial = (ratio * own, ratio * xx, ratio * yy, ratio * zz)
+            if damping:
+                yield "massAndDamping", index, (*inertial, values[damping])
+            else:
+                yield "mass", index, inertial
         for index, name in self._frictions:
             yield "lateralFriction", index, (values[name],)
         for movable, name, (x, y, z), marks in self._centres:
@@ -231,9 +244,10 @@ class PyBulletWorld(World):
                 yield "mass", marks[mark], (mass, 0.0, 0.0, 0.0)
         for index, name in self._payloads:
             yield "mass", index, (values[name], 0.0, 0.0, 0.0)
-        for index, damping, friction in self._drags:
-            yield "jointDamping", index, (values[damping],)
-            yield "jointFriction", index, (values[friction],)
+        for index, name in self._dampings:
+            yield "jointDamping", index, (values[name],)
+        for index, name in self._drags:
+            yield "jointFriction", index, (values[name],)
         if self._robot.floating:
             yield "groundFriction", -1, (values["ground.friction"],)
             yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
@@ -246,6 +260,11 @@ class PyBulletWorld(World):
             if what == "mass":
                 bullet.changeDynamics(
                     self._body, link, mass=numbers[0], localInertiaDiagonal=numbers[1:], physicsClientId=c
+                )
+            elif what == "massAndDamping":
+                mass, *inertia, damping = numbers
+                bullet.changeDynamics(
+                    self._body, link, mass=mass, localInertiaDiagonal=inertia, jointDamping=damping, physicsClientId=c
                 )
             elif what == "jointFriction":
                 # a velocity motor towards rest, limited to this effort, is Coulomb friction solved implicitly
@@ -260,14 +279,14 @@ class PyBulletWorld(World):
             else:
                 bullet.changeDynamics(self._body, link, **{what: numbers[0]}, physicsClientId=c)
             written[what, link] = numbers
-        self._values = {p.name: values[p.name] for p in self.parameters}
+        self._values = {name: values[name] for name in self._names}
 
     def read_back(self) -> dict[str, float]:
         """What was written, where the engine says that it holds it, else what the engine says. PyBullet has no getter
         for joint damping and motor force."""
         out, real = dict(self._values), self._held()
         for name, held in real.items():
-            if not math.isclose(out[name], held, rel_tol=SAME, abs_tol=SAME):
+            if held != out[name] and not math.isclose(out[name], held, rel_tol=SAME, abs_tol=SAME):
                 out[name] = held
         return out
 
@@ -298,25 +317,30 @@ class PyBulletWorld(World):
 
     def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
         c = self._client
-        # a step uses up whatever external force is still pending: it would leak through resetJointState
-        bullet.stepSimulation(physicsClientId=c)
-        for index, q, qd in zip(self._joint_indices, position, velocity, strict=True):
-            bullet.resetJointState(self._body, index, q, qd, physicsClientId=c)
         if base:
             # lifted off, every contact ends; else what is cached of the past weighs on the next episode's first steps
             bullet.resetBasePositionAndOrientation(self._body, (0, 0, ALOFT), (0, 0, 0, 1), physicsClientId=c)
-            bullet.performCollisionDetection(physicsClientId=c)
+        # a step uses up whatever external force is still pending: it would leak through a reset of the joints
+        bullet.stepSimulation(physicsClientId=c)
+        bullet.resetJointStatesMultiDof(
+            self._body, self._joint_indices, [[q] for q in position], [[qd] for qd in velocity], physicsClientId=c
+        )
+        if base:
             place, turn = bullet.multiplyTransforms(base[:3], base[3:7], self._base_place, self._base_turn)
             bullet.resetBasePositionAndOrientation(self._body, place, turn, physicsClientId=c)
             bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)
             bullet.performCollisionDetection(physicsClientId=c)  # else the feet report the contacts of the past
 
+    def joint_state(self) -> State:
+        states = self._joint_states()
+        q, qd = list(map(POSITION, states)), list(map(VELOCITY, states))
+        return (q, qd, []) if self._floating else (q, qd)
+
     def state(self) -> State:
-        c, body = self._client, self._body
-        states = bullet.getJointStates(body, self._joint_indices, physicsClientId=c)
-        q, qd = [s[0] for s in states], [s[1] for s in states]
-        if not self._robot.floating:
+        q, qd, *base = self.joint_state()
+        if not base:
             return q, qd
+        c, body = self._client, self._body
         place, turn = bullet.getBasePositionAndOrientation(body, physicsClientId=c)
         linear, angular = bullet.getBaseVelocity(body, physicsClientId=c)
         return q, qd, [*place, *turn, *linear, *angular]
@@ -342,23 +366,22 @@ class PyBulletWorld(World):
         )
 
     def step(self, torque: Sequence[float]) -> None:
-        bullet.setJointMotorControlArray(
-            self._body, self._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=self._client
-        )
-        bullet.stepSimulation(physicsClientId=self._client)
+        self._write_torque(forces=torque)
+        self._step()
 
-    def bare_steps(self, torque: Sequence[float], steps: int) -> None:
-        """The engine calls that no torque controller can avoid, `steps` times: for benchmarks. Begins each time where
-        the world was at the first call."""
-        c = self._client
-        if self._saved is None:
-            self._saved = bullet.saveState(physicsClientId=c)
-        bullet.restoreState(self._saved, physicsClientId=c)
-        for _ in range(steps):
-            bullet.getJointStates(self._body, self._joint_indices, physicsClientId=c)
-            bullet.setJointMotorControlArray(
-                self._body, self._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=c
-            )
+    def bare_steps(self, torques: Sequence[Sequence[float]], *, gravity: bool) -> None:
+        """The engine calls of a joint controller, a step for each of `torques`, and nothing else: for benchmarks. It
+        reads the state (of a floating robot the base too), with `gravity` compensation asks for its torques, writes
+        torques and steps."""
+        c, body, joints = self._client, self._body, self._joint_indices
+        for torque in torques:
+            bullet.getJointStates(body, joints, physicsClientId=c)
+            if self._robot.floating:
+                bullet.getBasePositionAndOrientation(body, physicsClientId=c)
+                bullet.getBaseVelocity(body, physicsClientId=c)
+            if gravity:
+                bullet.calculateInverseDynamics(body, self._zero, self._zero, self._zero, physicsClientId=c)
+            bullet.setJointMotorControlArray(body, joints, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=c)
             bullet.stepSimulation(physicsClientId=c)
 
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:

@@ -13,7 +13,9 @@ from simtoreal.robots.streams import NormalStream
 from simtoreal.robots.world import State, World
 
 MAX_LATENCY = 0.1  # [s] of any sensor or actuator
-BASE = 2  # of a State
+PARTS = {"position": 0, "velocity": 1}  # of a State, of its joints
+BASE = 2  # its third part
+NOTHING: State = ([], [], [])  # of a state that was not kept
 ATTITUDE = (3, 4, 5, 6, 10, 11, 12)  # of a base: its quaternion and its angular velocity
 
 
@@ -98,15 +100,24 @@ class Imu(Sensor):
         return ImuReader(world)
 
 
+def kept_substeps(latencies: Sequence[float], physics_dt: float, substeps: int) -> list[bool]:
+    """For each substep of a control step: will anyone look at the state after it? The last counts always, then the two
+    between which a reading of a sensor with one of these `latencies` [s] falls."""
+    whole = [int(latency / physics_dt) for latency in latencies]
+    ages = {0}.union(*({age % substeps, (age + 1) % substeps} for age in whole))
+    return [age in ages for age in reversed(range(substeps))]
+
+
 class StateRing:
     """The states after each of the last physics substeps (Tan et al. 2018, arXiv 1804.10332).
 
-    A reading of age `latency` is one linear interpolation between two substeps.
+    A reading of age `latency` is one linear interpolation between two substeps: the nearest of which that part of the
+    state is there. It may be left out, all of it by pushing NOTHING, but not `gap` times on end.
     """
 
-    def __init__(self, physics_dt: float) -> None:
+    def __init__(self, physics_dt: float, gap: int = 1) -> None:
         self._dt = physics_dt
-        self._size = int(MAX_LATENCY / physics_dt) + 3
+        self._size = int(MAX_LATENCY / physics_dt) + 2 + gap
         self._states: list[State] = []
         self._head = 0
 
@@ -124,29 +135,38 @@ class StateRing:
         if latency == 0.0:
             now = self._states[self._head][which]
             return [now[j] for j in elements]
-        back = latency / self._dt
-        whole = int(back)
-        part = back - whole
-        newer = self._states[self._head - whole][which]
-        older = self._states[self._head - whole - 1][which]
-        return [newer[j] + part * (older[j] - newer[j]) for j in elements]
+        back, states, head = latency / self._dt, self._states, self._head
+        newer = int(back)
+        older = newer + 1
+        while not states[head - newer][which]:
+            newer -= 1
+        while not states[head - older][which]:
+            older += 1
+        part = (back - newer) / (older - newer)
+        new, old = states[head - newer][which], states[head - older][which]
+        return [new[j] + part * (old[j] - new[j]) for j in elements]
 
 
 class SensorReader(ABC):
     """Reads one sensor under the current parameter values.
 
     Attributes:
+        which: part of the state that it reads.
+        latency: [s] age of its readings.
         bias: constant offset of each element.
     """
 
-    def __init__(self, name: str, size: int, latency: str, noise: Sequence[str], bias: Sequence[str | None]) -> None:
+    def __init__(
+        self, name: str, which: int, size: int, latency: str, noise: Sequence[str], bias: Sequence[str | None]
+    ) -> None:
         """`noise` and `bias` name each element's parameter."""
+        self.which = which
         self._size = size
         self._latency_name, self._noise_names, self._bias_names = latency, list(noise), list(bias)
-        self._stream_name = f"sensor.{name}.noise"
-        self._stream: NormalStream | None = None
-        self._seed = 0
-        self._latency = 0.0
+        self._stream = NormalStream(f"sensor.{name}.noise", size, seed=0)
+        self._silence = [0.0] * size
+        self._seed, self._streams = 0, False  # a stream begins with the first noise of an episode
+        self.latency = 0.0
         self._noise = [0.0] * size
         self._noisy = False
         self.bias: list[float] = [0.0] * size
@@ -154,17 +174,17 @@ class SensorReader(ABC):
     def start(self, seed: int) -> None:
         """Begin an episode; its noise follows from `seed`."""
         self._seed = seed
-        self._stream = None
+        self._streams = False
 
     def apply(self, values: Mapping[str, float]) -> None:
-        self._latency = values[self._latency_name]
+        self.latency = values[self._latency_name]
         self._noise = [values[name] for name in self._noise_names]
         self._noisy = any(self._noise)
         self.bias = [0.0 if name is None else values[name] for name in self._bias_names]
 
     def read_back(self) -> dict[str, float]:
         biases = {name: b for name, b in zip(self._bias_names, self.bias, strict=True) if name is not None}
-        return {self._latency_name: self._latency} | dict(zip(self._noise_names, self._noise, strict=True)) | biases
+        return {self._latency_name: self.latency} | dict(zip(self._noise_names, self._noise, strict=True)) | biases
 
     @abstractmethod
     def ideal(self, state: State) -> list[float]:
@@ -176,16 +196,14 @@ class SensorReader(ABC):
 
     def read(self, ring: StateRing, control_step: int) -> list[float]:
         """One reading, at control step `control_step` of the episode (the noise row follows it)."""
-        values = [v + b for v, b in zip(self._true(ring), self.bias, strict=True)]
-        if self._noisy:
-            if self._stream is None:
-                self._stream = NormalStream(self._stream_name, self._size, self._seed)
-                for _ in range(control_step):
-                    self._stream.row()
-            values = [v + s * z for v, s, z in zip(values, self._noise, self._stream.row(), strict=True)]
-        elif self._stream is not None:
-            self._stream.row()
-        return values
+        true = self._true(ring)
+        if self._noisy and not self._streams:
+            self._streams = True
+            self._stream.restart(self._seed)
+            for _ in range(control_step):
+                self._stream.row()
+        row = self._stream.row() if self._streams else self._silence
+        return [v + b + s * z for v, b, s, z in zip(true, self.bias, self._noise, row, strict=True)]
 
 
 class JointReader(SensorReader):
@@ -193,18 +211,17 @@ class JointReader(SensorReader):
 
     def __init__(self, sensor: JointSensor, joints: Sequence[str]) -> None:
         size, what = len(sensor.joints), f"sensor.{sensor.name}"
-        super().__init__(
-            sensor.name, size, f"{what}.latency", [f"{what}.noise"] * size, sensor.bias_names() or [None] * size
-        )
-        self._which = 0 if sensor.quantity == "position" else 1
+        noise = [f"{what}.noise"] * size
+        bias: Sequence[str | None] = sensor.bias_names() or [None] * size
+        super().__init__(sensor.name, PARTS[sensor.quantity], size, f"{what}.latency", noise, bias)
         self._joints = [list(joints).index(joint) for joint in sensor.joints]
 
     def ideal(self, state: State) -> list[float]:
-        now = state[self._which]
+        now = state[self.which]
         return [now[joint] for joint in self._joints]
 
     def _true(self, ring: StateRing) -> list[float]:
-        return ring.read(self._which, self._joints, self._latency)
+        return ring.read(self.which, self._joints, self.latency)
 
 
 class ImuReader(SensorReader):
@@ -213,7 +230,7 @@ class ImuReader(SensorReader):
     def __init__(self, world: World) -> None:
         noise = ["sensor.gravity.noise"] * 3 + ["sensor.gyro.noise"] * 3
         bias = [None] * 3 + [f"sensor.gyro.bias.{axis}" for axis in "xyz"]
-        super().__init__("imu", 6, "sensor.imu.latency", noise, bias)
+        super().__init__("imu", BASE, 6, "sensor.imu.latency", noise, bias)
         self._world = world
         self._tilt = (0.0, 0.0)
         self._mounting: rotation.Matrix = world.base_axes
@@ -240,4 +257,4 @@ class ImuReader(SensorReader):
         return self._turned([base[i] for i in ATTITUDE], self._world.base_axes)
 
     def _true(self, ring: StateRing) -> list[float]:
-        return self._turned(ring.read(BASE, ATTITUDE, self._latency), self._mounting)
+        return self._turned(ring.read(BASE, ATTITUDE, self.latency), self._mounting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,8 @@ from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.scoring import HoldScorer, Scorer
-from simtoreal.robots.sensors import Sensor, StateRing
-from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state
+from simtoreal.robots.sensors import BASE, NOTHING, Sensor, StateRing, kept_substeps
+from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state, exceeds
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         if abs(steps - round(steps)) > 1e-6:
             raise ValueError(f"control_dt must be a whole number of physics steps, got {steps:.3f}")
         self.render_mode = render_mode
+        self._privileged = bool(privileged)
         self.metadata = self.metadata | {"render_fps": round(1.0 / self.control_dt)}
         self._substeps = round(steps)
         self.world: World = PyBulletWorld(
@@ -108,18 +110,18 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             ]
         )
         self._scales = {p.name: (p.nominal, (p.high - p.low) or 1.0) for p in self.parameters.values()}
-        self._ring = StateRing(self.physics_dt)
+        self._ring = StateRing(self.physics_dt, self._substeps)
         self._delay = CommandDelay(self.physics_dt, self._substeps)
         self._values: dict[str, float] = {}
         self._write(self.parameters.nominal)
         self.action_space: spaces.Space[Any] = self.command_layout.space()
+        self._action_shape = (self.command_layout.size,)
         self.privileged_layout = self._privileged_layout(parameters=privileged != "state")
         self.observation_space: spaces.Space[Any] = (
             spaces.Dict({"policy": self.observation_layout.space(), "privileged": self.privileged_layout.space()})
             if privileged
             else self.observation_layout.space()
         )
-        self._privileged = bool(privileged)
         self._broken = False
 
     @abstractmethod
@@ -181,7 +183,13 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         if self._pushes:
             self._pushes.apply(values)
         self._values = values
-        self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
+        late, late_base = (
+            kept_substeps([r.latency for r in readers], self.physics_dt, self._substeps)
+            for readers in (self._readers.values(), [r for r in self._readers.values() if r.which == BASE])
+        )
+        self._kept = list(zip(late, late_base, strict=True))
+        if self._privileged:
+            self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
         self.apply_bias()
 
     def apply_bias(self) -> None:
@@ -267,11 +275,12 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, float)
-        if action.shape != self.action_space.shape:
-            raise ValueError(f"action must have shape {self.action_space.shape}, got {action.shape}")
+        given: list[float] = action.tolist()
+        if action.shape != self._action_shape:
+            raise ValueError(f"action must have shape {self._action_shape}, got {action.shape}")
         self._step_count += 1
         truncated = self._step_count >= self.horizon
-        if not np.isfinite(action).all():
+        if not all(map(math.isfinite, given)):
             info = {
                 "is_success": False,
                 "invalid_action": True,
@@ -280,7 +289,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
                 "reward_signals": self.signals(self._state),
             }
             return self._as_space(), self.failure_reward, True, False, info
-        self._given_action = action.tolist()
+        self._given_action = given
         self._command = self.command_layout.command(action, self._observation, self.observation_layout).tolist()
         if self._pushes and (blow := self._pushes.due(self._step_count - 1)):
             self.world.push(blow)
@@ -319,15 +328,16 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         state = self._state
         needs_gravity, bound = self.compensates_gravity, self.velocity_bound
         gravity: Sequence[float] = ()
-        for target in self._delay.schedule(command, self._values["actuator.latency"]):
+        targets = self._delay.schedule(command, self._values["actuator.latency"])
+        for target, (keep, keep_base) in zip(targets, self._kept, strict=True):
             if needs_gravity:
                 gravity = world.gravity_torque(state[0])
             torque = drive.torque(state, target, gravity)
             world.step(torque)
-            state = world.state()
-            if max(state[1]) > bound or min(state[1]) < -bound:
+            state = world.state() if keep_base else world.joint_state()
+            if exceeds(state[1], bound):
                 break  # a drive can damp in one control step what no robot can do
-            ring.push(state)
+            ring.push(state if keep else NOTHING)
         self.torque = torque
         check_state(state, self.velocity_bound)
         self._state = state

@@ -10,6 +10,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +20,15 @@ from simtoreal.robots.parameters import Parameter
 
 State = tuple[list[float], ...]
 """Positions and velocities of a world's joints, in the order of `World.joints` [rad or m, rad/s or m/s]; of a floating
-robot also its base [13]: position [m], orientation (xyzw), linear [m/s] and angular velocity [rad/s], all of its
-inertial frame, in the ground's axes."""
+robot also its base [13, or empty where nobody asked for it]: position [m], orientation (xyzw), linear [m/s] and angular
+velocity [rad/s], all of its inertial frame, in the ground's axes."""
 
 
 class PhysicsFault(RuntimeError):
     """The engine's state is not physical any more: not finite, or faster than anything on this robot can be."""
 
 
-@dataclass(frozen=True)
-class FootState:
+class FootState(NamedTuple):
     """Each foot now: does it touch the ground, where it is [m] and how fast [m/s], in the ground's axes; and whether
     any other part of the robot touches the ground."""
 
@@ -86,6 +87,10 @@ class World(ABC):
     def state(self) -> State:
         """Where the robot is and how it moves now."""
 
+    def joint_state(self) -> State:
+        """`state`, but that a floating robot's base may be left empty, where that is cheaper."""
+        return self.state()
+
     @abstractmethod
     def step(self, torque: Sequence[float]) -> None:
         """Advance by `physics_dt` under these joint torques [N m] or forces [N]."""
@@ -123,13 +128,13 @@ class World(ABC):
         """Release the engine; a second call does nothing."""
 
 
+def exceeds(numbers: Sequence[float], bound: float) -> bool:
+    """Is any |number| above `bound`? Their norm, which none exceeds, is asked first: a fifth of the cost."""
+    return not math.hypot(*numbers) <= bound and max(map(abs, numbers)) > bound
+
+
 def check_state(state: State, velocity_bound: float) -> None:
     """Raise PhysicsFault unless every number is finite and every joint's |velocity| <= `velocity_bound`."""
-    position, velocity, *base = state
-    fastest = max(map(abs, velocity))
-    if (
-        not math.isfinite(sum(position))
-        or not fastest <= velocity_bound
-        or not math.isfinite(sum(velocity) + sum(map(sum, base)))
-    ):
-        raise PhysicsFault(f"joint speed {fastest:g} against a bound of {velocity_bound:g}, positions {position}")
+    if not math.isfinite(math.hypot(*chain.from_iterable(state))) or exceeds(state[1], velocity_bound):
+        fastest = max(map(abs, state[1]))
+        raise PhysicsFault(f"joint speed {fastest:g} against a bound of {velocity_bound:g}, positions {state[0]}")

@@ -7,6 +7,7 @@ and beside them what a step costs in CPU time of all processes.
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import statistics
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +31,8 @@ from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.progress import console
 from simtoreal.randomization.messages import nearest
+from simtoreal.randomization.wrapper import RandomizedEnv
+from simtoreal.robots import pybullet_world
 from simtoreal.runs import versions
 from simtoreal.worker_handle import process_seconds
 from simtoreal.worker_vector import WorkerVectorEnv
@@ -61,11 +65,18 @@ def _seconds(work: Work, repeat: int) -> float:
     return (time.process_time() - began) / repeat
 
 
-def _interleaved(ours: Work, peer: Work, *, repeat: int, rounds: int) -> tuple[float, float, float]:
-    """Median CPU seconds a call of both, and the median over rounds of peer / ours."""
-    _seconds(ours, max(1, repeat // 10))
-    _seconds(peer, max(1, repeat // 10))
-    pairs = [(_seconds(ours, repeat), _seconds(peer, repeat)) for _ in range(rounds)]
+def _interleaved(
+    ours: Work, peer: Work, *, repeat: int, rounds: int, before: Work = lambda: None
+) -> tuple[float, float, float]:
+    """Median CPU seconds a call of both, and the median over rounds of peer / ours. `before` goes before each round,
+    and its time counts for nobody."""
+
+    def one_round(repeat: int) -> tuple[float, float]:
+        before()
+        return _seconds(ours, repeat), _seconds(peer, repeat)
+
+    one_round(max(1, repeat // 10))
+    pairs = [one_round(repeat) for _ in range(rounds)]
     return (
         statistics.median(a for a, _ in pairs),
         statistics.median(b for _, b in pairs),
@@ -76,52 +87,116 @@ def _interleaved(ours: Work, peer: Work, *, repeat: int, rounds: int) -> tuple[f
 def bench_step(rounds: int) -> list[Row]:
     """A control step with everything on against the Bullet calls alone that such a controller cannot avoid.
 
-    Both robots rest where an episode starts: the bare one is nominal, so that no controller is needed to keep it there.
-    A legged one does not rest at nominal alone (there the solver has nothing to do): it has the same parameters, and
-    begins every control step anew from where it stood after a second.
+    Each physics step has one reading of the state, one write of torques and one step. The bare robot is given
+    the torques that ours was given, from the same start and with the same parameters: so both go through the same
+    states and touch the ground at the same points, and the engine has the same to do.
     """
     rows = []
     for short, full in build.task_ids().items():
-        env, still = build.make_env(full), build.make_env(full)
+        env, twin = build.make_env(full), build.make_env(full)
         randomizer = build.make_randomizer(short, env, short)
         assert randomizer is not None
         everything = {"parameters": randomizer.draw(0, 0, 0)}
-        env.reset(seed=0, options=everything)
-        still.reset(seed=0)
-        task: Any = still.unwrapped
-        world = task.world
-        substeps = round(task.control_dt / task.physics_dt)
+        if "push.speed" in everything["parameters"]:
+            everything["parameters"]["push.speed"] = 0.0  # what the engine does in a fall is another matter
+        task: Any = twin.unwrapped
+        repeat, substeps = min(200, task.horizon), round(task.control_dt / task.physics_dt)
         action = np.zeros(env.action_space.shape or (), np.float32)
-        zero = [0.0] * len(world.joints)
-        if task.robot.floating:
-            everything["parameters"] |= {"push.speed": 0.0}
-            still.reset(seed=0, options=everything)
+        env.reset(seed=0, options=everything)
+        torques = _torques(env, [action] * repeat)
+        given = [torques[k : k + substeps] for k in range(0, len(torques), substeps)]
+        turns: list[Any] = []
+
+        def restart(env: Any = env, twin: Any = twin, everything: Any = everything, given: Any = given) -> None:
             env.reset(seed=0, options=everything)
-            for _ in range(round(1.0 / task.control_dt)):
-                still.step(action)
-        standing = list(task.torque)
+            twin.reset(seed=0, options=everything)
+            turns[:] = given[::-1]  # noqa: B023 (used at once)
 
-        def ours(env: Any = env, action: Any = action, everything: dict[str, Any] = everything) -> None:
-            _, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset(options=everything)
+        def ours(env: Any = env, action: Any = action) -> None:
+            env.step(action)
 
-        def bare(
-            world: Any = world, task: Any = task, n: int = substeps, zero: Any = zero, standing: Any = standing
-        ) -> None:
-            if task.robot.floating:
-                world.bare_steps(standing, n)
-                return
-            for _ in range(n):
-                q, _ = world.state()
-                world.step(world.gravity_torque(q) if task.compensates_gravity else zero)
+        def bare(task: Any = task, turns: Any = turns) -> None:
+            task.world.bare_steps(turns.pop(), gravity=task.compensates_gravity)
 
-        mine, theirs, ratio = _interleaved(ours, bare, repeat=200, rounds=rounds)
+        mine, theirs, ratio = _interleaved(ours, bare, repeat=repeat, rounds=rounds, before=restart)
         what = f"{short}: one control step ({substeps} substeps), all sensors noisy and late"
         rows.append(Row("step", what, mine * 1e6, "bare Bullet calls", theirs * 1e6, "us", ratio))
-        still.close()
+        twin.close()
         env.close()
     return rows
+
+
+def bench_reset(rounds: int) -> list[Row]:
+    """A randomized reset (a draw of every parameter, the start, the first observation and the report of what really
+    applies) against the writes to Bullet alone that it makes: the parameters that changed, joints, base."""
+    rows = []
+    for short, full in build.task_ids().items():
+        make = [build.make_env(full) for _ in range(2)]
+        randomizer = build.make_randomizer(short, make[0], short)
+        assert randomizer is not None
+        env, twin = (RandomizedEnv(each, randomizer) for each in make)
+        env.reset()
+        turns = itertools.cycle(_writes(twin, resets=32))
+
+        def ours(env: Any = env) -> None:
+            env.reset()
+
+        def bare(turns: Any = turns) -> None:
+            for write in next(turns):
+                write()
+
+        mine, theirs, ratio = _interleaved(ours, bare, repeat=100, rounds=rounds)
+        what = f"{short}: one reset, {len(randomizer.names)} parameters drawn, written and read back"
+        rows.append(Row("reset", what, mine * 1e3, "its writes to Bullet alone", theirs * 1e3, "ms", ratio))
+        twin.close()
+        env.close()
+    return rows
+
+
+class _Noted:
+    """Stands in for the engine's module and notes the calls that write to it."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.writes: list[Work] = []
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._engine, name)
+        if not name.startswith(("change", "set", "reset")):
+            return call
+
+        def noted(*args: Any, **options: Any) -> Any:
+            self.writes.append(partial(call, *args, **options))
+            return call(*args, **options)
+
+        return noted
+
+
+def _writes(env: Any, resets: int) -> list[list[Work]]:
+    """What each of some resets writes to the engine."""
+    noted = []
+    with mock.patch.object(pybullet_world, "bullet", _Noted(vars(pybullet_world)["bullet"])) as engine:
+        for _ in range(resets):
+            engine.writes = []
+            env.reset()
+            noted.append(engine.writes)
+    return noted
+
+
+def _torques(env: Any, actions: Sequence[np.ndarray]) -> list[list[float]]:
+    """What the world is given in each physics step of these control steps."""
+    world, given = env.unwrapped.world, []
+    step = world.step
+
+    def noted(torque: Sequence[float]) -> None:
+        given.append(list(torque))
+        step(torque)
+
+    world.step = noted
+    for action in actions:
+        env.step(action)
+    del world.step
+    return given
 
 
 def _sac_batch() -> tuple[Any, Any]:
@@ -299,6 +374,7 @@ def bench_workers(rounds: int) -> list[Row]:
 
 BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
     "step": bench_step,
+    "reset": bench_reset,
     "update": bench_update,
     "inference": bench_inference,
     "workers": bench_workers,
@@ -337,7 +413,7 @@ def print_bench(result: Mapping[str, Any]) -> None:
     for column in ("benchmark", "what", "ours", "peer", "its figure", "unit", "ratio"):
         table.add_column(column)
     for row in result["rows"]:
-        figures = [f"{row[key]:,.1f}" for key in ("ours", "peer")]
+        figures = [f"{row[key]:,.{1 if row[key] >= 10 else 3}f}" for key in ("ours", "peer")]
         table.add_row(
             row["name"], row["what"], figures[0], row["peer_name"], figures[1], row["unit"], f"{row['ratio']:.2f}"
         )

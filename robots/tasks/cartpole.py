@@ -14,6 +14,7 @@ from simtoreal.robots.actuators import Drive, ForceDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.mirror import mirrored
 from simtoreal.robots.sensors import JointSensor
+from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
 
@@ -87,7 +88,7 @@ class CartPoleSwingUp(Task):
         return ForceDrive(self.world.joints, ("slider",), (MAX_FORCE,))
 
     def start(self, rng: np.random.Generator) -> Start:
-        x, lean = rng.uniform([-0.1, -0.05], [0.1, 0.05]).tolist()
+        x, lean = uniform(rng, (-0.1, -0.05), (0.1, 0.05))
         return Start((x, math.pi + lean), (0.0, 0.0), (0.0,))
 
     def signals(self, state: State) -> dict[str, Sequence[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import gt
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from simtoreal.robots import catalog
 from simtoreal.robots.actuators import Drive, PDDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.sensors import JointSensor
+from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
 
@@ -63,6 +65,7 @@ class PandaReach(Task):
     compensates_gravity = True
     camera = Camera(target=(0.28, 0.0, 0.3), distance=1.35, yaw=60.0, pitch=-20.0)
     _limits = tuple(catalog.panda().model.joints[joint] for joint in JOINTS)
+    _speed_limits = tuple(joint.velocity for joint in _limits)  # [rad/s]
     observation_layout = Layout(
         Field("joint_position", 7, "rad", "joint", JOINTS),
         Field("joint_velocity", 7, "rad/s", "joint", JOINTS),
@@ -98,8 +101,8 @@ class PandaReach(Task):
         self.drive.encoder_bias = self._readers["joint_position"].bias
 
     def start(self, rng: np.random.Generator) -> Start:
-        self._goal = rng.uniform(GOAL_LOW, GOAL_HIGH).tolist()
-        position = (np.array(HOME) + rng.uniform(-0.02, 0.02, 7)).tolist()
+        self._goal = uniform(rng, GOAL_LOW, GOAL_HIGH)
+        position = uniform(rng, [q - 0.02 for q in HOME], [q + 0.02 for q in HOME])
         held = [q + b for q, b in zip(position, self._readers["joint_position"].bias, strict=True)]
         return Start(position, [0.0] * 7, held)
 
@@ -168,7 +171,7 @@ class PandaReach(Task):
         return out
 
     def violates(self) -> bool:
-        too_fast = any(abs(v) > joint.velocity for v, joint in zip(self._state[1], self._limits, strict=True))
+        too_fast = any(map(gt, map(abs, self._state[1]), self._speed_limits))
         return too_fast or self.world.in_contact()
 
     def show(self) -> None:

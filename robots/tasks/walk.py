@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import gt, mul
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from simtoreal.robots.gait import WalkLimits, WalkScorer
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.mirror import Mirror, make_mirror, mirrored
 from simtoreal.robots.sensors import BASE, Imu, JointSensor
+from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
 
@@ -125,6 +127,7 @@ class A1Walk(Task):
     }
     mirrors = True
     _limits = tuple(catalog.a1().model.joints[joint] for joint in catalog.A1_JOINTS)
+    _speed_limits = tuple(joint.velocity for joint in _limits)  # [rad/s]
     observation_layout = Layout(
         Field("gravity", 3, "-", "base", ("x", "y", "z"), "direction of gravity"),
         Field("angular_velocity", 3, "rad/s", "base", ("x", "y", "z")),
@@ -192,12 +195,12 @@ class A1Walk(Task):
 
     def start(self, rng: np.random.Generator) -> Start:
         segments = math.ceil(self.horizon / self._hold_steps)
-        drawn = rng.uniform((FORWARD[0], TURN[0]), (FORWARD[1], TURN[1]), (segments, 2)).tolist()
-        self._commands = [(velocity, turn) for velocity, turn in drawn]
+        low, high = zip(FORWARD, TURN, strict=True)
+        self._commands = [(velocity, turn) for velocity, turn in (uniform(rng, low, high) for _ in range(segments))]
         self._phase = float(rng.uniform(0.0, 2.0 * math.pi))
         self._last_action = [0.0] * len(self.commanded_joints)
         stand = self.legs.stand * len(self.robot.feet)
-        position = [q + e for q, e in zip(stand, rng.uniform(-0.05, 0.05, len(stand)).tolist(), strict=True)]
+        position = uniform(rng, [q - 0.05 for q in stand], [q + 0.05 for q in stand])
         base = (0.0, 0.0, self.legs.height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
         return Start(position, [0.0] * len(position), stand, base)
 
@@ -223,7 +226,7 @@ class A1Walk(Task):
         segment = min(answered // self._hold_steps, len(self._commands) - 1)
         forward, turn = self._commands[segment]
         action = self._given_action
-        change = sum((a - b) ** 2 for a, b in zip(action, self._last_action, strict=True))
+        change = math.dist(action, self._last_action) ** 2
         self._last_action = action
         radius = self.legs.foot_radius
         return {
@@ -237,7 +240,7 @@ class A1Walk(Task):
                 math.hypot(v[0], v[1]) if contact else 0.0
                 for v, contact in zip(feet.velocity, feet.contact, strict=True)
             ],
-            "power": (sum(abs(t * v) for t, v in zip(self.torque, state[1], strict=True)),),
+            "power": (sum(map(abs, map(mul, self.torque, state[1]))),),
             "action_change": (change,),
             "gait_clock": self._clock(),
             "velocity_command": (forward,),
@@ -306,7 +309,7 @@ class A1Walk(Task):
         return signals["gravity"][2] > -UPRIGHT or signals["base_height"][0] < cls.legs.fallen
 
     def violates(self) -> bool:
-        too_fast = any(abs(v) > joint.velocity for v, joint in zip(self._state[1], self._limits, strict=True))
+        too_fast = any(map(gt, map(abs, self._state[1]), self._speed_limits))
         return too_fast or self._touches
 
     def augment(

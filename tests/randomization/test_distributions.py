@@ -17,6 +17,7 @@ from simtoreal.randomization.distributions import (
     TruncatedNormal,
     Uniform,
     from_data,
+    line,
     to_data,
 )
 
@@ -134,6 +135,17 @@ def test_refusals_name_the_value(kind, data, message):
     with pytest.raises(ValueError, match=message) as caught:
         from_data(kind, data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [Uniform(-2.0, 3.0), Affine(Uniform(-2.0, 3.0), 4.0, 1.0), Affine(Uniform(-2.0, 3.0), -4.0, 1.0)],
+)
+def test_a_line_is_the_quantile_function(distribution):
+    begin, end = line(distribution)
+    quantiles = [distribution.ppf(u) for u in U]
+    assert [begin + u * (end - begin) for u in U] == pytest.approx(quantiles, rel=1e-12, abs=1e-12)
+    assert line(LogUniform(1.0, 2.0)) is line(Affine(LogUniform(1.0, 2.0), 2.0)) is None
 
 
 def test_a_scale_of_zero_is_refused():

@@ -69,6 +69,15 @@ def test_a_sine_is_read_far_better_than_at_the_nearest_substep():
     assert max(linear) < max(nearest) / 50
 
 
+@pytest.mark.parametrize("latency", [0.01, 0.0125, 0.037, 0.0999, 0.1])
+def test_a_part_that_was_not_asked_for_is_read_between_where_it_was(latency):
+    ring = StateRing(0.01, gap=4)
+    ring.fill(([0.0], [0.0], [0.0]))
+    for k in range(1, 41):
+        ring.push(([0.0], [0.0], [0.03 * k] if k % 4 == 0 else []))
+    assert ring.read(2, [0], latency) == pytest.approx([3.0 * (0.40 - latency)], rel=1e-12)
+
+
 def test_a_bias_is_named_by_joint_where_there_are_several():
     one = JointSensor("hinge", "position", ("h",), "rad", 0.1, 0.2)
     two = JointSensor("arm", "position", ("a", "b"), "rad", 0.1, 0.2)

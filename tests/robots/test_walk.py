@@ -187,6 +187,32 @@ def test_a_tilted_imu_reads_gravity_and_rotation_in_its_own_axes(walk, tilt, gra
     assert seen[3:] == pytest.approx([-2.0 * x for x in gravity], abs=1e-6)
 
 
+@pytest.mark.parametrize("latency", [0.0, 0.003, 0.01, 0.0166, 0.02, 0.0999, 0.1])
+def test_the_base_is_read_where_the_imu_needs_it(walk, latency):
+    """Nothing differs from a robot whose base is read in every substep."""
+    env, every = walk(), walk()
+    for each in (env, every):
+        each.reset(seed=0, options={"parameters": {"sensor.imu.latency": latency}})
+    every._kept = [(True, True)] * 10
+    rng = np.random.default_rng(0)
+    for _ in range(15):
+        action = rng.uniform(-0.5, 0.5, 12).astype(np.float32)
+        assert (env.step(action)[0] == every.step(action)[0]).all()
+
+
+def test_an_imu_that_becomes_later_goes_on_reading(walk):
+    """Until then the base was read at the end of control steps alone; 33 ms ago is between the last two but one."""
+    env = walk()
+    env.reset(seed=0)
+    for _ in range(10):
+        env.step(np.full(12, 0.3, np.float32))
+    env.set_parameters({"sensor.imu.latency": 0.033})
+    ring, reader = env._ring, env._readers["imu"]
+    newer, older = (reader.ideal(ring._states[ring._head - age]) for age in (10, 20))
+    assert newer != older
+    assert reader.read(ring, 10) == pytest.approx(0.35 * np.array(newer) + 0.65 * np.array(older), abs=1e-3)
+
+
 def test_the_gyro_has_its_bias_and_the_gravity_none(walk):
     env = walk()
     env.reset(seed=0, options={"parameters": {"sensor.gyro.bias.y": 0.25}})

@@ -5,13 +5,16 @@ import json
 import multiprocessing
 import shlex
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 import simtoreal.bench
 import simtoreal.demo  # a module that is called as a verb; the fixture needs the module
 from simtoreal import progress
+from simtoreal.build import make_env
 from simtoreal.cli import make_parser
+from simtoreal.randomization import Preset, RandomizedEnv, Randomizer
 
 
 @pytest.fixture
@@ -57,6 +60,33 @@ def test_a_benchmark_compares_with_a_named_peer(cli):
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["peer"] / row["ours"], rel=1e-6)
     cli("bench", "speed").refused("no benchmark")
+
+
+def test_a_step_and_the_bare_engine_go_through_the_same_states():
+    """Else one of the two would have more contacts to solve than the other."""
+    env, twin = make_env("simtoreal/A1Walk-v0"), make_env("simtoreal/A1Walk-v0")
+    draw = {"link.trunk.mass": 5.0, "ground.slope.pitch": 0.05, "actuator.latency": 0.013, "sensor.gyro.noise": 0.2}
+    everything = {"parameters": draw}
+    env.reset(seed=0, options=everything)
+    torques = simtoreal.bench._torques(env, [np.full(12, 0.5, np.float32)] * 20)
+    twin.reset(seed=0, options=everything)
+    twin.unwrapped.world.bare_steps(torques, gravity=False)
+    assert len(torques) == 200
+    assert twin.unwrapped.world.state() == env.unwrapped.world.state()
+    env.close()
+    twin.close()
+
+
+def test_what_a_reset_writes_to_the_engine_is_all_that_its_peer_does():
+    env = make_env("simtoreal/CartPoleSwingUp-v0")
+    preset = Preset.loads("task: CartPoleSwingUp\nversion: 1\nentries:\n  link.pole.mass: {uniform: [0.05, 0.2]}\n")
+    env = RandomizedEnv(env, Randomizer(preset, env.get_wrapper_attr("parameters")))
+    writes = simtoreal.bench._writes(env, resets=3)
+    assert [[write.func.__name__ for write in each] for each in writes] == [
+        ["changeDynamics", "resetJointStatesMultiDof"]
+    ] * 3
+    assert len({write.keywords["mass"] for write, _ in writes}) == 3
+    env.close()
 
 
 def test_workers_are_compared_by_rate_and_by_cost(cli, monkeypatch):

@@ -1,9 +1,11 @@
 """Every random number has a name: what is drawn depends on its key alone, wherever and beside whatever it is drawn."""
 
 import json
+import resource
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,4 +177,20 @@ def test_a_policy_trained_with_privileged_critics_needs_none_of_it_to_act(tmp_pa
     bundle = simtoreal.export(result.run, tmp_path / "bundle")
     assert simtoreal.Runtime(bundle).act(np.zeros(6, np.float32)).shape == (1,)
     assert simtoreal.verify(bundle).passed
+    env.close()
+
+
+def resident() -> int:
+    """Memory of this process [bytes]."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_ten_thousand_resets_need_no_more_memory():
+    env = build.make_training_env(RunConfig(task="A1Walk", steps=1, randomization="A1Walk"), 0, 0)
+    for _ in range(500):
+        env.reset()
+    before = resident()
+    for _ in range(10_000):
+        env.reset()
+    assert resident() - before < 20e6
     env.close()
