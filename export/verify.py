@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,22 +61,33 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
     return [*checks, Check("latency", latency.p99 < 1e6 * spec.control_dt, detail, latency.p99)]
 
 
-def compare_closed_loop(runtime: Runtime, graph: PolicyGraph, observations: Iterable[np.ndarray]) -> Parity:
-    """Feed one stream of observations [n] to the bundle's runtime and to the torch graph; keep the worst difference.
+class ClosedLoop:
+    """The bundle's runtime and the torch graph in the same episodes: the runtime drives, torch answers beside it."""
 
-    `observations` may be a generator that steps an environment, so the stream may go wherever the policy leads.
-    """
-    runtime.reset()
-    worst, worst_step, steps = 0.0, 0, 0
-    for observation in observations:
+    def __init__(self, runtime: Runtime, graph: PolicyGraph) -> None:
+        self._runtime, self._graph = runtime, graph
+        self._worst, self._worst_step, self._steps = 0.0, 0, 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        self._runtime.reset()
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The runtime's command [m] for an observation [n]."""
         row = np.asarray(observation, dtype=np.float32)
-        error = float(relative_error(runtime.act(row), graph.commands(row[None])[0], runtime.spec).max())
-        if error > worst:
-            worst, worst_step = error, steps
-        steps += 1
-    if not steps:
-        raise ValueError("compare_closed_loop needs at least one observation, got none")
-    return Parity(worst, worst_step, steps, runtime.spec.tolerance)
+        command = self._runtime.act(row)
+        error = float(relative_error(command, self._graph.commands(row[None])[0], self._runtime.spec).max())
+        if error > self._worst:
+            self._worst, self._worst_step = error, self._steps
+        self._steps += 1
+        return command
+
+    def parity(self) -> Parity:
+        """The worst difference so far. Raises ValueError when there was no observation."""
+        if not self._steps:
+            raise ValueError("a closed loop needs at least one observation, got none")
+        return Parity(self._worst, self._worst_step, self._steps, self._runtime.spec.tolerance)
 
 
 def _golden(runtime: Runtime) -> Check:
