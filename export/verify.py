@@ -48,10 +48,11 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
     """
     runtime = Runtime(bundle)
     spec = runtime.spec
+    seen = f"{spec.observation_size} x {spec.history}" if spec.history > 1 else str(spec.observation_size)
     check_model(read_regular(os.path.join(runtime.bundle, MODEL_FILE), MAX_MODEL_BYTES), MODEL_FILE)
     checks = [
         Check("integrity", True, f"{len(spec.files)} files and the contract have their sha256"),
-        Check("schema", True, f"format {spec.format_version}, {spec.observation_size} -> {spec.command_size}"),
+        Check("schema", True, f"format {spec.format_version}, {seen} -> {spec.command_size}"),
         Check("onnx", True, "onnx.checker with full type and shape inference"),
         _golden(runtime),
         _batches(runtime),
@@ -62,7 +63,10 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
 
 
 class ClosedLoop:
-    """The bundle's runtime and the torch graph in the same episodes: the runtime drives, torch answers beside it."""
+    """The bundle's runtime and the torch graph in the same episodes: the runtime drives, torch answers beside it.
+
+    Torch's history is kept here, from the observations alone, so the runtime's own is compared too.
+    """
 
     def __init__(self, runtime: Runtime, graph: PolicyGraph) -> None:
         self._runtime, self._graph = runtime, graph
@@ -72,12 +76,15 @@ class ClosedLoop:
     def reset(self) -> None:
         """Begin an episode."""
         self._runtime.reset()
+        self._frames: list[np.ndarray] = []
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The runtime's command [m] for an observation [n]."""
-        row = np.asarray(observation, dtype=np.float32)
+        row, spec = np.asarray(observation, dtype=np.float32), self._runtime.spec
         command = self._runtime.act(row)
-        error = float(relative_error(command, self._graph.commands(row[None])[0], self._runtime.spec).max())
+        self._frames = [*(self._frames or [row] * spec.history)[1:], row]
+        expected = self._graph.commands(np.concatenate(self._frames)[None])[0]
+        error = float(relative_error(command, expected, spec).max())
         if error > self._worst:
             self._worst, self._worst_step = error, self._steps
         self._steps += 1
@@ -91,20 +98,20 @@ class ClosedLoop:
 
 
 def _golden(runtime: Runtime) -> Check:
-    observation, command = runtime.golden()
-    worst = float(relative_error(runtime.act(observation), command, runtime.spec).max())
-    tolerance = runtime.spec.tolerance
-    detail = f"{len(observation)} vectors, largest difference {worst:.1e} of the range, tolerance {tolerance:.0e}"
+    worst, tolerance = runtime.golden_error(), runtime.spec.tolerance
+    detail = (
+        f"{len(runtime.golden()[0])} vectors, largest difference {worst:.1e} of the range, tolerance {tolerance:.0e}"
+    )
     return Check("golden", worst <= tolerance, detail, worst)
 
 
 def _batches(runtime: Runtime) -> Check:
     """One observation gives one command, whatever stands beside it in the batch."""
-    observation, command = runtime.golden()
-    rows = np.resize(np.arange(len(observation)), max(BATCHES))
+    stacks, command = runtime.golden()
+    rows = np.resize(np.arange(len(stacks)), max(BATCHES))
     worst = 0.0
     for size in BATCHES:
-        found = runtime.act(observation[rows[:size]])
+        found = runtime.commands(stacks[rows[:size]])
         worst = max(worst, float(relative_error(found, command[rows[:size]], runtime.spec).max()))
     detail = f"batches of {', '.join(map(str, BATCHES))}, largest difference {worst:.1e} of the range"
     return Check("batch", worst <= runtime.spec.tolerance, detail, worst)

@@ -52,6 +52,7 @@ def export(
                 "best": source.summary["best"],
                 "versions": versions(),
             },
+            history=actor.history,
         )
         driver = Driver(actor)
         recorded = np.stack([driver.stack for _ in _drive(env, driver, RECORDED_STEPS)])
