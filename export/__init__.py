@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from simtoreal.export.onboard.runtime import CommandError, Latency, ObservationError, Runtime
     from simtoreal.export.onboard.spec import CommandMap, Field, Spec, SpecError, check_files, read_spec
     from simtoreal.export.onnx import ExportError, PolicyGraph, export_onnx
-    from simtoreal.export.verify import Check, Parity, compare_closed_loop, verify_bundle
+    from simtoreal.export.verify import Check, ClosedLoop, Parity, verify_bundle
 
 _HOME = {
     "CommandError": "onboard.runtime",
@@ -31,13 +31,14 @@ _HOME = {
     "export_onnx": "onnx",
     "write_bundle": "bundle",
     "Check": "verify",
+    "ClosedLoop": "verify",
     "Parity": "verify",
-    "compare_closed_loop": "verify",
     "verify_bundle": "verify",
 }
 
 __all__ = [
     "Check",
+    "ClosedLoop",
     "CommandError",
     "CommandMap",
     "ExportError",
@@ -50,7 +51,6 @@ __all__ = [
     "Spec",
     "SpecError",
     "check_files",
-    "compare_closed_loop",
     "export_onnx",
     "read_spec",
     "verify_bundle",

@@ -10,11 +10,19 @@ import shutil
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from simtoreal.export.onboard.runtime import CONTRACT_KEY, INPUT_NAME, OUTPUT_NAME, open_session, relative_error
+from simtoreal.export.onboard.runtime import (
+    CONTRACT_KEY,
+    NEXT_HISTORY_NAME,
+    OUTPUT_NAME,
+    inputs_of,
+    open_session,
+    relative_error,
+)
 from simtoreal.export.onboard.spec import GOLDEN_FILE, MODEL_FILE, SPEC_FILE, Spec, slices
 from simtoreal.export.onnx import BATCHES, ExportError, PolicyGraph, export_onnx
 
@@ -31,9 +39,10 @@ def write_bundle(
     """Export `actor` under the contract `spec` into the new folder `out`, whole or not at all, and return its path.
 
     `actor`: raw SI observation [B, n] -> action [B, m] in [-1, 1]. `recorded_observations` [N, n]: what the policy saw
-    in its task; with random and extreme ones they become the golden vectors. ExportError when `out` exists (`force`
-    replaces a bundle, and nothing else), when the policy holds NaN or infinity, when onnxruntime differs from torch on
-    any golden vector by more than `spec.tolerance` of the command's range, or when the disk refuses.
+    in its task. With a history of k both are stacks of so many, [B, k n] and [N, k n], oldest first. With random and
+    extreme ones they become the golden vectors. ExportError when `out` exists (`force` replaces a bundle, and nothing
+    else), when the policy holds NaN or infinity, when onnxruntime differs from torch on any golden vector by more than
+    `spec.tolerance` of the command's range, or when the disk refuses.
     """
     path = Path(out)
     _check_target(path, force)
@@ -42,7 +51,7 @@ def write_bundle(
     command = graph.commands(golden)
     model = export_onnx(graph, {CONTRACT_KEY: spec.contract_sha256(), "task": spec.task, "algorithm": spec.algorithm})
     _check_parity(model, golden, command, spec)
-    contents = {MODEL_FILE: model, GOLDEN_FILE: _npz(golden, command), **_onboard_files()}
+    contents = {MODEL_FILE: model, GOLDEN_FILE: _npz(golden, command, spec), **_onboard_files()}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
     text = json.dumps(replace(spec, files=hashes).to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
     contents[SPEC_FILE] = (text + "\n").encode("utf-8")
@@ -54,14 +63,14 @@ def write_bundle(
 
 
 def golden_observations(recorded: np.ndarray, spec: Spec) -> np.ndarray:
-    """The rows [R, n] float32 on which ONNX is held against torch: recorded, random, and extreme.
+    """The rows [R, k n] float32 on which ONNX is held against torch: recorded, random, and extreme.
 
     At most 2,000 recorded rows, evenly spaced; 1,000 normal draws with their mean and standard deviation; each field at
-    the mean +- 10 standard deviations, alone and all together; zeros and +-1,000 everywhere.
+    the mean +- 10 standard deviations throughout the history, alone and all together; zeros and +-1,000 everywhere.
     """
-    rows = np.asarray(recorded)
-    if rows.ndim != 2 or rows.shape[1] != spec.observation_size or not len(rows):
-        raise ExportError(f"recorded observations must be [N, {spec.observation_size}], got {list(rows.shape)}")
+    rows, width = np.asarray(recorded), spec.history * spec.observation_size
+    if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+        raise ExportError(f"recorded observations must be [N, {width}], got {list(rows.shape)}")
     if rows.dtype.kind != "f" or not np.isfinite(rows).all():
         raise ExportError(f"recorded observations must be finite floats, got {rows.dtype} with NaN or infinity")
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_RECORDED_ROWS)).round().astype(int)].astype(np.float64)
@@ -71,8 +80,8 @@ def golden_observations(recorded: np.ndarray, spec: Spec) -> np.ndarray:
     extreme = [np.zeros_like(mean), np.full_like(mean, EXTREME_VALUE), np.full_like(mean, -EXTREME_VALUE)]
     for part in (*slices(spec.observation).values(), slice(None)):
         for sign in (EXTREME_STDS, -EXTREME_STDS):
-            row = mean.copy()
-            row[part] += sign * std[part]
+            row, moved = mean.copy(), (std * sign).reshape(spec.history, -1)
+            row.reshape(moved.shape)[:, part] += moved[:, part]
             extreme.append(row)
     return np.concatenate([rows, random, np.stack(extreme)]).astype(np.float32)
 
@@ -88,13 +97,15 @@ def _check_target(path: Path, force: bool) -> None:
         raise ExportError(f"{path} exists and is no bundle folder; it is not replaced")
 
 
-def _check_parity(model: bytes, observation: np.ndarray, command: np.ndarray, spec: Spec) -> None:
+def _check_parity(model: bytes, stacks: np.ndarray, command: np.ndarray, spec: Spec) -> None:
     if not np.isfinite(command).all():
         row = int(np.argwhere(~np.isfinite(command))[0][0])
         raise ExportError(f"the policy's command for golden vector {row} of {len(command)} is not finite")
     session = open_session(model, "the exported model")
     for batch in (len(command), *BATCHES):
-        found = session.run([OUTPUT_NAME], {INPUT_NAME: observation[:batch]})[0]
+        found, *remembered = session.run(None, inputs_of(stacks[:batch], spec))
+        if remembered and not np.array_equal(remembered[0], stacks[:batch, spec.observation_size :]):
+            raise ExportError(f"the exported model's {NEXT_HISTORY_NAME} is not its inputs without the oldest frame")
         error = relative_error(found, command[:batch], spec)
         worst = float(error.max())
         if not worst <= spec.tolerance:
@@ -105,9 +116,10 @@ def _check_parity(model: bytes, observation: np.ndarray, command: np.ndarray, sp
             )
 
 
-def _npz(observation: np.ndarray, command: np.ndarray) -> bytes:
+def _npz(stacks: np.ndarray, command: np.ndarray, spec: Spec) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, observation=observation, command=command)
+    arrays: dict[str, Any] = {**inputs_of(stacks, spec), OUTPUT_NAME: command}
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 

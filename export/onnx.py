@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from simtoreal.export.onboard.runtime import INPUT_NAME, OUTPUT_NAME
+from simtoreal.export.onboard.runtime import HISTORY_NAME, INPUT_NAME, NEXT_HISTORY_NAME, OUTPUT_NAME
 from simtoreal.export.onboard.spec import Spec, SpecError, slices
 
 TRACE_BATCH = 2  # at a batch of 1 the trace bakes the size in
@@ -27,8 +27,10 @@ class ExportError(ValueError):
 class PolicyGraph(nn.Module):
     """A copy of `actor` followed by the command map of `spec`, on the CPU: observation [B, n] SI -> command [B, m] SI.
 
-    `actor` takes raw SI observations [B, n] (its normalizer inside) and gives actions [B, m] in [-1, 1]. The bounds are
-    rounded to float32 inwards, so no command passes them by a rounding.
+    `actor` takes raw SI observations [B, n] (its normalizer inside) and gives actions [B, m] in [-1, 1]. Under a
+    contract with a history of k it takes stacks [B, k n], oldest first, and the graph also takes the history
+    [B, (k - 1) n] and gives the next one. The bounds are rounded to float32 inwards, so no command passes them by a
+    rounding.
     """
 
     offset: Tensor
@@ -46,7 +48,8 @@ class PolicyGraph(nn.Module):
         self.register_buffer("high", torch.from_numpy(_rounded(table.high, -np.inf)))
         where = slices(spec.observation)
         self.relative = [(where[name].start, where[name].stop) for name in table.relative_to]
-        self.sizes = (spec.observation_size, spec.command_size)
+        self.sizes = (spec.history * spec.observation_size, spec.command_size)
+        self.newest = (spec.history - 1) * spec.observation_size
         for name, value in self.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise ExportError(f'"{name}" of the policy holds a value that is not finite; it is not exported')
@@ -63,33 +66,40 @@ class PolicyGraph(nn.Module):
                 found = list(action.shape) if isinstance(action, Tensor) else type(action).__name__
                 raise ExportError(f"the actor must give actions [{batch}, {wanted}], it gives {found}")
 
-    def forward(self, observation: Tensor) -> Tensor:
-        command = self.offset + self.scale * self.actor(observation).to(torch.float32)
+    def forward(self, observation: Tensor, history: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        stack = observation if history is None else torch.cat([history, observation], dim=-1)
+        command = self._command(stack)
+        return command if history is None else (command, stack[:, observation.shape[1] :])
+
+    def _command(self, stack: Tensor) -> Tensor:
+        command = self.offset + self.scale * self.actor(stack).to(torch.float32)
         for start, stop in self.relative:
-            command = command + observation[:, start:stop]
+            command = command + stack[:, self.newest + start : self.newest + stop]
         return torch.minimum(torch.maximum(command, self.low), self.high)
 
-    def commands(self, observations: np.ndarray) -> np.ndarray:
-        """Torch's command [B, m] for float32 observations [B, n]."""
+    def commands(self, stacks: np.ndarray) -> np.ndarray:
+        """Torch's command [B, m] for float32 observations behind their history [B, k n]."""
         with torch.inference_mode():
-            return self(torch.as_tensor(observations)).numpy()
+            return self._command(torch.as_tensor(stacks)).numpy()
 
 
 def export_onnx(graph: PolicyGraph, metadata: Mapping[str, str]) -> bytes:
-    """The ONNX file of `graph` with `metadata` in it: one input and one output, free batch, no external data, checked.
+    """The ONNX file of `graph` with `metadata` in it: one input and one output, or two with a history, free batch, no
+    external data, checked.
 
     ExportError when torch cannot translate the graph.
     """
-    example = torch.zeros(TRACE_BATCH, graph.sizes[0])
+    widths = {INPUT_NAME: graph.sizes[0] - graph.newest} | ({HISTORY_NAME: graph.newest} if graph.newest else {})
+    batch = torch.export.Dim("batch")
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph,
-                (example,),
+                tuple(torch.zeros(TRACE_BATCH, width) for width in widths.values()),
                 dynamo=True,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=list(widths),
+                output_names=[OUTPUT_NAME, NEXT_HISTORY_NAME][: len(widths)],
+                dynamic_shapes=tuple({0: batch} for _ in widths),
                 external_data=False,
                 verbose=False,
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,10 +48,11 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
     """
     runtime = Runtime(bundle)
     spec = runtime.spec
+    seen = f"{spec.observation_size} x {spec.history}" if spec.history > 1 else str(spec.observation_size)
     check_model(read_regular(os.path.join(runtime.bundle, MODEL_FILE), MAX_MODEL_BYTES), MODEL_FILE)
     checks = [
         Check("integrity", True, f"{len(spec.files)} files and the contract have their sha256"),
-        Check("schema", True, f"format {spec.format_version}, {spec.observation_size} -> {spec.command_size}"),
+        Check("schema", True, f"format {spec.format_version}, {seen} -> {spec.command_size}"),
         Check("onnx", True, "onnx.checker with full type and shape inference"),
         _golden(runtime),
         _batches(runtime),
@@ -62,39 +62,56 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
     return [*checks, Check("latency", latency.p99 < 1e6 * spec.control_dt, detail, latency.p99)]
 
 
-def compare_closed_loop(runtime: Runtime, graph: PolicyGraph, observations: Iterable[np.ndarray]) -> Parity:
-    """Feed one stream of observations [n] to the bundle's runtime and to the torch graph; keep the worst difference.
+class ClosedLoop:
+    """The bundle's runtime and the torch graph in the same episodes: the runtime drives, torch answers beside it.
 
-    `observations` may be a generator that steps an environment, so the stream may go wherever the policy leads.
+    Torch's history is kept here, from the observations alone, so the runtime's own is compared too.
     """
-    runtime.reset()
-    worst, worst_step, steps = 0.0, 0, 0
-    for observation in observations:
-        row = np.asarray(observation, dtype=np.float32)
-        error = float(relative_error(runtime.act(row), graph.commands(row[None])[0], runtime.spec).max())
-        if error > worst:
-            worst, worst_step = error, steps
-        steps += 1
-    if not steps:
-        raise ValueError("compare_closed_loop needs at least one observation, got none")
-    return Parity(worst, worst_step, steps, runtime.spec.tolerance)
+
+    def __init__(self, runtime: Runtime, graph: PolicyGraph) -> None:
+        self._runtime, self._graph = runtime, graph
+        self._worst, self._worst_step, self._steps = 0.0, 0, 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        self._runtime.reset()
+        self._frames: list[np.ndarray] = []
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The runtime's command [m] for an observation [n]."""
+        row, spec = np.asarray(observation, dtype=np.float32), self._runtime.spec
+        command = self._runtime.act(row)
+        self._frames = [*(self._frames or [row] * spec.history)[1:], row]
+        expected = self._graph.commands(np.concatenate(self._frames)[None])[0]
+        error = float(relative_error(command, expected, spec).max())
+        if error > self._worst:
+            self._worst, self._worst_step = error, self._steps
+        self._steps += 1
+        return command
+
+    def parity(self) -> Parity:
+        """The worst difference so far. Raises ValueError when there was no observation."""
+        if not self._steps:
+            raise ValueError("a closed loop needs at least one observation, got none")
+        return Parity(self._worst, self._worst_step, self._steps, self._runtime.spec.tolerance)
 
 
 def _golden(runtime: Runtime) -> Check:
-    observation, command = runtime.golden()
-    worst = float(relative_error(runtime.act(observation), command, runtime.spec).max())
-    tolerance = runtime.spec.tolerance
-    detail = f"{len(observation)} vectors, largest difference {worst:.1e} of the range, tolerance {tolerance:.0e}"
+    worst, tolerance = runtime.golden_error(), runtime.spec.tolerance
+    detail = (
+        f"{len(runtime.golden()[0])} vectors, largest difference {worst:.1e} of the range, tolerance {tolerance:.0e}"
+    )
     return Check("golden", worst <= tolerance, detail, worst)
 
 
 def _batches(runtime: Runtime) -> Check:
     """One observation gives one command, whatever stands beside it in the batch."""
-    observation, command = runtime.golden()
-    rows = np.resize(np.arange(len(observation)), max(BATCHES))
+    stacks, command = runtime.golden()
+    rows = np.resize(np.arange(len(stacks)), max(BATCHES))
     worst = 0.0
     for size in BATCHES:
-        found = runtime.act(observation[rows[:size]])
+        found = runtime.commands(stacks[rows[:size]])
         worst = max(worst, float(relative_error(found, command[rows[:size]], runtime.spec).max()))
     detail = f"batches of {', '.join(map(str, BATCHES))}, largest difference {worst:.1e} of the range"
     return Check("batch", worst <= runtime.spec.tolerance, detail, worst)

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.networks import DeterministicActor
 from simtoreal.policies.replay import Batch
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
-"""A batch of raw observations: `[E, n]`, or `{"policy": [E, n], "privileged": [E, p]}`."""
+"""A batch of raw observations: `[E, n]`, or `{"policy": [E, n], "privileged": [E, p]}`. For a learner with a history of
+k the policy's part is the stack [E, k n] of the last k, oldest first."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -45,16 +47,9 @@ class Agent(Protocol):
         """Raises ValueError when names or shapes differ from this agent's own."""
         ...
 
-    def actor(self) -> nn.Module:
-        """Deterministic raw observation [B, n] -> action [B, m], normalizer inside, detached from training."""
+    def actor(self) -> DeterministicActor:
+        """Deterministic raw observation [B, k n] -> action [B, m], normalizer inside, detached from training."""
         ...
-
-
-def act_alone(actor: nn.Module, obs: np.ndarray) -> np.ndarray:
-    """The action [m] of a deterministic actor for one raw observation [n]."""
-    with torch.inference_mode():
-        action: np.ndarray = actor(torch.from_numpy(np.ascontiguousarray(obs))[None])[0].numpy()
-    return action
 
 
 def split_observation(obs: Observation) -> tuple[np.ndarray, np.ndarray | None]:
@@ -64,6 +59,11 @@ def split_observation(obs: Observation) -> tuple[np.ndarray, np.ndarray | None]:
             raise ValueError(f"a dict observation needs the key 'policy', got {sorted(obs)}")
         return obs["policy"], obs.get("privileged")
     return obs, None
+
+
+def with_policy_part(obs: Observation, part: np.ndarray) -> Observation:
+    """`obs` with `part` in place of what the policy sees."""
+    return {**obs, "policy": part} if isinstance(obs, Mapping) else part
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

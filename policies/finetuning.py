@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtoreal.policies.agent import NonFiniteError, act_alone
+from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.history import Driver
 from simtoreal.policies.networks import DeterministicActor, StackedCritics
 from simtoreal.policies.replay import Batch, Replay
 from simtoreal.policies.sac import critic_loss, move
@@ -97,7 +98,7 @@ class FineTuner:
         self.base = copy.deepcopy(base).requires_grad_(False)
         self.actor = copy.deepcopy(base).requires_grad_(True)
         self.average = copy.deepcopy(base).requires_grad_(False)
-        size, m = base.observation_size, base.action_size
+        size, m = base.history * base.observation_size, base.action_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.critics = StackedCritics(size + 1 + m, config.hidden, config.n_critics, layer_norm=True)
@@ -111,10 +112,10 @@ class FineTuner:
         self._steps = 0
         self._forget_actor_moments()
 
-    def act(self, actor: DeterministicActor, obs: np.ndarray, noise: float) -> np.ndarray:
-        """The action [m] in [-1, 1] of `base`, `actor` or `average` for one raw observation [n], with normal noise of
-        that standard deviation. Raises NonFiniteError."""
-        action = act_alone(actor, obs)
+    def act(self, driver: Driver, obs: np.ndarray, noise: float) -> np.ndarray:
+        """The action [m] in [-1, 1] of whom `driver` drives (`base`, `actor` or `average`) for one raw observation [n],
+        with normal noise of that standard deviation. Raises NonFiniteError."""
+        action = driver.act(obs)
         if not np.isfinite(action).all():
             raise NonFiniteError("the policy's action is not finite")
         if noise:
@@ -122,7 +123,8 @@ class FineTuner:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def add(self, rows: Mapping[str, np.ndarray], *, robot: float) -> None:
-        """Store transitions (obs, action, reward, next_obs, terminated) of the OLD or the NEW robot."""
+        """Store transitions (obs, action, reward, next_obs, terminated) of the OLD or the NEW robot; obs and next_obs
+        are what an actor sees, [E, k n] with a history of k."""
         flag = np.full((len(rows["reward"]), 1), robot, np.float32)
         (self.new if robot == NEW else self.old).add(**rows, privileged=flag, next_privileged=flag)
 
@@ -165,7 +167,7 @@ class FineTuner:
 
     @torch.no_grad()
     def distance(self, obs: Tensor) -> float:
-        """Root mean square distance of the candidate's actions from the first actor's over `obs` [B, n]."""
+        """Root mean square distance of the candidate's actions from the first actor's over `obs` [B, k n]."""
         return float((self.average(obs) - self.base(obs)).square().mean().sqrt())
 
     def _forget_actor_moments(self) -> None:

@@ -12,7 +12,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from simtoreal.policies.agent import Agent, Observation, split_observation
+from simtoreal.policies.agent import Agent, Observation, split_observation, with_policy_part
+from simtoreal.policies.history import first_stack, next_stack
 from simtoreal.policies.replay import Replay
 
 Transition = dict[str, np.ndarray]
@@ -48,8 +49,9 @@ class Progress:
 class LoopState:
     """Where a loop stands: with the agent's and the replay's states, enough to go on bit for bit.
 
-    The loop changes it in place. On resuming, `observation` is what the environments last returned, and the caller has
-    brought the environments back to that point; None means the loop resets them.
+    The loop changes it in place. On resuming, `observation` is what the environments last returned, the policy's part
+    as the stack [E, k n] that it sees, and the caller has brought the environments back to that point; None means the
+    loop resets them.
     """
 
     rng: torch.Generator
@@ -114,6 +116,7 @@ def off_policy(
     batch_size: int = 256,
     learning_starts: int = 1_000,
     updates_per_step: float = 1.0,
+    history: int = 1,
     report_every: int = 1_000,
     state: LoopState | None = None,
     augment: Augment | None = None,
@@ -127,7 +130,8 @@ def off_policy(
     (`infos["valid"]`) or not finite is counted in `faults`, not stored; one that was lost with a worker process
     (`infos["lost"]`) is not stored either, but is no fault. `augment` makes further
     transitions of a vector step's E, a whole multiple of E in blocks of E, stored as well (a robot's mirror image, or
-    the same motion towards another goal); it also gets the step's infos.
+    the same motion towards another goal); it also gets the step's infos. Agent, replay and `augment` get the policy's
+    part of an observation as the stack [E, k n] of the last `history` = k.
 
     Raises ValueError for environments that do not reset in the same step, FaultRateError above `max_fault_rate` of
     invalid transitions, and what `agent.update` raises.
@@ -140,7 +144,7 @@ def off_policy(
     state = state or LoopState.start(seed)
     n_envs, action_size = envs.num_envs, int(np.prod(envs.single_action_space.shape or ()))
     if state.observation is None:
-        state.observation = _copied(envs.reset(seed=seed)[0])
+        state.observation = stacked(_copied(envs.reset(seed=seed)[0]), history)
         state.returns, state.lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
         agent.observe(finite(state.observation))
     if len(state.returns) != n_envs:
@@ -158,7 +162,8 @@ def off_policy(
             action = agent.act(obs, explore=True)
         next_obs, reward, terminated, truncated, infos = envs.step(action)
         ended = terminated | truncated
-        rows = transition(state.observation, action, reward, final_observation(next_obs, ended, infos), terminated)
+        reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
+        rows = transition(state.observation, action, reward, reached, terminated)
         valid = np.asarray(infos.get("valid", np.ones(n_envs, dtype=bool)), dtype=bool) & finite_rows(rows)
         for stored in [rows, augment(rows, infos)] if augment else [rows]:
             mask = np.tile(valid, len(stored["reward"]) // n_envs)
@@ -174,7 +179,7 @@ def off_policy(
             raise FaultRateError(
                 f"{state.faults} of {state.step} transitions were invalid, more than {max_fault_rate:.0%}"
             )
-        state.observation = _copied(next_obs)
+        state.observation = stacked(_copied(next_obs), history, state.observation, ended)
         state.returns += np.where(np.isfinite(reward), reward, 0.0)
         state.lengths += 1
         for i in np.flatnonzero(ended):
@@ -195,6 +200,19 @@ def off_policy(
             yield Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
             episodes, sums, updates = [], {}, 0
             next_report = (state.step // report_every + 1) * report_every
+
+
+def stacked(
+    obs: Observation, history: int, before: Observation | None = None, begins: np.ndarray | None = None
+) -> Observation:
+    """`obs` with the policy's part [E, n] as a stack [E, k n]: that of `before` with the new frame, or `history` = k
+    times the frame where an episode `begins` [E] (none does), and everywhere without `before`."""
+    frame = split_observation(obs)[0]
+    stack = first_stack(frame, history)
+    if before is not None:
+        goes_on = np.ones(len(frame), dtype=bool) if begins is None else ~begins
+        stack[goes_on] = next_stack(split_observation(before)[0], frame)[goes_on]
+    return with_policy_part(obs, stack)
 
 
 def transition(

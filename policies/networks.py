@@ -166,7 +166,9 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
 class DeterministicActor(nn.Module):
     """Raw SI observation [B, n] -> action [B, m] in [-1, 1]: what is exported, whoever trained it.
 
-    `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
+    With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
+    of one of them. `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint
+    alone.
     """
 
     def __init__(
@@ -176,15 +178,17 @@ class DeterministicActor(nn.Module):
         hidden: Sequence[int],
         activation: str = "relu",
         output: str = "tanh",
+        history: int = 1,
     ) -> None:
         super().__init__()
         if output not in OUTPUTS:
             raise ValueError(f"no output {output!r}; outputs: {', '.join(OUTPUTS)}")
         self.observation_size, self.action_size = observation_size, action_size
-        self.hidden, self.activation, self.output = tuple(hidden), activation, output
+        self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
         self.normalizer = FrozenNormalizer(observation_size)
-        self.body = mlp([observation_size, *hidden], activation)
-        self.head = nn.Linear(([observation_size, *hidden])[-1], action_size)
+        sizes = [history * observation_size, *hidden]
+        self.body = mlp(sizes, activation)
+        self.head = nn.Linear(sizes[-1], action_size)
 
     def forward(self, obs: Tensor) -> Tensor:
         mean = self.head(self.body(self.normalizer(obs)))
@@ -198,12 +202,15 @@ class DeterministicActor(nn.Module):
             "hidden": list(self.hidden),
             "activation": self.activation,
             "output": self.output,
+            "history": self.history,
         }
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> DeterministicActor:
-        """Raises ValueError when a key is missing, unknown or of the wrong kind."""
-        keys = {"kind", "observation_size", "action_size", "hidden", "activation", "output"}
+        """Without a "history", as it was once written, that is 1. Raises ValueError when another key is missing,
+        unknown or of the wrong kind."""
+        description = {"history": 1} | description
+        keys = {"kind", "observation_size", "action_size", "hidden", "activation", "output", "history"}
         if set(description) != keys:
             raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
         if description["kind"] != "mlp":
@@ -212,8 +219,10 @@ class DeterministicActor(nn.Module):
         sizes = [
             description["observation_size"],
             description["action_size"],
+            description["history"],
             *(hidden if isinstance(hidden, list) else [None]),
         ]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
-        return cls(sizes[0], sizes[1], hidden, description["activation"], description["output"])
+        n, m, history = sizes[:3]
+        return cls(n, m, hidden, description["activation"], description["output"], history)

@@ -14,7 +14,7 @@ CONSTANT = 1e-12
 
 
 class Normalizer(nn.Module):
-    """Raw observation [..., n] -> (x - mean) / std, clipped to +-10.
+    """Raw observation [..., n] -> (x - mean) / std, clipped to +-10; of a stack [..., k n] each frame alike.
 
     Statistics are kept in float64 and merged a batch at a time (Chan, Golub, LeVeque 1979, eq. 2.1); the float32
     pair that `forward` uses is a buffer too, so a module that travels holds all it needs. Before the first update
@@ -53,7 +53,7 @@ class Normalizer(nn.Module):
         self.scale.copy_(torch.where(variance > CONSTANT, variance, 1.0).rsqrt())
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.shift) * self.scale).clamp(-CLIP, CLIP)
+        return _normalized(x, self.shift, self.scale)
 
 
 class FrozenNormalizer(nn.Module):
@@ -72,4 +72,12 @@ class FrozenNormalizer(nn.Module):
         self.scale.copy_(source.scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.shift) * self.scale).clamp(-CLIP, CLIP)
+        return _normalized(x, self.shift, self.scale)
+
+
+def _normalized(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Every frame [n] of `x` [..., k n] by the same `shift` and `scale` [n]."""
+    frames = x.shape[-1] // shift.shape[-1]
+    if frames > 1:
+        shift, scale = shift.repeat(frames), scale.repeat(frames)
+    return ((x - shift) * scale).clamp(-CLIP, CLIP)

@@ -50,7 +50,8 @@ class SACConfig:
     `alpha_lr` 0 keeps the temperature at `initial_alpha`; `actor_average` is the rate of the deployed average of
     the actor's weights, 0 = off; `smoothness` is the weight of the penalty on the mean action's change from a state to
     the next, 0 = off; `critic_inputs` "privileged" leaves critics that have a privileged observation that alone, "both"
-    the policy's too; `matmul_precision` "medium" lets float32 products use bf16 (CPU) or tf32 (GPU)
+    the policy's newest too; `history` is how many of the last observations the actor sees, and critics that have no
+    privileged one; `matmul_precision` "medium" lets float32 products use bf16 (CPU) or tf32 (GPU)
     inside `update`.
     """
 
@@ -72,6 +73,7 @@ class SACConfig:
     actor_average: float = 0.0
     smoothness: float = 0.0
     critic_inputs: str = "both"
+    history: int = 1
     matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
@@ -98,6 +100,7 @@ class SACConfig:
             "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
             "smoothness": (self.smoothness >= 0, "at least 0"),
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
+            "history": (self.history >= 1, "at least 1"),
             "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
         }
         for name, (holds, expected) in checks.items():
@@ -116,7 +119,10 @@ def actor_loss(q: Tensor, log_prob: Tensor, alpha: Tensor | float) -> Tensor:
 
 
 class SAC:
-    """Soft actor-critic over raw observations. Initial weights and all later noise follow from `seed`."""
+    """Soft actor-critic over raw observations. Initial weights and all later noise follow from `seed`.
+
+    `observation_size` n is that of one observation; with a history of k, act, observe and update take stacks [B, k n].
+    """
 
     def __init__(
         self,
@@ -134,10 +140,11 @@ class SAC:
         self.target_entropy = float(-action_size if config.target_entropy is None else config.target_entropy)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            policy = SquashedGaussianActor(observation_size, action_size, config.hidden)
-            alone = privileged_size > 0 and config.critic_inputs == "privileged"
-            seen = privileged_size + (0 if alone else observation_size)
-            critics = StackedCritics(seen + action_size, config.hidden, config.n_critics, config.layer_norm)
+            stack = config.history * observation_size
+            policy = SquashedGaussianActor(stack, action_size, config.hidden)
+            also = 0 if config.critic_inputs == "privileged" else observation_size
+            state = privileged_size + also if privileged_size else stack
+            critics = StackedCritics(state + action_size, config.hidden, config.n_critics, config.layer_norm)
         self.policy = policy.to(self.device)
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
@@ -167,11 +174,12 @@ class SAC:
         return result
 
     def observe(self, obs: Observation) -> None:
-        """Add raw observations [E, n] to the running statistics; nothing when `normalize_observations` is off."""
+        """Add raw observations [E, n], of a stack the newest, to the running statistics; nothing when
+        `normalize_observations` is off."""
         if not self.config.normalize_observations:
             return
         policy, privileged = split_observation(obs)
-        self.normalizer.update(self._tensor(policy))
+        self.normalizer.update(self._newest(self._tensor(policy)))
         if self.privileged_normalizer is not None and privileged is not None:
             self.privileged_normalizer.update(self._tensor(privileged))
 
@@ -230,9 +238,9 @@ class SAC:
         }
 
     def actor(self) -> DeterministicActor:
-        """A copy of the (averaged) policy's mean with the normalizer inside: raw [B, n] -> [B, m]."""
-        observation_size = len(self.normalizer.mean)
-        actor = DeterministicActor(observation_size, self.action_size, self.config.hidden)
+        """A copy of the (averaged) policy's mean with the normalizer inside: raw [B, k n] -> [B, m]."""
+        config = self.config
+        actor = DeterministicActor(len(self.normalizer.mean), self.action_size, config.hidden, history=config.history)
         actor.normalizer.copy_from(self.normalizer)
         actor.body.load_state_dict(self.average.body.state_dict())
         with torch.no_grad():
@@ -289,12 +297,17 @@ class SAC:
         return torch.randn(n, self.action_size, generator=self.rng, device=self.device)
 
     def _inputs(self, obs: Tensor, privileged: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the actor sees and what the critics see, normalized."""
+        """What the actor sees and what the critics see, normalized: of a stack, critics that see the true state are
+        shown the newest frame only."""
         x = self.normalizer(obs)
         if self.privileged_normalizer is None or privileged is None:
             return x, x
         state = self.privileged_normalizer(privileged)
-        return x, state if self.config.critic_inputs == "privileged" else torch.cat([x, state], dim=-1)
+        return x, state if self.config.critic_inputs == "privileged" else torch.cat([self._newest(x), state], dim=-1)
+
+    def _newest(self, stack: Tensor) -> Tensor:
+        """The newest frame [B, n] of each stack [B, k n]."""
+        return stack[:, -len(self.normalizer.mean) :]
 
     def _step(self, name: str, loss: Tensor, gradients: Sequence[Tensor]) -> None:
         """One optimizer step along `gradients`, if the loss they are of is finite."""

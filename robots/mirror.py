@@ -47,7 +47,8 @@ def mirrored(
     rows: Mapping[str, NDArray[Any]], *, seen: Mirror, privileged: Mirror, action: Mirror
 ) -> dict[str, NDArray[Any]]:
     """The mirror image of transitions under the names obs, action, next_obs and, where observed, privileged and
-    next_privileged; rewards and ends are the same on both sides."""
+    next_privileged; rewards and ends are the same on both sides. What is k times as wide as its mirror is a stack of k
+    frames, each of which is mirrored."""
     mirrors = {
         "obs": seen,
         "next_obs": seen,
@@ -58,5 +59,6 @@ def mirrored(
     out = dict(rows)
     for name, (order, sign) in mirrors.items():
         if name in rows:
-            out[name] = rows[name][:, order] * sign
+            frames = rows[name].reshape(len(rows[name]), -1, len(order))
+            out[name] = (frames[..., order] * sign).reshape(rows[name].shape)
     return out

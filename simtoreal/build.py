@@ -339,9 +339,14 @@ class Contract:
         return CommandMap(offset, scale, low, high, relative_to=c.relative_to)
 
     def spec(
-        self, *, algorithm: str, training_ranges: Mapping[str, tuple[float, float]], provenance: Mapping[str, Any]
+        self,
+        *,
+        algorithm: str,
+        training_ranges: Mapping[str, tuple[float, float]],
+        provenance: Mapping[str, Any],
+        history: int = 1,
     ) -> Spec:
-        """The contract as a bundle carries it."""
+        """The contract as a bundle carries it; `history` is how many of the last observations the policy sees."""
         return Spec(
             task=self.task,
             algorithm=algorithm,
@@ -359,6 +364,7 @@ class Contract:
                 for name, p in self.parameters.items()
             },
             tolerance=1e-5,
+            history=history,
             provenance=dict(provenance),
         )
 

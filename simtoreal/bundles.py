@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from simtoreal import build
 from simtoreal.export.bundle import write_bundle
 from simtoreal.export.onboard.runtime import Runtime
 from simtoreal.export.onnx import PolicyGraph
-from simtoreal.export.verify import Check, compare_closed_loop, verify_bundle
-from simtoreal.policies.agent import act_alone
+from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
+from simtoreal.policies.history import Driver
+from simtoreal.policies.networks import DeterministicActor
 from simtoreal.runs import Run, RunError, versions
 
 RECORDED_STEPS = 1_000  # of observations that go into the golden vectors
@@ -52,16 +52,17 @@ def export(
                 "best": source.summary["best"],
                 "versions": versions(),
             },
+            history=actor.history,
         )
-        recorded = np.stack(list(_observations(env, partial(act_alone, actor), RECORDED_STEPS)))
+        driver = Driver(actor)
+        recorded = np.stack([driver.stack for _ in _drive(env, driver, RECORDED_STEPS)])
     finally:
         env.close()
     return write_bundle(out, actor=actor, spec=spec, recorded_observations=recorded, force=force)
 
 
-def _check_sizes(actor: nn.Module, contract: build.Contract, run: Run) -> None:
-    description: Any = actor.describe
-    made_for = (description()["observation_size"], description()["action_size"])
+def _check_sizes(actor: DeterministicActor, contract: build.Contract, run: Run) -> None:
+    made_for = (actor.observation_size, actor.action_size)
     sizes = (contract.observation.size, contract.command.size)
     if made_for != sizes:
         raise RunError(
@@ -70,17 +71,36 @@ def _check_sizes(actor: nn.Module, contract: build.Contract, run: Run) -> None:
         )
 
 
-def _observations(
-    env: gym.Env[Any, Any], act: Callable[[NDArray[np.float32]], NDArray[np.float32]], steps: int
-) -> Iterator[NDArray[np.float32]]:
-    """What a policy sees [n] over `steps` control steps in which `act` (observation -> action in [-1, 1]) drives."""
+class Policy(Protocol):
+    """Who drives: observation [n] -> action [m] in [-1, 1], one episode after another."""
+
+    def reset(self) -> None: ...
+
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+def _drive(env: gym.Env[Any, Any], policy: Policy, steps: int) -> Iterator[None]:
+    """`steps` control steps in which `policy` drives; yields at each when it has acted."""
     obs, _ = env.reset()
+    policy.reset()
     for _ in range(steps):
-        policy = build.policy_part(obs)
-        yield policy
-        obs, _, terminated, truncated, _ = env.step(act(policy))
+        action = policy.act(build.policy_part(obs))
+        yield
+        obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             obs, _ = env.reset()
+            policy.reset()
+
+
+class _Compared:
+    """The bundle's runtime as a policy, with torch beside it."""
+
+    def __init__(self, loop: ClosedLoop, contract: build.Contract) -> None:
+        self._loop, self._contract = loop, contract
+        self.reset = loop.reset
+
+    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._contract.action(self._loop.act(obs), obs).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -126,14 +146,11 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
     try:
         contract = build.Contract.of(runtime.spec.task, env)
         contract.check(runtime.spec, str(path))
-
-        def drive(seen: NDArray[np.float32]) -> NDArray[np.float32]:
-            return contract.action(runtime.act(seen), seen).astype(np.float32)
-
-        stream = _observations(env, drive, CLOSED_LOOP_STEPS)
-        parity = compare_closed_loop(runtime, PolicyGraph(actor, runtime.spec), stream)
+        loop = ClosedLoop(runtime, PolicyGraph(actor, runtime.spec))
+        deque(_drive(env, _Compared(loop, contract), CLOSED_LOOP_STEPS), maxlen=0)
     finally:
         env.close()
+    parity = loop.parity()
     detail = (
         f"{parity.steps} control steps, largest |onnx - torch| {parity.worst:.1e} of the command's range "
         f"at step {parity.worst_step}, tolerance {parity.tolerance:.0e}"

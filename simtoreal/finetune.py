@@ -101,7 +101,6 @@ def finetune(
     """
     source = Run.load(run)
     actor, meta = source.actor(checkpoint)
-    assert isinstance(actor, DeterministicActor)
     caps = Caps(max_falls, max_violations)
     folder = Path(out)
     if folder.resolve() == source.path.resolve():

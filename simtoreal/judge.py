@@ -8,11 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from torch import nn
 
 from simtoreal import build
 from simtoreal.config import RunConfig
-from simtoreal.policies.agent import NonFiniteError, act_alone
+from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.history import Driver
+from simtoreal.policies.networks import DeterministicActor
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,16 @@ class Judge:
         self._seed = config.seed + build.EVALUATION_SEED
         self._episodes = config.evaluate_episodes
 
-    def __call__(self, actor: nn.Module) -> Judgement:
+    def __call__(self, actor: DeterministicActor) -> Judgement:
+        driver = Driver(actor)
         returns, successes = [], []
         for episode in range(self._episodes):
             obs, _ = self._env.reset(seed=self._seed if episode == 0 else None)
+            driver.reset()
             total, ended = 0.0, False
             info: dict[str, Any] = {}
             while not ended:
-                action = act_alone(actor, build.policy_part(obs))
+                action = driver.act(build.policy_part(obs))
                 obs, reward, terminated, truncated, info = self._env.step(action)
                 total += float(reward)
                 ended = terminated or truncated

@@ -9,13 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, settings_of
-from simtoreal.policies.agent import Observation, prefixed, split_observation, under
+from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
+from simtoreal.policies.networks import DeterministicActor
 from simtoreal.policies.sac import SACConfig
 from simtoreal.workers import OpenEpisode
 
@@ -27,7 +28,7 @@ class Learner(Protocol):
 
     def run(self) -> Iterator[Progress]: ...
 
-    def actor(self) -> nn.Module: ...
+    def actor(self) -> DeterministicActor: ...
 
     def tensors(self) -> dict[str, Tensor]:
         """All it takes to go on bit for bit but its memory: weights, optimizers, random streams, open episodes."""
@@ -93,7 +94,7 @@ class OffPolicyLearner:
         action = int(np.prod(envs.single_action_space.shape or ()))
         self._agent = SAC(observation, action, privileged, self._settings, seed=config.seed, device=device)
         capacity = min(self._settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
-        self._replay = Replay(capacity, observation, action, privileged, device=device)
+        self._replay = Replay(capacity, self._settings.history * observation, action, privileged, device=device)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
         self._rng = np.random.default_rng(config.seed)
@@ -112,12 +113,13 @@ class OffPolicyLearner:
             batch_size=s.batch_size,
             learning_starts=s.learning_starts,
             updates_per_step=s.updates_per_step,
+            history=s.history,
             report_every=REPORT_EVERY,
             state=self._state,
             augment=self._augment,
         )
 
-    def actor(self) -> nn.Module:
+    def actor(self) -> DeterministicActor:
         return self._agent.actor()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -137,10 +139,13 @@ class OffPolicyLearner:
         self._agent.load_state_dict(under("agent", tensors))
         self._rng.bit_generator.state = numbers["augment"]
         self._state = LoopState.from_state_dict(under("loop", tensors))
-        if self._state.observation is not None:
+        recorded = self._state.observation
+        if recorded is not None:
             seen = self._envs.reopen(open_episodes(under("envs", tensors)))
-            check_reopened(seen, self._state.observation)
-            self._state.observation = seen
+            stack, frame = split_observation(recorded)[0], split_observation(seen)[0]
+            older, newest = np.split(stack, [-frame.shape[1]], axis=1)
+            check_reopened(seen, with_policy_part(recorded, newest))
+            self._state.observation = with_policy_part(seen, np.concatenate([older, frame], axis=1))
 
 
 def episode_tensors(episodes: Sequence[OpenEpisode]) -> dict[str, Tensor]:
@@ -209,7 +214,7 @@ class BaselineLearner:
     def run(self) -> Iterator[Progress]:
         return iter(self._baseline)
 
-    def actor(self) -> nn.Module:
+    def actor(self) -> DeterministicActor:
         return self._baseline.actor()
 
     def tensors(self) -> dict[str, Tensor]:

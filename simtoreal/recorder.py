@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from simtoreal.build import TrainingEnvs
 from simtoreal.config import RunConfig
@@ -24,6 +23,7 @@ from simtoreal.judge import Judge
 from simtoreal.learners import Learner
 from simtoreal.metrics import Metrics
 from simtoreal.policies.loops import Progress
+from simtoreal.policies.networks import DeterministicActor
 from simtoreal.randomization.randomizer import Randomizer
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.runs import CONFIG, RANDOMIZATION, SUMMARY, versions, write_json
@@ -210,7 +210,7 @@ class Recorder:
     def _cpu_seconds(self) -> float:
         return self._now.cpu_seconds + (self._cpu() - self._clocks[1] if self._clocks else 0.0)
 
-    def _actor(self) -> nn.Module:
+    def _actor(self) -> DeterministicActor:
         return self._learner.actor().cpu().eval()
 
     def _take(self, progress: Progress) -> None:
@@ -234,7 +234,7 @@ class Recorder:
         with self._disk():
             metrics.write(now.step, self._seconds(), tags)
 
-    def _evaluate(self, actor: nn.Module, metrics: Metrics) -> None:
+    def _evaluate(self, actor: DeterministicActor, metrics: Metrics) -> None:
         now = self._now
         judgement = now.last = self._judge(actor)
         now.last_step = now.step
@@ -247,7 +247,7 @@ class Recorder:
         with self._disk():
             metrics.write(now.step, self._seconds(), tags)
 
-    def _save(self, actor: nn.Module, metrics: Metrics) -> None:
+    def _save(self, actor: DeterministicActor, metrics: Metrics) -> None:
         """Checkpoint, then the summary that speaks of it, then away with what neither needs."""
         now = self._now
         with self._disk():

@@ -13,6 +13,7 @@ from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.learners import augmentation
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner
+from simtoreal.policies.history import Driver, next_stack
 from simtoreal.policies.loops import Augment, Transition, final_observation, finite_rows, transition
 from simtoreal.policies.networks import DeterministicActor
 from simtoreal.robot_env import RobotEnv
@@ -157,6 +158,7 @@ class Session:
 
     def _rollout(self, phase: str, actor: DeterministicActor, noise: float, figures: Mapping[str, float]) -> Rollout:
         env, tuner = self._env, self._tuner
+        driver = Driver(actor)
         obs, _ = env.reset()
         rows: list[Transition] = []
         signals: list[Any] = []
@@ -164,13 +166,13 @@ class Session:
         terminated = truncated = False
         info: dict[str, Any] = {}
         while not (terminated or truncated):
-            seen = obs
-            obs, reward, terminated, truncated, info = env.step(tuner.act(actor, seen, noise))
+            obs, reward, terminated, truncated, info = env.step(tuner.act(driver, obs, noise))
             total += reward
             violations += info["violation"]
             limited += info["limited"]
             if not info["stopped"]:
-                row = (seen[None], info["action"][None], np.array([reward]), obs[None], np.array([terminated]))
+                seen, reached = driver.stack, next_stack(driver.stack, obs)
+                row = (seen[None], info["action"][None], np.array([reward]), reached[None], np.array([terminated]))
                 rows.append(transition(*row))
                 signals.append(info["reward_signals"])
         if rows:
@@ -208,17 +210,21 @@ def simulate(config: RunConfig, tuner: FineTuner, seed: int) -> Augment | None:
     try:
         augment = augmentation(envs, plain, np.random.default_rng(seed)) if plain.augment else None
         rng = np.random.default_rng(seed)
+        driver = Driver(tuner.base)
         obs, _ = envs.reset(seed=seed)
         noise = 0.0
         for _ in range(SIMULATED_STEPS):
-            action = tuner.act(tuner.base, obs[0], noise)[None]
+            action = tuner.act(driver, obs[0], noise)[None]
             next_obs, reward, terminated, truncated, infos = envs.step(action)
             ended = terminated | truncated
-            rows = transition(obs, action, reward, final_observation(next_obs, ended, infos), terminated)
+            seen = driver.stack[None]
+            reached = next_stack(seen, build.policy_part(final_observation(next_obs, ended, infos)))
+            rows = transition(seen, action, reward, reached, terminated)
             if infos["valid"].all() and finite_rows(rows).all():
                 for part in [rows] if augment is None else [rows, augment(rows, infos)]:
                     tuner.add(part, robot=OLD)
             if ended.any():
+                driver.reset()
                 noise = float(rng.uniform(0.0, SIMULATED_NOISE))
             obs = next_obs
     finally:

@@ -17,7 +17,7 @@ from simtoreal.errors import RunError as RunError
 from simtoreal.locks import LOCK
 
 if TYPE_CHECKING:
-    from torch import nn
+    from simtoreal.policies.networks import DeterministicActor
 
 CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS, REPLAY = (
     "config.yaml",
@@ -150,7 +150,7 @@ class Run:
             )
         return folder
 
-    def actor(self, which: str = "best") -> tuple[nn.Module, dict[str, Any]]:
+    def actor(self, which: str = "best") -> tuple[DeterministicActor, dict[str, Any]]:
         """The deterministic actor of a checkpoint and the checkpoint's meta.
 
         Raises:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
 
 from simtoreal.config import RunConfig, difference
 from simtoreal.judge import Judgement
@@ -25,6 +24,7 @@ from simtoreal.policies.checkpoint import (
     sweep,
 )
 from simtoreal.policies.chunks import ChunkStore
+from simtoreal.policies.networks import DeterministicActor
 from simtoreal.runs import CHECKPOINTS, CONFIG, REPLAY
 
 
@@ -67,7 +67,7 @@ class Snapshots:
         self._keep: set[int] = set()
         self._oldest: dict[int, int] = {}  # checkpoint -> the oldest transition it needs
 
-    def save(self, learner: Learner, actor: nn.Module, standing: Standing) -> None:
+    def save(self, learner: Learner, actor: DeterministicActor, standing: Standing) -> None:
         """Write the checkpoint of `standing.step`, its replay first. Raises OSError, or CheckpointError for NaN."""
         memory = self._chunks.extend(learner.memory()) if self._config.resumable else None
         describe: Any = actor.describe

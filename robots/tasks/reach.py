@@ -152,8 +152,8 @@ class PandaReach(Task):
         """The same motions towards other goals: hindsight in the manner of Andrychowicz et al. 2017 (arXiv 1707.01495).
 
         `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and whatever
-        else; `signals` [E] the reward signals each led to. Half of the new goals lie within centimetres of where the
-        tool came to be, half are drawn as a reset draws them.
+        else, obs and next_obs [E, 27] or stacks of frames [E, k 27]; `signals` [E] the reward signals each led to. Half
+        of the new goals lie within centimetres of where the tool came to be, half are drawn as a reset draws them.
         """
         tool = np.array([s["tool_position"] for s in signals])
         near = tool + rng.normal(0.0, HINDSIGHT_SPREAD, tool.shape)
@@ -162,7 +162,8 @@ class PandaReach(Task):
         where, measured = (cls.observation_layout.slices[name] for name in ("goal_from_tool", "tool_position"))
         for name in ("obs", "next_obs"):
             out[name] = rows[name].copy()
-            out[name][:, where] = goals - rows[name][:, measured]
+            frames = out[name].reshape(len(goals), -1, cls.observation_layout.size)
+            frames[..., where] = goals[:, None] - frames[..., measured]
         rewards = [
             sum(cls.reward_terms({**s, "goal": goal}, action).values())
             for s, goal, action in zip(signals, goals.tolist(), rows["action"].tolist(), strict=True)

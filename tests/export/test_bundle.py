@@ -90,6 +90,14 @@ def test_what_a_bundle_holds(pristine, spec, recorded):
     assert (observation == 0).all(axis=1).any()
 
 
+def test_a_bundle_without_a_history_is_of_the_first_format(pristine):
+    written = json.loads((pristine / "spec.json").read_text())
+    assert (written["format_version"], "history" in written) == (1, False)
+    with np.load(pristine / "golden.npz") as data:
+        assert set(data) == {"observation", "command"}
+    assert read_spec(pristine).history == 1
+
+
 def test_a_model_says_nothing_of_the_machine_that_made_it(pristine):
     model = (pristine / "policy.onnx").read_bytes()
     assert b".py" not in model

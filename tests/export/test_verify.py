@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from simtoreal.export import PolicyGraph, Runtime, SpecError, compare_closed_loop, verify_bundle, write_bundle
+from simtoreal.export import ClosedLoop, PolicyGraph, Runtime, SpecError, verify_bundle, write_bundle
 
 
 def test_a_whole_bundle_passes_every_check(pristine):
@@ -63,17 +63,12 @@ def test_a_graph_that_onnx_refuses_is_an_error(bundle, resign):
 
 
 def test_the_bundle_follows_its_network_wherever_the_loop_leads(pristine, actor, spec):
-    runtime = Runtime(pristine)
-
-    def leg():
-        """An integrator that goes to the commanded angle at 10/s."""
-        q, qd = np.array([0.3, -0.4]), np.zeros(2)
-        for _ in range(300):
-            yield np.concatenate([q, qd, [q.sum()]])
-            qd = 10 * (runtime.act(np.concatenate([q, qd, [q.sum()]])) - q)
-            q = q + 0.02 * qd
-
-    parity = compare_closed_loop(runtime, PolicyGraph(actor, spec), leg())
+    loop = ClosedLoop(Runtime(pristine), PolicyGraph(actor, spec))
+    q, qd = np.array([0.3, -0.4]), np.zeros(2)
+    for _ in range(300):  # an integrator that goes to the commanded angle at 10/s
+        qd = 10 * (loop.act(np.concatenate([q, qd, [q.sum()]])) - q)
+        q = q + 0.02 * qd
+    parity = loop.parity()
     assert parity.steps == 300
     assert parity.held
     assert parity.worst < 1e-6
@@ -88,12 +83,13 @@ def test_a_difference_in_the_loop_is_measured_as_a_share_of_the_range(pristine, 
         def forward(self, observation):
             return self.actor(observation) + torch.tensor([0.04, 0.0])
 
-    row = np.zeros(5, np.float32)
-    parity = compare_closed_loop(Runtime(pristine), PolicyGraph(Shifted(), spec), [row])
+    loop = ClosedLoop(Runtime(pristine), PolicyGraph(Shifted(), spec))
+    loop.act(np.zeros(5, np.float32))
+    parity = loop.parity()
     assert parity.worst == pytest.approx(0.01, rel=1e-3)  # .04 * scale .5 of a range of 2 rad
     assert not parity.held
 
 
-def test_an_empty_stream_is_no_parity(pristine, actor, spec):
+def test_a_loop_of_no_step_is_no_parity(pristine, actor, spec):
     with pytest.raises(ValueError, match="at least one observation"):
-        compare_closed_loop(Runtime(pristine), PolicyGraph(actor, spec), [])
+        ClosedLoop(Runtime(pristine), PolicyGraph(actor, spec)).parity()

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner, FineTuningConfig
+from simtoreal.policies.history import Driver
 from simtoreal.policies.networks import DeterministicActor
 
 QUICK = {
@@ -123,10 +124,10 @@ def test_the_same_seed_learns_the_same():
 
 def test_exploration_is_noise_around_the_actor_within_the_actions():
     learner = tuner()
-    actions = np.stack([learner.act(learner.actor, np.zeros(3, np.float32), 0.2) for _ in range(500)])
+    actions = np.stack([learner.act(Driver(learner.actor), np.zeros(3, np.float32), 0.2) for _ in range(500)])
     assert actions.std(axis=0) == pytest.approx([0.2, 0.2], rel=0.15)
-    assert np.abs(learner.act(learner.actor, np.zeros(3, np.float32), 50.0)).max() <= 1
-    assert learner.act(learner.actor, np.zeros(3, np.float32), 0.0).tolist() == [0.0, 0.0]
+    assert np.abs(learner.act(Driver(learner.actor), np.zeros(3, np.float32), 50.0)).max() <= 1
+    assert learner.act(Driver(learner.actor), np.zeros(3, np.float32), 0.0).tolist() == [0.0, 0.0]
 
 
 def test_what_is_not_finite_is_refused():
@@ -134,7 +135,7 @@ def test_what_is_not_finite_is_refused():
     with torch.no_grad():
         learner.actor.head.bias.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="action is not finite"):
-        learner.act(learner.actor, np.zeros(3, np.float32), 0.0)
+        learner.act(Driver(learner.actor), np.zeros(3, np.float32), 0.0)
     learner.add(one_step([0, 0]), robot=NEW)
     with torch.no_grad():
         learner.critics.head_bias.fill_(torch.nan)

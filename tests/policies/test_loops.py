@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -154,10 +155,13 @@ def test_a_nan_in_learning_ends_it(vectorized):
         next(loop)
 
 
-def test_resuming_from_a_checkpoint_equals_no_break(vectorized, tmp_path):
+@pytest.mark.parametrize("history", [1, 3])
+def test_resuming_from_a_checkpoint_equals_no_break(vectorized, tmp_path, history):
     """Everything goes through the disk; the environments stand where they stood, as the caller promises."""
     arguments = {"steps": 120, "seed": 5, "learning_starts": 20, "batch_size": 16, "report_every": 30}
-    make = lambda: (SAC(1, 1, config=TINY, seed=5), Replay(70, 1, 1))  # noqa: E731
+    arguments["history"] = history
+    config = dataclasses.replace(TINY, history=history)
+    make = lambda: (SAC(1, 1, config=config, seed=5), Replay(70, history, 1))  # noqa: E731
     agent, replay = make()
     state = LoopState.start(5)
     envs = vectorized(2, length=7, truncate=True)

@@ -166,6 +166,24 @@ def test_a_critic_may_see_the_privileged_observation_alone():
     assert SAC(3, 2, config=dataclasses.replace(SMALL, critic_inputs="privileged")).critics.weights[0].shape[1] == 3 + 2
 
 
+@pytest.mark.parametrize(("privileged", "state"), [(0, 3 * 2), (4, 2 + 4)])
+def test_a_history_is_the_actors_and_the_critics_who_see_no_truth(privileged, state):
+    agent = SAC(2, 1, privileged, dataclasses.replace(SMALL, history=3))
+    stacks = RNG.standard_normal((50, 6)) * [9, 9, 9, 9, 2, 5]
+    truth = RNG.standard_normal((50, 4))
+    agent.observe({"policy": stacks, "privileged": truth} if privileged else stacks)
+    assert_close(agent.normalizer.mean.numpy(), stacks[:, 4:].mean(axis=0), atol=1e-6, rtol=1e-5)
+    assert agent.critics.weights[0].shape[1] == state + 1
+    batch = random_batch(6, 1, 64, privileged=privileged)
+    agent.update(batch)
+    actor_sees, critics_see = agent._inputs(batch.obs, batch.privileged)
+    assert_close(critics_see[:, : state - privileged], actor_sees[:, 4:] if privileged else actor_sees)
+    assert agent.critics.weights[0].grad.abs().amax(dim=(0, 2)).min() > 0
+    obs = RNG.standard_normal((6, 6)).astype(np.float32)
+    assert_close(agent.actor()(torch.from_numpy(obs)).numpy(), agent.act(obs, explore=False), atol=1e-6, rtol=1e-6)
+    assert agent.actor().history == 3
+
+
 @pytest.mark.parametrize("actor_average", [0.0, 0.2])
 def test_the_actor_that_leaves_acts_as_the_agent_does(actor_average):
     agent = SAC(3, 2, config=dataclasses.replace(SMALL, actor_average=actor_average))
@@ -251,7 +269,7 @@ def test_a_broken_policy_does_not_act():
         {"buffer_size": 10},
         {"hidden": ()}, {"hidden": (0,)}, {"n_critics": 0}, {"updates_per_step": 0.0}, {"initial_alpha": 0.0},
         {"actor_average": 1.0}, {"target_entropy": float("inf")}, {"learning_starts": -1}, {"matmul_precision": "low"},
-        {"smoothness": -0.1}, {"critic_inputs": "policy"},
+        {"smoothness": -0.1}, {"critic_inputs": "policy"}, {"history": 0},
     ],
 )  # fmt: skip
 def test_a_config_that_cannot_run_cannot_be_built(change):

@@ -1,5 +1,6 @@
 """Derived transitions say what would have been seen and earned: with another goal all along, or in a mirror."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -92,4 +93,27 @@ def test_a_mirrored_transition_is_what_the_mirrored_robot_does(privileged):
     derived = env.augment(here, [], np.random.default_rng(0))
     for name, values in mirrored.items():
         np.testing.assert_allclose(derived[name], values, atol=2e-5, err_msg=name)
+    env.close()
+
+
+def test_a_stack_of_frames_is_derived_frame_by_frame(task_id):
+    env = gym.make(task_id, privileged=True).unwrapped
+    rng = np.random.default_rng(1)
+    first, _ = env.reset(seed=0)
+    size, m = env.observation_layout.size, env.action_space.shape[0]
+    signals = [env.step(rng.uniform(-1, 1, m).astype(np.float32))[4]["reward_signals"] for _ in range(5)]
+    rows = {
+        "action": rng.uniform(-1, 1, (5, m)).astype(np.float32),
+        "reward": rng.normal(size=5),
+        "privileged": rng.normal(size=(5, len(first["privileged"]))).astype(np.float32),
+    }
+    stacks = {name: rng.normal(size=(5, 3 * size)).astype(np.float32) for name in ("obs", "next_obs")}
+    derived = env.augment(rows | stacks, signals, np.random.default_rng(2))
+    for frame in (slice(0, size), slice(size, 2 * size), slice(2 * size, 3 * size)):
+        alone = rows | {name: stack[:, frame] for name, stack in stacks.items()}
+        expected = env.augment(alone, signals, np.random.default_rng(2))
+        for name, value in expected.items():
+            found = derived[name][:, frame] if name in stacks else derived[name]
+            np.testing.assert_array_equal(found, value, err_msg=name)
+        assert not np.array_equal(derived["obs"][:, frame], stacks["obs"][:, frame])
     env.close()

@@ -115,6 +115,34 @@ def test_a_policy_that_is_better_becomes_a_run_like_any_other(reach, target, tmp
     )
 
 
+def test_a_policy_with_a_history_is_tuned_on_what_it_saw(target, tmp_path, monkeypatch):
+    monkeypatch.setattr(simtoreal.finetune, "LEVEL", 1.0)  # every test is passed then
+    settings = ("agent.hidden=[16, 16]", "agent.learning_starts=50", "evaluate_episodes=1", "agent.history=3")
+    run = simtoreal.train("PandaReach", steps=60, out=tmp_path / "run", assignments=settings).run
+    tuners = []
+
+    class Watched(FineTuner):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            tuners.append(self)
+
+    monkeypatch.setattr(simtoreal.finetune, "FineTuner", Watched)
+    result = simtoreal.finetune(run, target=target, robot_seconds=SECONDS, out=tmp_path / "new", seed=1)
+    assert result.accepted
+    (tuner,) = tuners
+    assert tuner.critics.weights[0].shape[1] == 3 * 27 + 1 + 7
+    for memory in (tuner.old, tuner.new):
+        rows = memory.rows(memory.oldest, memory.added)
+        frames, following = (rows[name].reshape(-1, 3, 27) for name in ("obs", "next_obs"))
+        assert torch.equal(frames[:, 1:], following[:, :-1])
+        first, own = frames[0], slice(0, 21)  # the first of an episode; a relabelled goal changes the other fields
+        assert torch.equal(first, first[:1].expand(3, -1))
+        assert not torch.equal(frames[-1, 0, own], frames[-1, 1, own])
+    actor, _ = Run.load(tmp_path / "new").actor()
+    assert actor.history == 3
+    assert simtoreal.verify(simtoreal.export(tmp_path / "new", tmp_path / "bundle")).passed
+
+
 def test_the_learners_settings(reach, target, tmp_path, cli):
     arguments = ("finetune", reach, "--target", target, "--robot-seconds", SECONDS, "--out", tmp_path / "new")
     cli(*arguments, "--set", "noise=-1").refused("simtoreal: finetune: noise must be at least 0, got -1")

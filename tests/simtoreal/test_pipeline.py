@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.simtoreal.conftest import quick
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -61,6 +63,26 @@ def test_train_export_verify_evaluate_replay(way):
     replayed = run("replay", "Urteil & mehr", "nominal/nominal/2")
     assert replayed["identical"]
     assert sorted(path.name for path in folder.iterdir()) == ["Urteil & mehr", "das Bündel", "der Lauf"]
+
+
+def test_a_policy_with_a_history_goes_the_whole_way(tmp_path, cli):
+    run, bundle, verdict = (tmp_path / name for name in ("run", "bundle", "verdict"))
+    sets = [f"--set={text}" for text in (*quick(), "agent.history=3")]
+    cli("train", "CartPoleSwingUp", "--steps", 300, "--out", run, "--set=agent.history=0").refused(
+        "history must be at least 1, got 0"
+    )
+    assert cli("train", "CartPoleSwingUp", "--steps", 300, "--envs", 2, "--out", run, *sets).code == 0
+    assert cli("export", run, "--out", bundle).code == 0
+    verified = cli("verify", bundle, "--json").result
+    checks = {check["name"]: check for check in verified["checks"]}
+    assert verified["passed"]
+    assert checks["schema"]["detail"] == "format 2, 6 x 3 -> 1"
+    assert "1000 control steps" in checks["closed loop"]["detail"]
+    assert cli("evaluate", bundle, "--suite", "nominal", "--episodes", 3, "--out", verdict).code == 0
+    for case in (0, 2):  # each episode begins with a history of its own
+        assert cli("replay", verdict, f"nominal/nominal/{case}", "--json").result["identical"]
+    done = subprocess.run([sys.executable, bundle / "onboard", "--self-test"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_onboard_code_of_a_bundle_runs_without_this_package(randomized, tmp_path):

@@ -26,9 +26,13 @@ FAST = [
     "agent.hidden=[16, 16]", "agent.learning_starts=100", "agent.updates_per_step=0.1", "agent.batch_size=16",
     "evaluate_every=400", "evaluate_episodes=1", "save_every=200",
 ]  # fmt: skip
-RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled goals; no names, and a ring overwritten
+RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled goals; no names, and a ring overwritten;
+    # "history": cut in mid-episode, its relabelled stacks of three frames go on
     "cartpole": ["CartPoleSwingUp", "--steps", "1200", "--envs", "2", *(f"--set={s}" for s in FAST)],
     "reach": ["PandaReach", "--steps", "600", "--envs", "3", *(f"--set={s}" for s in FAST)],
+    "history": [
+        "PandaReach", "--steps", "450", "--envs", "3", *(f"--set={s}" for s in [*FAST, "agent.history=3"]),
+    ],
     "pendulum": ["Pendulum-v1", "--steps", "900", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
     "walk": ["A1Walk", "--steps", "400", "--envs", "2", *(f"--set={s}" for s in [*FAST, "save_every=100"])],
     "sb3": [
@@ -83,7 +87,9 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("name", "kills"), [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3), ("walk", 2)])
+@pytest.mark.parametrize(
+    ("name", "kills"), [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3), ("walk", 2), ("history", 2)]
+)
 def test_killed_at_random_instants_it_ends_the_same_bit_for_bit(name, kills, undisturbed, tmp_path):
     said = killed(name, tmp_path / "run", kills=kills, seed=len(name))
     assert said["kills"] > 0
@@ -97,6 +103,15 @@ def test_killed_between_any_two_of_its_calls_to_the_disk_it_ends_the_same(undist
     assert said["kills"] > 3
     assert unlike(undisturbed("pendulum"), tmp_path / "run") == []
     assert not list((tmp_path / "run").rglob(".tmp*"))
+
+
+def test_the_frames_before_a_break_are_seen_after_it(cut, undisturbed, cli):
+    run = cut("history", 402)
+    (stored, _) = checkpoint(run, 402)
+    stacks = stored["loop.observation"].reshape(3, 3, 27)
+    assert all(not torch.equal(stacks[:, i], stacks[:, i + 1]) for i in (0, 1)), "in mid-episode"
+    assert cli("train", "PandaReach", "--out", run, "--resume").code == 0
+    assert unlike(undisturbed("history"), run) == []
 
 
 def test_the_replay_is_written_once_by_what_was_added(undisturbed):
