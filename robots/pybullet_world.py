@@ -370,15 +370,15 @@ class PyBulletWorld(World):
         self._step()
 
     def bare_steps(self, torques: Sequence[Sequence[float]], *, gravity: bool) -> None:
-        """The engine calls of a joint controller, a step for each of `torques`, and nothing else: for benchmarks. It
-        reads the state (of a floating robot the base too), with `gravity` compensation asks for its torques, writes
-        torques and steps."""
+        """The engine calls of one control step of a joint controller, a physics step for each of `torques`, and nothing
+        else: for benchmarks. Each physics step reads the joints, with `gravity` compensation asks for its torques,
+        writes torques and steps; the base of a floating robot is read once, at the beginning."""
         c, body, joints = self._client, self._body, self._joint_indices
+        if self._robot.floating:
+            bullet.getBasePositionAndOrientation(body, physicsClientId=c)
+            bullet.getBaseVelocity(body, physicsClientId=c)
         for torque in torques:
             bullet.getJointStates(body, joints, physicsClientId=c)
-            if self._robot.floating:
-                bullet.getBasePositionAndOrientation(body, physicsClientId=c)
-                bullet.getBaseVelocity(body, physicsClientId=c)
             if gravity:
                 bullet.calculateInverseDynamics(body, self._zero, self._zero, self._zero, physicsClientId=c)
             bullet.setJointMotorControlArray(body, joints, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=c)

@@ -87,7 +87,7 @@ def _interleaved(
 def bench_step(rounds: int) -> list[Row]:
     """A control step with everything on against the Bullet calls alone that such a controller cannot avoid.
 
-    Each physics step has one reading of the state, one write of torques and one step. The bare robot is given
+    Each physics step has one reading of the joints, one write of torques and one step. The bare robot is given
     the torques that ours was given, from the same start and with the same parameters: so both go through the same
     states and touch the ground at the same points, and the engine has the same to do.
     """
