@@ -14,7 +14,7 @@ from pathlib import Path
 import simtoreal
 
 STEPS = {"CartPoleSwingUp": 40_000, "PandaReach": 30_000, "A1Walk": 120_000}
-SEED = 0
+SEEDS = {"CartPoleSwingUp": 0, "PandaReach": 0, "A1Walk": 2}
 OUT = Path(__file__).parent / "bundles"
 
 
@@ -30,7 +30,7 @@ def main() -> None:
         run = options.folder / task
         summary = run / "summary.json"
         if not summary.is_file() or not json.loads(summary.read_text())["finished"]:
-            simtoreal.train(task, steps=STEPS[task], seed=SEED, out=run, force=True)
+            simtoreal.train(task, steps=STEPS[task], seed=SEEDS[task], out=run, force=True)
         bundle = simtoreal.export(run, OUT / task.lower(), force=True)
         verification = simtoreal.verify(bundle)
         assert verification.passed, verification
