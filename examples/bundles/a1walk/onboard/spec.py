@@ -1,0 +1,343 @@
+"""The contract of a bundle: what the policy reads and writes, in which units, at which rate; and its files' hashes.
+
+The hashes find damage and careless edits; they are no signature against someone who rewrites the whole folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import numbers
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .checks import SpecError as SpecError
+from .checks import items, mapping, number, numbers_of, text, with_keys
+
+FORMAT_VERSION = 2  # the newest; a contract without a history is written in format 1, which has no key for it
+SPEC_FILE = "spec.json"
+MODEL_FILE = "policy.onnx"
+GOLDEN_FILE = "golden.npz"
+MAX_SPEC_BYTES = 4_000_000
+PARAMETER_KEYS = ("unit", "nominal", "low", "high")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named quantity of a layout: `size` consecutive floats in `unit`, in `frame`, each with its label or none."""
+
+    name: str
+    size: int
+    unit: str
+    frame: str = ""
+    labels: tuple[str, ...] = ()
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        text(self.name, "a field's name", empty=False)
+        if isinstance(self.size, bool) or not isinstance(self.size, numbers.Integral) or self.size < 1:
+            raise SpecError(f'field "{self.name}": size must be a whole number of at least 1, got {self.size!r}')
+        for key in ("unit", "frame", "description"):
+            text(getattr(self, key), f'field "{self.name}": {key}')
+        labels = tuple(text(label, f'field "{self.name}": a label') for label in items(self.labels, "labels"))
+        if labels and len(labels) != self.size:
+            raise SpecError(f'field "{self.name}" has size {self.size} but {len(labels)} labels')
+        object.__setattr__(self, "size", int(self.size))
+        object.__setattr__(self, "labels", labels)
+
+
+@dataclass(frozen=True)
+class CommandMap:
+    """From the action a in [-1, 1]^m to the command in SI: clip(offset + scale * a + observed, low, high), each [m].
+
+    `observed` is the sum of the observation fields named in `relative_to`, each of size m (none: an absolute command).
+    """
+
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    relative_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in ("offset", "scale", "low", "high"):
+            object.__setattr__(self, key, numbers_of(getattr(self, key), f"command_map.{key}"))
+            if len(getattr(self, key)) != len(self.offset):
+                found = len(getattr(self, key))
+                raise SpecError(f"command_map.{key} has {found} values, offset has {len(self.offset)}")
+        for index, low in enumerate(self.low):
+            high = self.high[index]
+            if not low < high:
+                raise SpecError(f"command_map: low[{index}] = {low} must be below high[{index}] = {high}")
+        names = items(self.relative_to, "command_map.relative_to")
+        object.__setattr__(self, "relative_to", tuple(text(name, "command_map.relative_to") for name in names))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The whole contract. Building one checks it; SpecError names the first thing that is wrong.
+
+    `gains` and `limits` hold one value a joint, in the order of `joints`, SI (kp [N m/rad], kd [N m s/rad],
+    position_low, position_high [rad or m], velocity [rad/s or m/s], effort [N m or N]). `tolerance` is the largest
+    |onnx - torch| of a command, as a share of high - low. `history` is how many of the last observations the policy
+    sees, the newest among them; `format_version` follows from it: 1 without a history, else 2. `training_ranges` are
+    name -> (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its
+    sha256.
+    """
+
+    task: str
+    algorithm: str
+    control_dt: float  # [s]
+    observation: tuple[Field, ...]
+    command: tuple[Field, ...]
+    command_map: CommandMap
+    reward_signals: tuple[Field, ...] = ()
+    joints: tuple[str, ...] = ()
+    gains: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    limits: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    quaternion_order: str = "xyzw"
+    training_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tolerance: float = 1e-4
+    provenance: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    format_version: int = field(init=False)
+    history: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
+            raise SpecError(f"history must be a whole number from 1, got {self.history!r}")
+        object.__setattr__(self, "format_version", 1 if self.history == 1 else FORMAT_VERSION)
+        for key in ("task", "algorithm"):
+            text(getattr(self, key), key, empty=False)
+        for key in ("control_dt", "tolerance"):
+            value = number(getattr(self, key), key)
+            if value <= 0:
+                raise SpecError(f"{key} must be above 0, got {value}")
+            object.__setattr__(self, key, value)
+        if self.quaternion_order not in ("xyzw", "wxyz"):
+            raise SpecError(f'quaternion_order must be "xyzw" or "wxyz", got {self.quaternion_order!r}')
+        for key in ("observation", "command", "reward_signals"):
+            object.__setattr__(self, key, _layout(getattr(self, key), key, empty=key == "reward_signals"))
+        self._check_command_map()
+        self._check_joints()
+        self._check_parameters()
+        try:
+            plain = json.loads(json.dumps(mapping(self.provenance, "provenance"), allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SpecError(f"provenance must be plain JSON with finite numbers: {error}") from None
+        object.__setattr__(self, "provenance", plain)
+        files = mapping(self.files, "files")
+        for name, digest in files.items():
+            _check_name(name)
+            if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise SpecError(f'files: "{name}" has no sha256 but {digest!r}')
+        object.__setattr__(self, "files", files)
+
+    def _check_command_map(self) -> None:
+        if not isinstance(self.command_map, CommandMap):
+            raise SpecError(f"command_map must be a CommandMap, got {self.command_map!r}")
+        if len(self.command_map.offset) != self.command_size:
+            raise SpecError(f"command has {self.command_size} values but command_map {len(self.command_map.offset)}")
+        sizes = {entry.name: entry.size for entry in self.observation}
+        for name in self.command_map.relative_to:
+            if name not in sizes:
+                raise SpecError(f'command_map.relative_to: no observation field "{name}"; fields: {", ".join(sizes)}')
+            if sizes[name] != self.command_size:
+                raise SpecError(
+                    f'command_map.relative_to: field "{name}" has size {sizes[name]}, the command {self.command_size}'
+                )
+
+    def _check_joints(self) -> None:
+        joints = tuple(text(joint, "a joint's name", empty=False) for joint in items(self.joints, "joints"))
+        if len(set(joints)) != len(joints):
+            raise SpecError(f"joints: a name occurs twice in {', '.join(joints)}")
+        object.__setattr__(self, "joints", joints)
+        for key in ("gains", "limits"):
+            table = {name: numbers_of(row, f"{key}.{name}") for name, row in mapping(getattr(self, key), key).items()}
+            for name, row in table.items():
+                if len(row) != len(joints):
+                    raise SpecError(f"{key}.{name} has {len(row)} values for {len(joints)} joints")
+            object.__setattr__(self, key, table)
+
+    def _check_parameters(self) -> None:
+        parameters = {}
+        for name, entry in mapping(self.parameters, "parameters").items():
+            row = with_keys(entry, f"parameters.{name}", PARAMETER_KEYS)
+            row = {key: row[key] if key == "unit" else number(row[key], f"parameters.{name}.{key}") for key in row}
+            text(row["unit"], f"parameters.{name}.unit")
+            if not row["low"] <= row["nominal"] <= row["high"]:
+                raise SpecError(f"parameters.{name}: nominal {row['nominal']} is outside [{row['low']}, {row['high']}]")
+            parameters[name] = row
+        ranges = {}
+        for name, entry in mapping(self.training_ranges, "training_ranges").items():
+            bounds = numbers_of(entry, f"training_ranges.{name}")
+            if len(bounds) != 2 or bounds[0] > bounds[1]:
+                raise SpecError(f"training_ranges.{name} must be [low, high], got {list(bounds)}")
+            if name not in parameters:
+                raise SpecError(f'training_ranges: "{name}" is not among the {len(parameters)} parameters')
+            ranges[name] = bounds
+        object.__setattr__(self, "parameters", parameters)
+        object.__setattr__(self, "training_ranges", ranges)
+
+    @property
+    def observation_size(self) -> int:
+        """Width n of an observation."""
+        return sum(entry.size for entry in self.observation)
+
+    @property
+    def command_size(self) -> int:
+        """Width m of a command."""
+        return sum(entry.size for entry in self.command)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as it stands in spec.json."""
+        data = asdict(self)
+        if self.history == 1:
+            del data["history"]
+        return data
+
+    def contract_sha256(self) -> str:
+        """sha256 of the canonical JSON of everything but `files`; policy.onnx carries it in its metadata."""
+        data = self.to_dict()
+        del data["files"]
+        canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _layout(entries: Any, where: str, empty: bool) -> tuple[Field, ...]:
+    layout = items(entries, where)
+    for entry in layout:
+        if not isinstance(entry, Field):
+            raise SpecError(f"{where} must hold fields, got {entry!r}")
+    names = [entry.name for entry in layout]
+    if len(set(names)) != len(names):
+        raise SpecError(f"{where}: a field's name occurs twice in {', '.join(names)}")
+    if not (names or empty):
+        raise SpecError(f"{where} has no fields")
+    return layout
+
+
+def slices(layout: Iterable[Field]) -> dict[str, slice]:
+    """Where each field of a layout lies in the flat vector, by name and in order."""
+    found, start = {}, 0
+    for entry in layout:
+        found[entry.name] = slice(start, start + entry.size)
+        start += entry.size
+    return found
+
+
+def _check_version(version: Any) -> None:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise SpecError(f"format_version must be a whole number from 1, got {version!r}")
+    if version > FORMAT_VERSION:
+        raise SpecError(f"the contract has format version {version}; this runtime reads up to {FORMAT_VERSION}")
+
+
+def _check_name(name: str) -> None:
+    if "\\" in name or "\0" in name or ":" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise SpecError(f"files: {name!r} must be a path below the bundle, with no empty, . or .. part")
+
+
+def spec_from_dict(value: Any) -> Spec:
+    """A Spec from the plain data of spec.json; SpecError on unknown or missing keys and on whatever `Spec` refuses."""
+    version = value.get("format_version", 1) if isinstance(value, dict) else 1
+    _check_version(version)  # first: a newer format's keys mean nothing to this reader
+    known = [entry.name for entry in fields(Spec) if version > 1 or entry.name != "history"]
+    data = with_keys(value, "the contract", known)
+    del data["format_version"]
+    for key in ("observation", "command", "reward_signals"):
+        entries = items(data[key], key)
+        keys = [entry.name for entry in fields(Field)]
+        data[key] = tuple(Field(**with_keys(entry, f"{key}[{i}]", keys)) for i, entry in enumerate(entries))
+    map_keys = [entry.name for entry in fields(CommandMap)]
+    data["command_map"] = CommandMap(**with_keys(data["command_map"], "command_map", map_keys))
+    spec = Spec(**data)
+    if spec.format_version != version:
+        raise SpecError(f"the contract has format version {version}, one with a history of {spec.history} has another")
+    return spec
+
+
+def _no_duplicates(pairs: Any) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise SpecError(f'the key "{next(key for key in keys if keys.count(key) > 1)}" occurs twice')
+    return data
+
+
+def _no_constant(name: str) -> float:
+    raise SpecError(f"{name} is not a finite number")
+
+
+def read_spec(bundle: str | os.PathLike[str]) -> Spec:
+    """The contract in `bundle`/spec.json; SpecError naming the file on anything strange, or FileNotFoundError."""
+    path = os.path.join(os.fspath(bundle), SPEC_FILE)
+    raw = read_regular(path, MAX_SPEC_BYTES)
+    try:
+        return spec_from_dict(json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant))
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path} is not readable JSON: {error}") from None
+
+
+def read_regular(path: str, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes; SpecError for anything else, or FileNotFoundError."""
+    try:
+        mode = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path} does not exist; is this a bundle?") from None
+    if not stat.S_ISREG(mode.st_mode):
+        raise SpecError(f"{path} is {'a symbolic link' if stat.S_ISLNK(mode.st_mode) else 'no regular file'}")
+    if mode.st_size > limit:
+        raise SpecError(f"{path} has {mode.st_size} bytes, at most {limit} are read")
+    with open(path, "rb") as file:
+        return file.read(limit + 1)
+
+
+def sha256_file(path: str) -> str:
+    """sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def check_files(bundle: str | os.PathLike[str], spec: Spec) -> None:
+    """Hold the folder against `spec.files`; SpecError for a missing, changed, unlisted or linked file.
+
+    Nothing unlisted may lie in a bundle (external tensor data, a module that shadows another); the interpreter's
+    `__pycache__` folders are the exception.
+    """
+    root = os.fspath(bundle)
+    for name in (MODEL_FILE, GOLDEN_FILE):
+        if name not in spec.files:
+            raise SpecError(f"{os.path.join(root, SPEC_FILE)}: files does not list {name}")
+    present: set[str] = set()
+    for folder, folders, names in os.walk(root, onerror=_refuse):
+        for name in folders + names:
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                raise SpecError(f"{path} is a symbolic link; a bundle holds plain files only")
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        present.update(os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in names)
+    for name in sorted(present - set(spec.files) - {SPEC_FILE}):
+        raise SpecError(f"{os.path.join(root, name)} is not listed in the contract; a bundle holds nothing else")
+    for name, expected in sorted(spec.files.items()):
+        path = os.path.join(root, *name.split("/"))
+        if name not in present:
+            raise SpecError(f"{path} is missing; the contract lists it")
+        if not os.path.isfile(path):
+            raise SpecError(f"{path} is no regular file")
+        found = sha256_file(path)
+        if found != expected:
+            raise SpecError(f"{path} has changed: sha256 {found[:12]}…, the contract says {expected[:12]}…")
