@@ -2,16 +2,17 @@
 
     python examples/bundles.py [TASK ...] [--folder runs/bundles]
 
-Trains what is missing (a quarter of an hour on one core each, A1Walk half an hour) and exports the best checkpoint.
+Trains what is missing (a quarter of an hour on one core each, A1Walk half an hour), and exports the best
+checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import simtoreal
+from simtoreal.runs import is_finished
 
 STEPS = {"CartPoleSwingUp": 40_000, "PandaReach": 30_000, "A1Walk": 120_000}
 SEEDS = {"CartPoleSwingUp": 0, "PandaReach": 0, "A1Walk": 2}
@@ -28,8 +29,7 @@ def main() -> None:
         parser.error(f"no bundle of {', '.join(sorted(unknown))}; tasks: {', '.join(STEPS)}")
     for task in options.tasks or STEPS:
         run = options.folder / task
-        summary = run / "summary.json"
-        if not summary.is_file() or not json.loads(summary.read_text())["finished"]:
+        if not is_finished(run):
             simtoreal.train(task, steps=STEPS[task], seed=SEEDS[task], out=run, force=True)
         bundle = simtoreal.export(run, OUT / task.lower(), force=True)
         verification = simtoreal.verify(bundle)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import simtoreal
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot import Target
-from simtoreal.runs import Run
+from simtoreal.runs import Run, is_finished
 from simtoreal.statistics import Episode, paired_difference, wilson
 
 STEPS = {
@@ -33,12 +32,6 @@ TARGETS = Path(__file__).parent / "targets"
 OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
-def finished(run: Path) -> bool:
-    """Is there a run that came to its end?"""
-    summary = run / "summary.json"
-    return summary.is_file() and bool(json.loads(summary.read_text())["finished"])
-
-
 def policies(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
     """Policy name -> run: the base, the one trained on the target, and the fine-tuned ones."""
     target = TARGETS / f"{task}.yaml"
@@ -49,11 +42,11 @@ def policies(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
     write_yaml(folder / "suite.yaml", suite)
     runs = {name: folder / f"run-{name}" for name in ("base", "trained", *(f"tuned-{seed}" for seed in seeds))}
     for name, randomization, steps in zip(runs, ("none", str(folder / "preset.yaml")), STEPS[task], strict=False):
-        if not finished(runs[name]):
+        if not is_finished(runs[name]):
             simtoreal.train(task, steps=steps, seed=0, out=runs[name], randomization=randomization, force=True)
     for seed in seeds:
         run = runs[f"tuned-{seed}"]
-        if not finished(run):
+        if not is_finished(run):
             result = simtoreal.finetune(
                 runs["base"],
                 target=target,

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import simtoreal
+from simtoreal.runs import is_finished
 from simtoreal.statistics import Episode, Estimate, bootstrap_interval, paired_difference
 
 STEPS = {  # without randomization, with
@@ -31,8 +31,7 @@ OUT = Path(__file__).parent.parent / "docs" / "results"
 def train(task: str, kind: str, seed: int, folder: Path) -> Path:
     """The finished run of one kind and seed, trained unless it is there."""
     run = folder / task / f"run-{kind}-{seed}"
-    summary = run / "summary.json"
-    if not summary.is_file() or not json.loads(summary.read_text())["finished"]:
+    if not is_finished(run):
         first, steps = STEPS[task]
         simtoreal.train(
             task,

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import gt
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
@@ -116,6 +117,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._write(self.parameters.nominal)
         self.action_space: spaces.Space[Any] = self.command_layout.space()
         self._action_shape = (self.command_layout.size,)
+        self._speed_limits = self.limits["velocity"]
         self.privileged_layout = self._privileged_layout(parameters=privileged != "state")
         self.observation_space: spaces.Space[Any] = (
             spaces.Dict({"policy": self.observation_layout.space(), "privileged": self.privileged_layout.space()})
@@ -345,6 +347,10 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def violates(self) -> bool:
         """Does this state break a limit that a real robot's controller would stop at?"""
         return False
+
+    def too_fast(self) -> bool:
+        """Is any joint faster than its limit? Where every joint of the world is a commanded one."""
+        return any(map(gt, map(abs, self._state[1]), self._speed_limits))
 
     def _make_observation(self) -> NDArray[np.float32]:
         readings = {name: reader.read(self._ring, self._step_count) for name, reader in self._readers.items()}

@@ -124,8 +124,10 @@ def run_episode(
 
     A command that is not finite ends the episode as a failure; physics that breaks is counted in `faults`.
     """
-    options: dict[str, Any] = {"parameters": dict(parameters)} if contract.parameters or parameters else {}
-    obs, info = env.reset(seed=seed, options=(options | ({"goal": dict(goal)} if goal else {})) or None)
+    options: dict[str, Any] = {"parameters": dict(parameters)} if contract.parameters else {}
+    if goal:
+        options["goal"] = dict(goal)
+    obs, info = env.reset(seed=seed, options=options or None)
     applied = {name: float(value) for name, value in info.get("parameters", {}).items()}
     policy.reset()
     total, length, violations, faults = 0.0, 0, 0, 0

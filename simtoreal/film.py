@@ -148,6 +148,8 @@ def play(
     env = build.make_env(full, render_mode="human" if path is None else "rgb_array")
     try:
         contract = build.Contract.of(full, env)
+        if (parameters or goal) and not contract.parameters:
+            raise ConfigError(f"{task} is not one of our tasks: it has no parameters and no goal to set")
         short = build.short_name(full)
         randomizer = build.make_randomizer(build.find_randomization(randomization, short), env, short)
         driver: Policy = HoldStill(contract) if source is None else source.open()

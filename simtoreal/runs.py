@@ -111,6 +111,12 @@ def frozen(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"randomization": str(kept)}) if kept.is_file() else config
 
 
+def is_finished(folder: Path) -> bool:
+    """Is there a run that came to its end?"""
+    summary = folder / SUMMARY
+    return summary.is_file() and bool(json.loads(summary.read_text())["finished"])
+
+
 @dataclass(frozen=True)
 class Run:
     """A training's folder, read."""

@@ -394,7 +394,7 @@ def _bench(verbs: Any) -> None:
         return result, DONE
 
     verb = _verb(verbs, "bench", run)
-    verb.add_argument("names", nargs="*", metavar="NAME", help="step, update, inference, workers (default: all)")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="step, reset, update, inference, workers (default: all)")
     verb.add_argument("--rounds", type=_count, default=5, help="interleaved repetitions (default 5)")
 
 

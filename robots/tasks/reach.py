@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from operator import gt
 from typing import Any, ClassVar
 
 import numpy as np
@@ -65,7 +64,6 @@ class PandaReach(Task):
     compensates_gravity = True
     camera = Camera(target=(0.28, 0.0, 0.3), distance=1.35, yaw=60.0, pitch=-20.0)
     _limits = tuple(catalog.panda().model.joints[joint] for joint in JOINTS)
-    _speed_limits = tuple(joint.velocity for joint in _limits)  # [rad/s]
     observation_layout = Layout(
         Field("joint_position", 7, "rad", "joint", JOINTS),
         Field("joint_velocity", 7, "rad/s", "joint", JOINTS),
@@ -172,8 +170,7 @@ class PandaReach(Task):
         return out
 
     def violates(self) -> bool:
-        too_fast = any(map(gt, map(abs, self._state[1]), self._speed_limits))
-        return too_fast or self.world.in_contact()
+        return self.too_fast() or self.world.in_contact()
 
     def show(self) -> None:
         self.world.mark(self._goal, GOAL_RADIUS)

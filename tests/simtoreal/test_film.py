@@ -202,3 +202,6 @@ def test_a_film_of_what_one_asks_for(tmp_path, cli):
     cli(*arguments, "--force", "--goal", "velocity_command=2").refused("goal velocity_command must be from")
     cli(*arguments, "--force", "--goal", "velocity_command=fast").refused("must be NAME=NUMBER")
     cli(*arguments, "--force", "--parameter", "link.trunk.payload=1,2").refused("must be NAME=NUMBER")
+    other = ("play", "Pendulum-v1", "--episodes", 1, "--video", film, "--force")
+    cli(*other, "--goal", "angle=1").refused("no parameters and no goal to set")
+    cli(*other, "--parameter", "mass=1").refused("no parameters and no goal to set")

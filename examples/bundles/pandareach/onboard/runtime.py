@@ -16,7 +16,9 @@ from .model_file import MAX_MODEL_BYTES, read_metadata
 from .spec import GOLDEN_FILE, MODEL_FILE, Spec, check_files, read_regular, read_spec, slices
 
 INPUT_NAME = "observation"
+HISTORY_NAME = "history"  # the observations before, oldest first; a second input of a policy that has a history
 OUTPUT_NAME = "command"
+NEXT_HISTORY_NAME = "next_history"
 CONTRACT_KEY = "contract_sha256"  # in the metadata of policy.onnx
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -39,6 +41,8 @@ class Latency(NamedTuple):
 class Runtime:
     """The policy of the bundle folder `bundle`, on one thread.
 
+    A policy with a history of k sees the last k observations of the episode; at its start all of them are the first.
+
     It arms only when every file has the contract's hash and policy.onnx carries the hash of this very contract;
     otherwise SpecError (or FileNotFoundError), before any session is opened.
     """
@@ -59,21 +63,29 @@ class Runtime:
         self._check_graph(path)
         self._width = self.spec.observation_size
         self._slices = slices(self.spec.observation)
-        self._outputs = [OUTPUT_NAME]
+        self._outputs = [OUTPUT_NAME, NEXT_HISTORY_NAME] if self.spec.history > 1 else [OUTPUT_NAME]
+        self.reset()
 
     def _check_graph(self, path: str) -> None:
-        for entries, name, width in (
-            (self._session.get_inputs(), INPUT_NAME, self.spec.observation_size),
-            (self._session.get_outputs(), OUTPUT_NAME, self.spec.command_size),
-        ):
+        inputs, outputs = [(INPUT_NAME, self.spec.observation_size)], [(OUTPUT_NAME, self.spec.command_size)]
+        if self.spec.history > 1:
+            older = (self.spec.history - 1) * self.spec.observation_size
+            inputs.append((HISTORY_NAME, older))
+            outputs.append((NEXT_HISTORY_NAME, older))
+        for entries, wanted in ((self._session.get_inputs(), inputs), (self._session.get_outputs(), outputs)):
             found = [(entry.name, entry.type, entry.shape) for entry in entries]
-            if len(found) != 1 or found[0][:2] != (name, "tensor(float)") or list(found[0][2][1:]) != [width]:
-                raise SpecError(f'{path}: the contract wants one float tensor "{name}" [batch, {width}], got {found}')
-            if isinstance(found[0][2][0], int):
-                raise SpecError(f'{path}: "{name}" takes batches of {found[0][2][0]} only, the batch must be free')
+            if [(name, kind, list(shape[1:])) for name, kind, shape in found] != [
+                (name, "tensor(float)", [width]) for name, width in wanted
+            ]:
+                names = " and ".join(f'one float tensor "{name}" [batch, {width}]' for name, width in wanted)
+                raise SpecError(f"{path}: the contract wants {names}, got {found}")
+            for name, _, shape in found:
+                if isinstance(shape[0], int):
+                    raise SpecError(f'{path}: "{name}" takes batches of {shape[0]} only, the batch must be free')
 
     def reset(self) -> None:
-        """Begin an episode. A feed-forward policy keeps no state, so nothing of the last episode can remain."""
+        """Begin an episode: of the last one nothing remains."""
+        self._history: np.ndarray | None = None
 
     def act(self, observation: Any) -> np.ndarray:
         """The command of each observation: [n] -> [m] or [B, n] -> [B, m], float32, SI.
@@ -81,58 +93,89 @@ class Runtime:
         Also takes a mapping from every field's name to its values, [size] or [B, size] each. float32 and float64 are
         taken; ObservationError for other dtypes, widths, an empty batch, and NaN or infinite values. CommandError when
         the policy's own arithmetic overflows.
+
+        The rows of a batch are so many episodes, each with its own history; ObservationError when a policy that has one
+        is given another batch than before without a `reset`.
         """
         values = self._joined(observation) if isinstance(observation, Mapping) else observation
-        array = _as_float32(values, INPUT_NAME)
-        single = array.ndim == 1
-        if array.ndim not in (1, 2) or array.shape[-1] != self._width:
-            raise ObservationError(
-                f'"{INPUT_NAME}" must be [{self._width}] or [batch, {self._width}], got {list(array.shape)}'
-            )
+        array = self._checked(_as_float32(values, INPUT_NAME), self._width)
+        rows = array[None] if array.ndim == 1 else array
+        inputs = {INPUT_NAME: rows}
+        if self.spec.history > 1:
+            history = np.tile(rows, self.spec.history - 1) if self._history is None else self._history
+            if len(history) != len(rows):
+                raise ObservationError(
+                    f'"{INPUT_NAME}" is a batch of {len(rows)}, this episode began with {len(history)}; call reset()'
+                )
+            inputs[HISTORY_NAME] = history
+        command, self._history = self._answer(inputs)
+        return command[0] if array.ndim == 1 else command
+
+    def commands(self, stacks: np.ndarray) -> np.ndarray:
+        """The commands [B, m] for observations that stand behind their own history, [B, k n]; oldest first, float32.
+
+        No episode knows of it. Raises as `act` does.
+        """
+        return self._answer(inputs_of(self._checked(stacks, self.spec.history * self._width), self.spec))[0]
+
+    def _answer(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+        """The graph's commands [B, m], and the history [B, (k - 1) n] of the next step."""
+        outputs = self._session.run(self._outputs, inputs)
+        if not np.isfinite(outputs[0]).all():
+            raise CommandError(f'"{OUTPUT_NAME}" is not finite for this "{INPUT_NAME}"')
+        return outputs[0], outputs[1] if self.spec.history > 1 else None
+
+    def _checked(self, array: np.ndarray, width: int) -> np.ndarray:
+        if array.ndim not in (1, 2) or array.shape[-1] != width:
+            raise ObservationError(f'"{INPUT_NAME}" must be [{width}] or [batch, {width}], got {list(array.shape)}')
         if array.size == 0:
             raise ObservationError(f'"{INPUT_NAME}" holds no observation: the batch is 0')
         if not np.isfinite(array).all():
             raise ObservationError(f'"{INPUT_NAME}" is not finite at {self._element(array)}')
-        command: np.ndarray = self._session.run(self._outputs, {INPUT_NAME: array[None] if single else array})[0]
-        if not np.isfinite(command).all():
-            raise CommandError(f'"{OUTPUT_NAME}" is not finite for this "{INPUT_NAME}"')
-        return command[0] if single else command
+        return array
 
     def latency(self, n: int = 1000) -> Latency:
-        """p50 and p99 of `n` calls of `act` with the first golden observation [us], after a warm-up."""
+        """p50 and p99 of `n` calls of `act` with the first golden observation [us], after a warm-up; an open episode
+        goes on as if nothing had been."""
         if n < 1:
             raise ValueError(f"latency needs at least 1 call, got {n}")
-        observation = self.golden()[0][0]
+        observation = self.golden()[0][0, -self._width :]
         times: list[int] = []
+        kept = self._history
+        self.reset()
         for index in range(n + 20):
             start = time.perf_counter_ns()
             self.act(observation)
             if index >= 20:
                 times.append(time.perf_counter_ns() - start)
+        self._history = kept
         p50, p99 = np.percentile(times, (50, 99)) / 1000
         return Latency(float(p50), float(p99))
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
-        """The golden vectors: observations [N, n] and the commands [N, m] that the training network gave for them."""
+        """The golden vectors: observations behind their history [N, k n], oldest first, and the commands [N, m] that
+        the training network gave for them."""
         path = os.path.join(self.bundle, GOLDEN_FILE)
+        widths = {INPUT_NAME: self._width, OUTPUT_NAME: self.spec.command_size}
+        if self.spec.history > 1:
+            widths[HISTORY_NAME] = (self.spec.history - 1) * self._width
         try:
             with np.load(path, allow_pickle=False) as data:
-                observation, command = data[INPUT_NAME], data[OUTPUT_NAME]
+                arrays = {name: data[name] for name in widths}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise SpecError(f"{path} is not readable: {error}") from None
-        for name, array, width in (
-            (INPUT_NAME, observation, self.spec.observation_size),
-            (OUTPUT_NAME, command, self.spec.command_size),
-        ):
-            whole = array.ndim == 2 and array.shape[1] == width and 0 < len(array) == len(observation)
+        for name, width in widths.items():
+            array = arrays[name]
+            whole = array.ndim == 2 and array.shape[1] == width and 0 < len(array) == len(arrays[INPUT_NAME])
             if not whole or array.dtype != np.float32:
                 raise SpecError(f'{path}: "{name}" must be float32 [N, {width}], got {array.dtype} {list(array.shape)}')
-        return observation, command
+        stacks = [arrays[name] for name in (HISTORY_NAME, INPUT_NAME) if name in arrays]
+        return np.concatenate(stacks, axis=1), arrays[OUTPUT_NAME]
 
     def golden_error(self) -> float:
         """Largest |command - golden command|, as a share of each command's range; to be held against `tolerance`."""
-        observation, command = self.golden()
-        return float(relative_error(self.act(observation), command, self.spec).max())
+        stacks, command = self.golden()
+        return float(relative_error(self.commands(stacks), command, self.spec).max())
 
     def _joined(self, observation: Mapping[str, Any]) -> np.ndarray:
         unknown = [name for name in observation if name not in self._slices]
@@ -154,7 +197,7 @@ class Runtime:
         return np.concatenate(parts, axis=-1)
 
     def _element(self, array: np.ndarray) -> str:
-        column = int(np.argwhere(~np.isfinite(array))[0][-1])
+        column = int(np.argwhere(~np.isfinite(array))[0][-1]) % self._width
         for entry in self.spec.observation:
             part = self._slices[entry.name]
             if part.start <= column < part.stop:
@@ -173,6 +216,13 @@ def open_session(model: bytes, path: str) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base
         raise SpecError(f"{path} is refused by onnxruntime: {' '.join(str(error).split())}") from None
+
+
+def inputs_of(stacks: np.ndarray, spec: Spec) -> dict[str, np.ndarray]:
+    """The graph's inputs, by name, for observations behind their history [B, k n]."""
+    newest = (spec.history - 1) * spec.observation_size
+    inputs = {INPUT_NAME: stacks[:, newest:]}
+    return {**inputs, HISTORY_NAME: stacks[:, :newest]} if newest else inputs
 
 
 def relative_error(command: np.ndarray, reference: np.ndarray, spec: Spec) -> np.ndarray:

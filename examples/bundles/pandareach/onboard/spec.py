@@ -17,7 +17,7 @@ from typing import Any
 from .checks import SpecError as SpecError
 from .checks import items, mapping, number, numbers_of, text, with_keys
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest; a contract without a history is written in format 1, which has no key for it
 SPEC_FILE = "spec.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -82,8 +82,10 @@ class Spec:
 
     `gains` and `limits` hold one value a joint, in the order of `joints`, SI (kp [N m/rad], kd [N m s/rad],
     position_low, position_high [rad or m], velocity [rad/s or m/s], effort [N m or N]). `tolerance` is the largest
-    |onnx - torch| of a command, as a share of high - low. `training_ranges` are name -> (low, high) in the unit of
-    `parameters`. `files` maps each file of the bundle, `/` between folders, to its sha256.
+    |onnx - torch| of a command, as a share of high - low. `history` is how many of the last observations the policy
+    sees, the newest among them; `format_version` follows from it: 1 without a history, else 2. `training_ranges` are
+    name -> (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its
+    sha256.
     """
 
     task: str
@@ -102,10 +104,13 @@ class Spec:
     tolerance: float = 1e-4
     provenance: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+    format_version: int = field(init=False)
+    history: int = 1
 
     def __post_init__(self) -> None:
-        _check_version(self.format_version)
+        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
+            raise SpecError(f"history must be a whole number from 1, got {self.history!r}")
+        object.__setattr__(self, "format_version", 1 if self.history == 1 else FORMAT_VERSION)
         for key in ("task", "algorithm"):
             text(getattr(self, key), key, empty=False)
         for key in ("control_dt", "tolerance"):
@@ -190,7 +195,10 @@ class Spec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in spec.json."""
-        return asdict(self)
+        data = asdict(self)
+        if self.history == 1:
+            del data["history"]
+        return data
 
     def contract_sha256(self) -> str:
         """sha256 of the canonical JSON of everything but `files`; policy.onnx carries it in its metadata."""
@@ -236,16 +244,21 @@ def _check_name(name: str) -> None:
 
 def spec_from_dict(value: Any) -> Spec:
     """A Spec from the plain data of spec.json; SpecError on unknown or missing keys and on whatever `Spec` refuses."""
-    if isinstance(value, dict) and "format_version" in value:
-        _check_version(value["format_version"])  # first: a newer format's keys mean nothing to this reader
-    data = with_keys(value, "the contract", (entry.name for entry in fields(Spec)))
+    version = value.get("format_version", 1) if isinstance(value, dict) else 1
+    _check_version(version)  # first: a newer format's keys mean nothing to this reader
+    known = [entry.name for entry in fields(Spec) if version > 1 or entry.name != "history"]
+    data = with_keys(value, "the contract", known)
+    del data["format_version"]
     for key in ("observation", "command", "reward_signals"):
         entries = items(data[key], key)
         keys = [entry.name for entry in fields(Field)]
         data[key] = tuple(Field(**with_keys(entry, f"{key}[{i}]", keys)) for i, entry in enumerate(entries))
     map_keys = [entry.name for entry in fields(CommandMap)]
     data["command_map"] = CommandMap(**with_keys(data["command_map"], "command_map", map_keys))
-    return Spec(**data)
+    spec = Spec(**data)
+    if spec.format_version != version:
+        raise SpecError(f"the contract has format version {version}, one with a history of {spec.history} has another")
+    return spec
 
 
 def _no_duplicates(pairs: Any) -> dict[str, Any]:
