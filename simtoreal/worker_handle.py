@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from simtoreal.shared_memory import Channel, ChannelClosed, ChannelTimeout, SharedBlock
-from simtoreal.worker_process import ERROR, Seat, parent_ends, serve
+from simtoreal.worker_process import ECHO, ERROR, Seat, parent_ends, serve
 
 LOOK_EVERY = 0.5  # [s] between looks whether a silent worker still lives: its pipe may be held by a child of its own
 END_TIMEOUT = 2.0  # [s] for a killed process to be gone
@@ -67,7 +67,8 @@ class Worker:
     def __init__(self, seat: Seat, factories: bytes) -> None:
         self.seat, self._factories = seat, factories
         self.restarts = 0
-        self.pending = False  # it owes an answer
+        self.pending = False  # it may owe an answer
+        self._echo = 0  # the number of the last one asked for
         self._process: Any = None
         self._channel: Channel | None = None
 
@@ -96,12 +97,27 @@ class Worker:
     def ask(self, kind: bytes, payload: Any, deadline: float) -> None:
         """Send a message; that the worker is dead shows when it is to answer. Raises what pickling raises."""
         assert self._channel is not None
+        self.pending = True
         with contextlib.suppress(ChannelClosed, ChannelTimeout):
             self._channel.send(kind, payload, deadline)
-        self.pending = True
 
     def answer(self, deadline: float) -> Any:
         """The payload of its answer. Raises Died, Hung, Raised."""
+        payload = self._next(deadline)[1]
+        self.pending = False
+        return payload
+
+    def settle(self, deadline: float) -> None:
+        """Drop what it still owes, if anything: an exception may have cut `ask` or `answer` short before or after its
+        message, so it is asked for an echo, before which everything old arrives. Raises Died, Hung, Raised."""
+        self._echo += 1
+        self.ask(ECHO, self._echo, deadline)
+        while self._next(deadline) != (ECHO, self._echo):
+            pass
+        self.pending = False
+
+    def _next(self, deadline: float) -> tuple[bytes, Any]:
+        """The next message's kind and payload. Raises Died, Hung, Raised."""
         assert self._channel is not None
         try:
             while not self._channel.ready(min(time.monotonic() + LOOK_EVERY, deadline)):
@@ -115,10 +131,10 @@ class Worker:
         except ChannelTimeout:
             self._process.kill()
             raise Hung from None
-        self.pending = False
         if kind == ERROR:
+            self.pending = False
             raise Raised(*payload)
-        return payload
+        return kind, payload
 
     def _how(self) -> str:
         self._process.join(END_TIMEOUT)

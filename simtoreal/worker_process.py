@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from simtoreal.shared_memory import LINE, Channel, ChannelClosed, SharedBlock
 from simtoreal.workers import EnvFactory, LocalVectorEnv
 
-# Messages of a parent, and a worker's answers: DONE (a start, or a step without news), NEWS of a step, RESULT, ERROR.
-STEP, CLOSE, RESET, REPLACE, CALL = b"s", b"c", b"T", b"P", b"A"
+# Messages of a parent, and a worker's answers: DONE (a start, or a step without news), NEWS of a step, RESULT, ERROR;
+# and ECHO, which is answered by itself.
+STEP, CLOSE, RESET, REPLACE, CALL, ECHO = b"s", b"c", b"T", b"P", b"A", b"O"
 DONE, NEWS, RESULT, ERROR = b"d", b"N", b"R", b"E"
 
 WORDS = LINE // 8
@@ -175,6 +176,9 @@ class _Worker:
             if kind == CLOSE:
                 return
             try:
+                if kind == ECHO:
+                    self._channel.send(ECHO, payload)
+                    continue
                 if kind == STEP:
                     news = self._step()
                     answer: tuple[bytes, Any] = (NEWS, news) if news else (DONE, None)

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from multiprocessing import resource_tracker
 from typing import Any, Literal
@@ -229,7 +229,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         for worker in self._workers:
             if worker.pending:
                 try:
-                    self._answer(worker, time.monotonic() + self._limit)
+                    self._heard(worker, worker.settle, time.monotonic() + self._limit)
                 except Died:
                     continue  # and it will be found dead again
         self._doing, self._limit = doing, limit
@@ -237,8 +237,12 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     def _answer(self, worker: Worker, deadline: float) -> Any:
         """A worker's answer. Raises Died, and WorkerError when an environment raised or hangs."""
+        return self._heard(worker, worker.answer, deadline)
+
+    def _heard(self, worker: Worker, hear: Callable[[float], Any], deadline: float) -> Any:
+        """What `hear` gives by the deadline. Raises Died, and WorkerError when an environment raised or hangs."""
         try:
-            return worker.answer(deadline)
+            return hear(deadline)
         except Hung:
             i, at = self._place(worker)
             what = f"environment {i} did not return from {at} within {self._limit:g} s"

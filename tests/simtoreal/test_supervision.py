@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import psutil
 import pytest
 
+from simtoreal.shared_memory import Channel
 from simtoreal.worker_handle import WorkerError, WorkerRestart
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -175,6 +177,29 @@ def test_after_an_interrupted_step_the_next_answers_belong_together():
         drive(envs, 10**6)
     fresh = make(2, 2)
     assert equal(drive(envs, 5), drive(fresh, 5))
+    envs.close()
+    fresh.close()
+
+
+@pytest.mark.parametrize("point", ["before it was sent", "when it was sent", "when it was answered"])
+def test_a_request_cut_short_at_any_point_leaves_no_answer_behind(point, monkeypatch):
+    envs, fresh = make(2, 2), make(2, 2)
+    envs.reset(seed=5)
+    name = "receive" if "answered" in point else "send"
+    real = getattr(Channel, name)
+
+    def interrupted(*arguments):
+        monkeypatch.undo()
+        if "before" not in point:
+            real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Channel, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        envs.step(np.zeros((2, 1)))
+    began = time.monotonic()
+    assert equal(drive(envs, 5), drive(fresh, 5))
+    assert time.monotonic() - began < 5.0
     envs.close()
     fresh.close()
 
