@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simtoreal.robots.scoring import Scorer, Signals
@@ -44,57 +45,63 @@ class WalkScorer(Scorer):
     def start(self) -> None:
         self.failures: list[str] = []
         self._judged = 0
-        self._clear()
-
-    def _clear(self) -> None:
-        n = self._feet
-        self._steps = 0
-        self._errors = [0.0, 0.0]
-        self._power = self._change = self._slip = 0.0
-        self._standing, self._up, self._peak = [0] * n, [0] * n, [0.0] * n
-        self._touchdowns, self._peaks = [0] * n, [0.0] * n
+        self._steps: list[tuple[float, ...]] = []
+        self._feet_seen: list[list[tuple[float, float]]] = []
 
     def see(self, signals: Signals) -> bool:
         age = signals["command_age"][0]
         if age > self._limits.settle:
-            self._measure(signals)
+            self._note(signals)
         if age >= self._last_age:
             self.failures += self._failures()
             self._judged += 1
-            self._clear()
+            self._steps, self._feet_seen = [], []
         return self._judged > 0 and not self.failures
 
-    def _measure(self, s: Signals) -> None:
-        self._steps += 1
-        self._errors[0] += abs(s["base_velocity"][0] - s["velocity_command"][0])
-        self._errors[1] += abs(s["base_angular_velocity"][2] - s["yaw_rate_command"][0])
-        self._power += s["power"][0]
-        self._change += s["action_change"][0]
-        self._slip += sum(s["foot_slip"])
-        for i, (stands, clearance) in enumerate(zip(s["foot_contact"], s["foot_clearance"], strict=True)):
-            if not stands:
-                self._up[i] += 1
-                self._peak[i] = max(self._peak[i], clearance)
-                continue
-            self._standing[i] += 1
-            if self._up[i] >= self._limits.shortest_swing:
-                self._touchdowns[i] += 1
-                self._peaks[i] += self._peak[i]
-            self._up[i], self._peak[i] = 0, 0.0
+    def _note(self, s: Signals) -> None:
+        """Keep what this control step shows: it is added up when the command is judged."""
+        self._steps.append(
+            (
+                abs(s["base_velocity"][0] - s["velocity_command"][0]),
+                abs(s["base_angular_velocity"][2] - s["yaw_rate_command"][0]),
+                s["power"][0],
+                s["action_change"][0],
+                sum(s["foot_slip"]),
+            )
+        )
+        self._feet_seen.append(list(zip(s["foot_contact"], s["foot_clearance"], strict=True)))
 
     def figures(self) -> dict[str, list[float]]:
         """What the limits are held against, since the command settled: by name, one number or one for each foot."""
-        n = max(self._steps, 1)
+        n = max(len(self._steps), 1)
+        velocity, yaw_rate, power, change, slip = map(sum, zip(*self._steps, strict=True)) if self._steps else [0.0] * 5
+        feet = [self._stance(foot) for foot in zip(*self._feet_seen, strict=True)] or [(0, 0, 0.0)] * self._feet
         return {
-            "velocity": [self._errors[0] / n],
-            "yaw_rate": [self._errors[1] / n],
-            "power": [self._power / n],
-            "action_change": [math.sqrt(self._change / (n * self._actions))],
-            "slip": [self._slip / max(sum(self._standing), 1)],
-            "touchdowns": [count / (n * self._dt) for count in self._touchdowns],
-            "swing_height": [peak / max(count, 1) for peak, count in zip(self._peaks, self._touchdowns, strict=True)],
-            "duty": [standing / n for standing in self._standing],
+            "velocity": [velocity / n],
+            "yaw_rate": [yaw_rate / n],
+            "power": [power / n],
+            "action_change": [math.sqrt(change / (n * self._actions))],
+            "slip": [slip / max(sum(standing for standing, _, _ in feet), 1)],
+            "touchdowns": [touchdowns / (n * self._dt) for _, touchdowns, _ in feet],
+            "swing_height": [peaks / max(touchdowns, 1) for _, touchdowns, peaks in feet],
+            "duty": [standing / n for standing, _, _ in feet],
         }
+
+    def _stance(self, foot: Sequence[tuple[float, float]]) -> tuple[int, int, float]:
+        """Of one foot's contacts and clearances: control steps on the ground, touchdowns, sum of its swings' peaks."""
+        standing = touchdowns = up = 0
+        peak = peaks = 0.0
+        for contact, clearance in foot:
+            if not contact:
+                up += 1
+                peak = max(peak, clearance)
+                continue
+            standing += 1
+            if up >= self._limits.shortest_swing:
+                touchdowns += 1
+                peaks += peak
+            up, peak = 0, 0.0
+        return standing, touchdowns, peaks
 
     def _failures(self) -> list[str]:
         """The limits that do not hold, none for a walk."""

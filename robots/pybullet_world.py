@@ -112,6 +112,8 @@ class PyBulletWorld(World):
         self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
         joints, on = (self._body, self._joint_indices), {"physicsClientId": c}
         self._joint_states = partial(bullet.getJointStates, *joints, **on)
+        self._base_pose = partial(bullet.getBasePositionAndOrientation, self._body, **on)
+        self._base_velocity = partial(bullet.getBaseVelocity, self._body, **on)
         self._write_torque = partial(bullet.setJointMotorControlArray, *joints, bullet.TORQUE_CONTROL, **on)
         self._step = partial(bullet.stepSimulation, **on)
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
@@ -331,25 +333,20 @@ class PyBulletWorld(World):
             bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)
             bullet.performCollisionDetection(physicsClientId=c)  # else the feet report the contacts of the past
 
-    def joint_state(self) -> State:
+    def state(self) -> State:
         states = self._joint_states()
         q, qd = list(map(POSITION, states)), list(map(VELOCITY, states))
-        return (q, qd, []) if self._floating else (q, qd)
+        return (q, qd, self._base_state()) if self._floating else (q, qd)
 
-    def state(self) -> State:
-        q, qd, *base = self.joint_state()
-        if not base:
-            return q, qd
-        c, body = self._client, self._body
-        place, turn = bullet.getBasePositionAndOrientation(body, physicsClientId=c)
-        linear, angular = bullet.getBaseVelocity(body, physicsClientId=c)
-        return q, qd, [*place, *turn, *linear, *angular]
+    def _base_state(self) -> list[float]:
+        place, turn = self._base_pose()
+        linear, angular = self._base_velocity()
+        return [*place, *turn, *linear, *angular]
 
     def push(self, velocity: Sequence[float]) -> None:
-        c = self._client
-        linear, angular = bullet.getBaseVelocity(self._body, physicsClientId=c)
+        linear, angular = self._base_velocity()
         pushed = [now + more for now, more in zip(linear, velocity, strict=True)]
-        bullet.resetBaseVelocity(self._body, pushed, angular, physicsClientId=c)
+        bullet.resetBaseVelocity(self._body, pushed, angular, physicsClientId=self._client)
 
     def feet(self) -> FootState:
         c = self._client
@@ -365,9 +362,13 @@ class PyBulletWorld(World):
             len(touching.difference(self._feet)) > 0,
         )
 
-    def step(self, torque: Sequence[float]) -> None:
+    def step(self, torque: Sequence[float], *, base: bool = True) -> State:
         self._write_torque(forces=torque)
         self._step()
+        if base or not self._floating:
+            return self.state()
+        states = self._joint_states()
+        return list(map(POSITION, states)), list(map(VELOCITY, states)), []
 
     def bare_steps(self, torques: Sequence[Sequence[float]], *, gravity: bool) -> None:
         """The engine calls of one control step of a joint controller, a physics step for each of `torques`, and nothing

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,38 +113,37 @@ class StateRing:
     """The states after each of the last physics substeps (Tan et al. 2018, arXiv 1804.10332).
 
     A reading of age `latency` is one linear interpolation between two substeps: the nearest of which that part of the
-    state is there. It may be left out, all of it by pushing NOTHING, but not `gap` times on end.
+    state is there. It may be left out, all of it by putting NOTHING, but not `gap` times on end.
     """
 
     def __init__(self, physics_dt: float, gap: int = 1) -> None:
         self._dt = physics_dt
         self._size = int(MAX_LATENCY / physics_dt) + 2 + gap
-        self._states: list[State] = []
-        self._head = 0
+        self._states: deque[State] = deque(maxlen=self._size)
 
     def fill(self, state: State) -> None:
         """As if the robot had rested in `state` for ever."""
-        self._states = [state] * self._size
-        self._head = 0
+        self._states.extend([state] * self._size)
 
-    def push(self, state: State) -> None:
-        self._head = (self._head + 1) % self._size
-        self._states[self._head] = state
+    def extend(self, states: Iterable[State]) -> None:
+        """The states after the next substeps, the newest last."""
+        self._states.extend(states)
 
     def read(self, which: int, elements: Sequence[int], latency: float) -> list[float]:
         """`elements` of part `which` of the state (0 positions, 1 velocities, 2 base), `latency` [s] ago."""
+        states = self._states
         if latency == 0.0:
-            now = self._states[self._head][which]
+            now = states[-1][which]
             return [now[j] for j in elements]
-        back, states, head = latency / self._dt, self._states, self._head
+        back = latency / self._dt
         newer = int(back)
         older = newer + 1
-        while not states[head - newer][which]:
+        while not states[-1 - newer][which]:
             newer -= 1
-        while not states[head - older][which]:
+        while not states[-1 - older][which]:
             older += 1
         part = (back - newer) / (older - newer)
-        new, old = states[head - newer][which], states[head - older][which]
+        new, old = states[-1 - newer][which], states[-1 - older][which]
         return [new[j] + part * (old[j] - new[j]) for j in elements]
 
 

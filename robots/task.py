@@ -326,8 +326,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         return self._as_space(), sum(terms.values()), terminated, truncated, info
 
     def _simulate(self, command: list[float]) -> None:
-        world, drive, ring = self.world, self.drive, self._ring
-        state = self._state
+        world, drive, state = self.world, self.drive, self._state
+        seen: list[State] = []
         needs_gravity, bound = self.compensates_gravity, self.velocity_bound
         gravity: Sequence[float] = ()
         targets = self._delay.schedule(command, self._values["actuator.latency"])
@@ -335,13 +335,13 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             if needs_gravity:
                 gravity = world.gravity_torque(state[0])
             torque = drive.torque(state, target, gravity)
-            world.step(torque)
-            state = world.state() if keep_base else world.joint_state()
+            state = world.step(torque, base=keep_base)
             if exceeds(state[1], bound):
                 break  # a drive can damp in one control step what no robot can do
-            ring.push(state if keep else NOTHING)
+            seen.append(state if keep else NOTHING)
         self.torque = torque
-        check_state(state, self.velocity_bound)
+        check_state(state, bound)
+        self._ring.extend(seen)
         self._state = state
 
     def violates(self) -> bool:

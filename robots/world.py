@@ -87,13 +87,10 @@ class World(ABC):
     def state(self) -> State:
         """Where the robot is and how it moves now."""
 
-    def joint_state(self) -> State:
-        """`state`, but that a floating robot's base may be left empty, where that is cheaper."""
-        return self.state()
-
     @abstractmethod
-    def step(self, torque: Sequence[float]) -> None:
-        """Advance by `physics_dt` under these joint torques [N m] or forces [N]."""
+    def step(self, torque: Sequence[float], *, base: bool = True) -> State:
+        """Advance by `physics_dt` under these joint torques [N m] or forces [N]; returns the state after it, in which a
+        floating robot's base may be left empty unless it is asked for."""
 
     @abstractmethod
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:

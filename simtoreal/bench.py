@@ -188,9 +188,9 @@ def _torques(env: Any, actions: Sequence[np.ndarray]) -> list[list[float]]:
     world, given = env.unwrapped.world, []
     step = world.step
 
-    def noted(torque: Sequence[float]) -> None:
+    def noted(torque: Sequence[float], *, base: bool = True) -> Any:
         given.append(list(torque))
-        step(torque)
+        return step(torque, base=base)
 
     world.step = noted
     for action in actions:

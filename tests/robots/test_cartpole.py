@@ -99,7 +99,7 @@ class HandMade(World):
     def state(self):
         return self._numbers[:2].tolist(), self._numbers[2:].tolist()
 
-    def step(self, torque):
+    def step(self, torque, *, base=True):
         """Runge-Kutta of fourth order; angle from upright, rod of 1 m, 0.1 N s/m on the rail, 0.001 N m s/rad."""
 
         def rate(s):
@@ -119,6 +119,7 @@ class HandMade(World):
         c = rate(s + h / 2 * b)
         d = rate(s + h * c)
         self._numbers = s + h / 6 * (a + 2 * b + 2 * c + d)
+        return self.state()
 
     def gravity_torque(self, position):
         raise NotImplementedError

@@ -134,7 +134,12 @@ def test_a_biased_encoder_deceives_the_drive_and_the_policy_alike(reach):
 def test_torques_stay_within_the_maker_s_limits(reach, monkeypatch):
     seen = []
     step = reach.world.step
-    monkeypatch.setattr(reach.world, "step", lambda torque: (seen.append(list(torque)), step(torque)))
+
+    def noted(torque, **options):
+        seen.append(list(torque))
+        return step(torque, **options)
+
+    monkeypatch.setattr(reach.world, "step", noted)
     rng = np.random.default_rng(0)
     reach.reset(seed=0)
     reach._command = None

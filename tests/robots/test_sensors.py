@@ -32,7 +32,7 @@ def ramp(slope, pushes, dt=0.01):
     ring = StateRing(dt)
     ring.fill(([0.0], [0.0]))
     for k in range(1, pushes + 1):
-        ring.push(([slope * k * dt], [slope]))
+        ring.extend([([slope * k * dt], [slope])])
     return ring
 
 
@@ -48,7 +48,7 @@ def test_before_it_moved_it_rested():
 def test_between_two_substeps_it_is_the_straight_line():
     ring = StateRing(0.01)
     ring.fill(([1.0, 5.0], [0.0, 0.0]))
-    ring.push(([2.0, 9.0], [4.0, 8.0]))
+    ring.extend([([2.0, 9.0], [4.0, 8.0])])
     assert ring.read(0, [0, 1], 0.0025) == pytest.approx([1.75, 8.0])
     assert ring.read(1, [1], 0.0025) == pytest.approx([6.0])
     assert ring.read(0, [1, 0], 0.0) == [9.0, 2.0]
@@ -60,7 +60,7 @@ def test_a_sine_is_read_far_better_than_at_the_nearest_substep():
     ring.fill(([0.0], [0.0]))
     linear, nearest = [], []
     for k in range(1, 500):
-        ring.push(([np.sin(omega * k * dt)], [0.0]))
+        ring.extend([([np.sin(omega * k * dt)], [0.0])])
         if k > 20:
             true = np.sin(omega * (k * dt - latency))
             linear.append(abs(ring.read(0, [0], latency)[0] - true))
@@ -74,7 +74,7 @@ def test_a_part_that_was_not_asked_for_is_read_between_where_it_was(latency):
     ring = StateRing(0.01, gap=4)
     ring.fill(([0.0], [0.0], [0.0]))
     for k in range(1, 41):
-        ring.push(([0.0], [0.0], [0.03 * k] if k % 4 == 0 else []))
+        ring.extend([([0.0], [0.0], [0.03 * k] if k % 4 == 0 else [])])
     assert ring.read(2, [0], latency) == pytest.approx([3.0 * (0.40 - latency)], rel=1e-12)
 
 

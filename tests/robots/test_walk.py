@@ -208,7 +208,7 @@ def test_an_imu_that_becomes_later_goes_on_reading(walk):
         env.step(np.full(12, 0.3, np.float32))
     env.set_parameters({"sensor.imu.latency": 0.033})
     ring, reader = env._ring, env._readers["imu"]
-    newer, older = (reader.ideal(ring._states[ring._head - age]) for age in (10, 20))
+    newer, older = (reader.ideal(ring._states[-1 - age]) for age in (10, 20))
     assert newer != older
     assert reader.read(ring, 10) == pytest.approx(0.35 * np.array(newer) + 0.65 * np.array(older), abs=1e-3)
 
