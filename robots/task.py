@@ -71,6 +71,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     success_hold: float  # [s] for which the success condition must have held when the episode ends
     velocity_bound: float  # [rad/s or m/s] beyond which physics has failed
     failure_reward: float = 0.0
+    lowest_reward: float  # of a control step, whatever the robot is commanded
     observation_layout: Layout
     command_layout: CommandLayout
     reward_layout: Layout
@@ -290,7 +291,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
                 "reward_terms": {},
                 "reward_signals": self.signals(self._state),
             }
-            return self._as_space(), self.failure_reward, True, False, info
+            return self._as_space(), self.refusal_reward(self._step_count - 1), True, False, info
         self._given_action = given
         self._command = self.command_layout.command(action, self._observation, self.observation_layout).tolist()
         if self._pushes and (blow := self._pushes.due(self._step_count - 1)):
@@ -324,6 +325,11 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             "reward_signals": signals,
         }
         return self._as_space(), sum(terms.values()), terminated, truncated, info
+
+    @classmethod
+    def refusal_reward(cls, steps: int) -> float:
+        """What an action that is not finite is paid after `steps` control steps: no more than going on would be."""
+        return cls.failure_reward + (cls.horizon - steps) * cls.lowest_reward
 
     def _simulate(self, command: list[float]) -> None:
         world, drive, state = self.world, self.drive, self._state

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from simtoreal.robots.task import Task
 
 NAMESPACE = "simtoreal/"
+MOST_STEPS = 10_000  # of someone's episode without a time limit
 EVALUATION_SEED = 1 << 20  # added to a run's seed: the episodes it is judged on while it trains are none it trains on
 
 
@@ -68,7 +69,8 @@ def short_name(task: str) -> str:
 def make_env(
     task: str, *, privileged: bool | Literal["state"] = False, render_mode: str | None = None
 ) -> gym.Env[Any, Any]:
-    """The environment of a gymnasium id; one that is not ours is made to act and fail like ours (`ForeignEnv`).
+    """The environment of a gymnasium id; one that is not ours is made to act and fail like ours (`ForeignEnv`), and to
+    end after 10,000 steps if it has no time limit of its own.
 
     Raises:
         ConfigError: it cannot be made, or its spaces are not boxes.
@@ -92,7 +94,15 @@ def make_env(
         raise ConfigError(f"task {task} needs a Box of observations, got {env.observation_space}")
     if isinstance(env.observation_space, spaces.Dict) or env.has_wrapper_attr("command_layout"):
         return env
+    if env.spec is None or env.spec.max_episode_steps is None:
+        env = gym.wrappers.TimeLimit(env, MOST_STEPS)
     return ForeignEnv(env)
+
+
+def episode_steps(env: gym.Env[Any, Any]) -> int:
+    """The most control steps an episode of `make_env`'s takes."""
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    return int(getattr(env.unwrapped, "horizon", limit or MOST_STEPS))
 
 
 def see_working_folder() -> None:
@@ -106,7 +116,8 @@ class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]
     """Others' environments with actions in [-1, 1]^m, flat float32 observations, and our way to fail.
 
     A number that is not finite ends the episode: in an action as a failure with `invalid_action`, in an observation or
-    a reward as a `physics_fault`. The observation is then the last sound one.
+    a reward as a `physics_fault`. The observation is then the last sound one. Whatever an action that is not finite
+    would have got, the failure pays what action 0 gets from there to the episode's end: never more than holding still.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -130,13 +141,22 @@ class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
         if not np.isfinite(action).all():
-            return self._sound, 0.0, True, False, {"is_success": False, "invalid_action": True}
+            return self._sound, self._held_still(), True, False, {"invalid_action": True}
         obs, reward, terminated, truncated, info = self.env.step(np.reshape(action, self._shape))
         seen, score = np.asarray(obs, np.float32).ravel(), float(reward)
         if not (np.isfinite(seen).all() and math.isfinite(score)):
-            return self._sound, 0.0, False, True, info | {"is_success": False, "physics_fault": True}
+            return self._sound, 0.0, False, True, info | {"physics_fault": True}
         self._sound = seen
         return seen, score, terminated, truncated, info
+
+    def _held_still(self) -> float:
+        """The sum of the rewards from here on, if nothing more is done."""
+        still, total, ended = np.zeros(self._shape, np.float32), 0.0, False
+        while not ended:
+            _, reward, terminated, truncated, _ = self.env.step(still)
+            ended = terminated or truncated or not math.isfinite(reward)
+            total += float(reward) if math.isfinite(reward) else 0.0
+        return total
 
 
 def policy_space(env: gym.Env[Any, Any]) -> spaces.Space[Any]:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from simtoreal.verbs import ONE_LINE, VERBS
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 141  # as `cat` ends when `head` has seen enough
     except SystemExit as stop:
         return _say(f"something that was imported ended the program with {stop.code!r}", FAILURE)
     except Exception as error:
@@ -128,6 +128,21 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
 
 
+class _VerbParser(_Parser):
+    """Takes options and names in any order: argparse would not find a BUNDLE that comes after an option."""
+
+    _within = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        if self._within:
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; a bad argument exits with 2."""
     epilog = "\n".join(
@@ -145,7 +160,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(verb=None)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", prog="simtoreal", help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", prog="simtoreal", help=argparse.SUPPRESS, parser_class=_VerbParser
+    )
     for add in VERBS:
         add(verbs)
     return parser

@@ -18,7 +18,7 @@ from simtoreal.config import ConfigError
 from simtoreal.evaluate import Evaluation, evaluate
 from simtoreal.film import play
 from simtoreal.runs import METRICS, claimed_output, write_json
-from simtoreal.verdict import percent, points
+from simtoreal.verdict import points, rate
 
 MARKER = "demo.json"
 LOOK_EVERY = 1.0  # [s]
@@ -168,7 +168,7 @@ def _table(verdict: Evaluation, trained: Mapping[str, Mapping[str, Any]], verifi
         for bundle in verdict.summary.bundles:
             found = verdict.summary.find(bundle, suite)
             if found is not None:
-                yield f"success, {title}: {bundle}", percent(found.pooled.success)
+                yield f"success, {title}: {bundle}", rate(found.pooled)
     for comparison in verdict.comparisons:
         if comparison.suite == "heldout" and comparison.metric == "success":
             yield f"never seen: {comparison.a} minus {comparison.b}", points(comparison.difference)

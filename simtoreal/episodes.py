@@ -101,7 +101,7 @@ class Outcome:
     """How one episode went, in the terms of `Episode`; `parameters` are those that really applied."""
 
     return_: float
-    success: bool
+    success: bool | None
     length: int
     falls: int
     violations: int
@@ -154,8 +154,9 @@ def run_episode(
         faults += bool(info.get("physics_fault", False))
         if each_step is not None:
             each_step()
-    success = bool(info.get("is_success", False))
-    return Outcome(total, success, length, int(terminated), violations, faults, _action_rate(actions), applied)
+    success = info.get("is_success")
+    known = None if success is None else bool(success)
+    return Outcome(total, known, length, int(terminated), violations, faults, _action_rate(actions), applied)
 
 
 def _action_rate(actions: list[NDArray[np.float32]]) -> float:

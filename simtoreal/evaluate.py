@@ -35,6 +35,7 @@ from simtoreal.statistics import (
     PairedDifference,
     Summary,
     compare_bundles,
+    reports_success,
     summarise,
 )
 
@@ -252,6 +253,9 @@ def evaluate(
                 far = severity(case.parameters, reference or ranges[job.policy], table) if table else 0.0
                 outside = held_out[job.policy][job.suite][case.name]
                 rows.append(_row(sources[job.policy].name, job.suite, engine, case, outcome, outside, far))
+            if len(rows) == len(job.cases) and not contract.parameters and not reports_success(rows):
+                for gate in parsed_gates:  # before hours are spent on it
+                    gate.check_metric(told=False)
             if progress is not None:
                 progress(len(rows), total)
         broken = sum(row.faults for row in rows)
@@ -301,7 +305,9 @@ def _write(
     several = len(summary.bundles) > 1
 
     def command(e: Episode) -> str:
-        extra = f" --bundle {shlex.quote(e.bundle)}" if several else ""
+        known, task = provenance["policies"][e.bundle], provenance["task"]
+        extra = f" --bundle {shlex.quote(e.bundle)}" if several or "controller" in known else ""
+        extra += f" --task {shlex.quote(task)}" if ":" in task else ""
         film = f"{e.suite}-{e.case}.mp4".replace("/", "-")
         return f"simtoreal replay {shlex.quote(str(folder))} {e.suite}/{e.case}{extra} --video {film}"
 

@@ -3,88 +3,23 @@
 from __future__ import annotations
 
 import os
-import socket
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal import build
 from simtoreal.config import ConfigError
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
-from simtoreal.evaluate import identity
+from simtoreal.evaluate import Progress, identity
 from simtoreal.export.onboard.spec import SPEC_FILE
 from simtoreal.randomization.messages import nearest
 from simtoreal.records import read_evaluation
 from simtoreal.runs import RunError
-
-FORMATS = (".mp4", ".gif")
-
-
-@contextmanager
-def filming(
-    env: gym.Env[Any, Any], video: Path | None, control_dt: float, *, force: bool
-) -> Iterator[Callable[[], None] | None]:
-    """A function that takes a frame of `env` into the file `video` (.mp4 or .gif); None when there is no video.
-
-    The file appears only once it is complete. Raises ConfigError for a file that cannot be written, or is there and
-    `force` is False.
-    """
-    if video is None:
-        yield None
-        return
-    if video.suffix not in FORMATS:
-        raise ConfigError(f"{video}: a film is {' or '.join(FORMATS)}")
-    if not os.access(video.parent, os.W_OK | os.X_OK) or not video.parent.is_dir():
-        raise ConfigError(f"{video}: no folder {video.parent} to write to")
-    if os.path.lexists(video) and not (force and video.is_file()):
-        raise ConfigError(f"{video} exists; choose another file{' or pass --force' if video.is_file() else ''}")
-    import imageio.v2 as imageio
-
-    partial = video.with_name(f".{video.stem}.partial{video.suffix}")
-    options: dict[str, Any] = {"fps": 1.0 / control_dt, "macro_block_size": 8, "quality": 7}
-    if video.suffix == ".gif":
-        options = {"duration": 1000.0 * control_dt, "loop": 0}  # [ms]
-    writer = imageio.get_writer(str(partial), **options)
-    try:
-        yield lambda: writer.append_data(frame(env))
-    except BaseException:
-        writer.close()
-        partial.unlink(missing_ok=True)
-        raise
-    writer.close()
-    os.replace(partial, video)
-
-
-def frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
-    """The current image [h, w, 3]. Raises ConfigError when the environment lacks what it needs to draw."""
-    try:
-        image: Any = env.render()
-    except gym.error.Error as error:
-        raise ConfigError(f"no image of {env.spec.id if env.spec else env}: {error}") from error
-    return np.asarray(image, np.uint8)
-
-
-def check_display() -> None:
-    """Raises ConfigError where no window can be opened: PyBullet would hang or end the process."""
-    if not sys.platform.startswith("linux"):
-        return
-    display = os.environ.get("DISPLAY", "")
-    host, _, number = display.rpartition(":")
-    try:
-        screen = int(number.split(".")[0])
-        with socket.socket(socket.AF_INET if host else socket.AF_UNIX, socket.SOCK_STREAM) as server:
-            server.settimeout(2.0)
-            server.connect((host, 6000 + screen) if host else f"/tmp/.X11-unix/X{screen}")
-    except (OSError, ValueError):
-        found = f"nothing answers at DISPLAY={display}" if display else "no display"
-        raise ConfigError(f"{found} to open a window on; pass --video FILE") from None
+from simtoreal.video import check_display, filming
 
 
 class HoldStill:
@@ -125,16 +60,19 @@ def play(
     parameters: Mapping[str, float] | None = None,
     goal: Mapping[str, Sequence[float]] | None = None,
     force: bool = False,
+    progress: Progress | None = None,
 ) -> PlayResult:
     """Show a task, driven by a bundle or a `module:function` or holding still, in a window or, with `video`, in a file.
 
     `parameters` and `goal` go beyond the randomization: a payload, a push; a command to follow, a point to reach.
-    `force` replaces an earlier file.
+    `force` replaces an earlier file. `progress` gets the control steps done and the most there can be.
 
     Raises:
-        ConfigError: no such task or policy, a bundle of another task, no display and no `video`.
+        ConfigError: no such task or policy, no episodes, a bundle of another task, no display and no `video`.
         ValueError: no such parameter or goal, or a value out of its bounds.
     """
+    if episodes < 1:
+        raise ConfigError(f"episodes must be 1 or more, got {episodes}")
     full = build.task_id(task)
     source: PolicySource | None = None
     if policy is not None:
@@ -156,7 +94,17 @@ def play(
         outcomes = []
         if source is not None and spec is not None:
             contract.check(spec, source.text)
-        with filming(env, path, contract.control_dt, force=force) as each_step:
+        done, most = 0, episodes * build.episode_steps(env)
+        with filming(env, path, contract.control_dt, force=force) as take_frame:
+
+            def each_step() -> None:
+                nonlocal done
+                if take_frame is not None:
+                    take_frame()
+                if progress is not None:
+                    progress(done, most)
+                done += 1
+
             for episode in range(episodes):
                 drawn = {} if randomizer is None else randomizer.draw(seed, 0, episode)
                 outcome = run_episode(
@@ -183,7 +131,7 @@ class ReplayResult:
     recorded_return: float
     replayed_return: float
     identical: bool
-    success: bool
+    success: bool | None
     length: int
     video: str | None
 
@@ -196,14 +144,18 @@ def replay(
     case: str,
     *,
     bundle: str | None = None,
+    task: str | None = None,
     video: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> ReplayResult:
     """Run one row of an evaluation again, from its recorded parameters and seed.
 
+    What an evaluation's files name is not imported unless the caller names it too.
+
     Args:
         case: "suite/condition/number", as the report prints it.
-        bundle: needed where the evaluation judged several.
+        bundle: needed where the evaluation judged several, or a `module:function`.
+        task: needed where the task is a `module:Id-v0`.
         video: a file for the film; `force` replaces an earlier one.
 
     Raises:
@@ -221,11 +173,12 @@ def replay(
     if len(here) > 1:
         raise RunError(f"case {case} was run by {', '.join(r.bundle for r in here)}; choose one with --bundle")
     (row,) = here
-    source = _recorded_policy(Path(folder), row.bundle, provenance)
+    full = _recorded_task(Path(folder), provenance, task)
+    source = _recorded_policy(Path(folder), row.bundle, provenance, asked=bundle)
     path = None if video is None else Path(video)
-    env = build.make_env(provenance["task"], render_mode=None if path is None else "rgb_array")
+    env = build.make_env(full, render_mode=None if path is None else "rgb_array")
     try:
-        contract = build.Contract.of(provenance["task"], env)
+        contract = build.Contract.of(full, env)
         with filming(env, path, contract.control_dt, force=force) as each_step:
             outcome = run_episode(
                 env, contract, source.open(), seed=row.seed, parameters=row.parameters, each_step=each_step
@@ -245,12 +198,25 @@ def replay(
     )
 
 
-def _recorded_policy(folder: Path, name: str, provenance: Mapping[str, Any]) -> PolicySource:
-    """What an evaluation judged under `name`. Raises RunError when it is not known, or no longer the same."""
+def _recorded_task(folder: Path, provenance: Mapping[str, Any], asked: str | None) -> str:
+    """The gymnasium id of an evaluation. Raises RunError when `asked` is another, or a module's was not asked for."""
+    full = str(provenance["task"])
+    if asked is None and ":" in full:
+        raise RunError(f"{folder} is of {full}: to let it import that module, name it with --task {full}")
+    if asked is not None and build.task_id(asked) != full:
+        raise RunError(f"{folder} is of {full}, not of {asked}")
+    return full
+
+
+def _recorded_policy(folder: Path, name: str, provenance: Mapping[str, Any], asked: str | None) -> PolicySource:
+    """What an evaluation judged under `name`. Raises RunError when it is not known, or no longer the same, or is a
+    `module:function` that was not `asked` for."""
     known = provenance["policies"].get(name)
     if not isinstance(known, dict) or not isinstance(text := known.get("path", known.get("controller")), str):
         raise RunError(f"{folder}: no record of what {name!r} was")
     source = PolicySource(text, name, "path" in known)
+    if not source.is_bundle and not (asked or "").startswith(text):
+        raise RunError(f"{folder} judged {text}: to let it import that module, name it with --bundle {name}")
     if source.is_bundle and not (Path(text) / SPEC_FILE).is_file():
         raise RunError(f"the bundle that {folder} judged is no longer at {text}")
     if identity(source) != known:

@@ -66,8 +66,14 @@ class Gate:
             raise ValueError(f"gate {text!r}: {digits} is out of range; success lies in [0, 1], all else is finite")
         return Gate(metric, op, number, suite and suite.strip(), condition and condition.strip())
 
+    def check_metric(self, *, told: bool) -> None:
+        """Raises ValueError for a gate on success where the task has not `told` of any."""
+        if self.metric == "success" and not told:
+            raise ValueError(f"gate {str(self)!r}: this task reports no success; metrics: {', '.join(METRICS[1:])}")
+
     def check(self, summary: Summary) -> GateResult:
-        """Hold the gate against every bundle. Raises ValueError for a suite or condition that was not judged."""
+        """Hold the gate against every bundle. Raises ValueError for a suite or condition that was not judged,
+        and for a success that is not reported."""
         rising = self.op.startswith(">")
         found = [
             (getattr(figures, self.metric), suite, figures)
@@ -75,6 +81,7 @@ class Gate:
             for figures in suite.judged
             if self.suite is None or (suite.suite, figures.condition) == (self.suite, self.condition)
         ]
+        self.check_metric(told=all(estimate is not None for estimate, _, _ in found))
         bundles = {suite.bundle for _, suite, _ in found}
         if bundles != set(summary.bundles):
             known = dict.fromkeys(f"{s.suite}/{c.condition}" for s in summary.suites for c in s.judged)

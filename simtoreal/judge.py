@@ -52,8 +52,8 @@ class Judge:
             successes.append(info.get("is_success"))
         if not np.isfinite(returns).all():
             raise NonFiniteError(f"an evaluation returned {next(r for r in returns if not math.isfinite(r))}")
-        known = [s for s in successes if s is not None]
-        return Judgement(float(np.mean(known)) if known else None, float(np.mean(returns)))
+        told = any(s is not None for s in successes)  # then an episode that broke off before it could tell has failed
+        return Judgement(float(np.mean(list(map(bool, successes)))) if told else None, float(np.mean(returns)))
 
     @property
     def env(self) -> gym.Env[Any, Any]:

@@ -26,10 +26,11 @@ def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *names])
         for r in rows:
+            success = "" if r.success is None else int(r.success)
             numbers = (r.falls, r.violations, int(r.held_out), repr(r.severity), r.faults, repr(r.action_rate))
             drawn = (repr(r.parameters[name]) if name in r.parameters else "" for name in names)
             key = (r.bundle, r.suite, r.condition, r.case, r.seed, r.engine)
-            writer.writerow([*key, repr(r.return_), int(r.success), r.length, *numbers, *drawn])
+            writer.writerow([*key, repr(r.return_), success, r.length, *numbers, *drawn])
     os.replace(partial, path)
 
 
@@ -63,7 +64,7 @@ def _episode(row: Mapping[str, str]) -> Episode:
         seed=int(row["seed"]),
         engine=row["engine"],
         return_=float(row["return"]),
-        success=row["success"] == "1",
+        success=None if row["success"] == "" else row["success"] == "1",
         length=int(row["length"]),
         falls=int(row["falls"]),
         violations=int(row["violations"]),

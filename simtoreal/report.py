@@ -23,7 +23,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from simtoreal.intervals import CVAR_LEVEL, RESAMPLES, wilson
-from simtoreal.statistics import Episode, Figures, GateResult, PairedDifference, Summary
+from simtoreal.statistics import Episode, Figures, GateResult, PairedDifference, Summary, reports_success
 from simtoreal.verdict import number, percent, points, quantity, tight, verdict
 
 WORST = 5  # episodes shown per bundle
@@ -82,6 +82,7 @@ def write_report(
         replay_command=replay_command,
         provenance=[*_flat(provenance), ("engine", _engines(summary))],
         resamples=RESAMPLES,
+        told=reports_success(episodes),
         fewest=min(c.n for s in summary.suites for c in s.conditions),
         cvar_level=CVAR_LEVEL,
     )
@@ -137,7 +138,7 @@ def severity_curve(episodes: Sequence[Episode], top: float, confidence: float, b
             groups.setdefault(min(bins, math.ceil(e.severity / top * bins)) if top > 0 else 0, []).append(e)
     curve = []
     for _, group in sorted(groups.items()):
-        n, successes = len(group), sum(e.success for e in group)
+        n, successes = len(group), sum(bool(e.success) for e in group)
         mean = math.fsum(e.severity for e in group) / n
         curve.append(SeverityPoint(mean, n, successes / n, *wilson(successes, n, confidence)))
     return curve
@@ -146,7 +147,7 @@ def severity_curve(episodes: Sequence[Episode], top: float, confidence: float, b
 def _severity_figure(episodes: Sequence[Episode], keys: Mapping[str, _Key], confidence: float) -> dict[str, Any] | None:
     finite = [e.severity for e in episodes if math.isfinite(e.severity)]
     top = max(finite, default=0.0)
-    if top == 0:
+    if top == 0 or not reports_success(episodes):
         return None
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "simtoreal", "font.size": 9, "axes.linewidth": 0.6}
     with mpl.rc_context(style):
@@ -200,7 +201,8 @@ def _whisker(c: PairedDifference, comparisons: Sequence[PairedDifference]) -> tu
 
 def worst_episodes(episodes: Sequence[Episode], bundle: str, count: int = WORST) -> list[Episode]:
     """The failed episodes of a bundle before the others, the lowest return first."""
-    return sorted((e for e in episodes if e.bundle == bundle), key=lambda e: (e.success, e.return_, e.length))[:count]
+    mine = [e for e in episodes if e.bundle == bundle]
+    return sorted(mine, key=lambda e: (bool(e.success), e.return_, e.length))[:count]
 
 
 def stands_out(episode: Episode, episodes: Sequence[Episode], units: Mapping[str, str], count: int = 3) -> str:

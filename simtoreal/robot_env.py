@@ -120,7 +120,7 @@ class RobotEnv(gym.Env[Any, Any]):
     def _refuse(self) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         self._hold()
         info = {"is_success": False, "fell": False, "violation": True, "stopped": True, "invalid_action": True}
-        return self._observation.copy(), self.task.failure_reward, True, False, info
+        return self._observation.copy(), self.task.refusal_reward(self._steps), True, False, info
 
     def _hold(self) -> None:
         self._running = False

@@ -34,6 +34,8 @@ __all__ = [
     "heldout_suites",
     "iqm",
     "paired_difference",
+    "reports_success",
+    "strength",
     "summarise",
     "wilson",
 ]
@@ -47,8 +49,8 @@ class Episode:
     `held_out` says that at least one parameter lay outside the bundle's training ranges; `severity` [range widths] how
     far outside the ranges the farthest one lay, 0 inside, inf where no width is defined. `falls`, `violations` and
     physics `faults` are counts. `action_rate` is the root mean square change of the action (in [-1, 1]) a control step
-    over the episode's second half: a policy that shakes has a large one. Raises ValueError for numbers that no episode
-    can have.
+    over the episode's second half: a policy that shakes has a large one. `success` is None where the task reported
+    none. Raises ValueError for numbers that no episode can have.
     """
 
     bundle: str
@@ -58,7 +60,7 @@ class Episode:
     seed: int
     engine: str
     return_: float
-    success: bool
+    success: bool | None
     length: int
     falls: int = 0
     violations: int = 0
@@ -84,14 +86,15 @@ class Figures:
     """The figures of one bundle over `n` episodes of one condition, or of a whole suite (`condition` None).
 
     In a held-out suite they are over the held-out cases alone and `seen` counts those left out; where every case was
-    seen, `held_out` is False and they are over the seen ones. `severity` is the median over the episodes.
+    seen, `held_out` is False and they are over the seen ones. `severity` is the median over the episodes. `success` is
+    None where the task reports none.
     """
 
     condition: str | None
     n: int
     seen: int
     held_out: bool
-    success: Estimate
+    success: Estimate | None
     return_mean: Estimate
     return_iqm: Estimate
     cvar: Estimate
@@ -104,12 +107,14 @@ class Figures:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict, JSON-able."""
-        plain: dict[str, Any] = asdict(self) | {metric: getattr(self, metric).to_json() for metric in METRICS}
+        estimates = {metric: getattr(self, metric) for metric in METRICS}
+        plain: dict[str, Any] = asdict(self) | {name: e and e.to_json() for name, e in estimates.items()}
         return plain | {"severity": self.severity if math.isfinite(self.severity) else None}
 
 
-def _strength(figures: Figures) -> tuple[float, float]:
-    return figures.success.value, figures.return_iqm.value
+def strength(figures: Figures) -> tuple[float, float]:
+    """What orders figures from weak to strong."""
+    return figures.success.value if figures.success else 0.0, figures.return_iqm.value
 
 
 @dataclass(frozen=True)
@@ -135,13 +140,13 @@ class SuiteFigures:
     @property
     def worst(self) -> Figures:
         """The weakest condition."""
-        return min(self.judged, key=_strength)
+        return min(self.judged, key=strength)
 
     @property
     def weakest_single(self) -> Figures | None:
         """The weakest of several conditions, leaving out `all`, which changes everything at once."""
         single = [c for c in self.judged if c.condition != "all"]
-        return min(single, key=_strength) if len(self.judged) > 1 and single else None
+        return min(single, key=strength) if len(self.judged) > 1 and single else None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict, JSON-able."""
@@ -197,9 +202,16 @@ def summarise(
         groups.setdefault((episode.bundle, episode.suite), []).append(episode)
     if not groups:
         raise ValueError("no episodes to summarise")
-    names = heldout_suites(itertools.chain.from_iterable(groups.values())) if heldout is None else set(heldout)
-    suites = tuple(_suite(group, suite in names, seed, confidence) for (_, suite), group in groups.items())
+    every = list(itertools.chain.from_iterable(groups.values()))
+    names = heldout_suites(every) if heldout is None else set(heldout)
+    told = reports_success(every)
+    suites = tuple(_suite(group, suite in names, told, seed, confidence) for (_, suite), group in groups.items())
     return Summary(suites, confidence, seed)
+
+
+def reports_success(episodes: Iterable[Episode]) -> bool:
+    """Does the task of these episodes say whether they succeeded? Then one that did not come to it counts as failed."""
+    return any(e.success is not None for e in episodes)
 
 
 def heldout_suites(episodes: Iterable[Episode]) -> set[str]:
@@ -210,7 +222,7 @@ def heldout_suites(episodes: Iterable[Episode]) -> set[str]:
     return {suite for suite, _ in some} - {suite for (suite, _), held_out in some.items() if not held_out}
 
 
-def _suite(group: list[Episode], held_out: bool, seed: int, confidence: float) -> SuiteFigures:
+def _suite(group: list[Episode], held_out: bool, told: bool, seed: int, confidence: float) -> SuiteFigures:
     first = group[0]
     cases: set[str] = set()
     conditions: dict[str, list[Episode]] = {}
@@ -223,16 +235,18 @@ def _suite(group: list[Episode], held_out: bool, seed: int, confidence: float) -
         conditions.setdefault(e.condition, []).append(e)
     if held_out and not any(e.held_out for e in group):
         raise ValueError(f"suite {first.suite} holds nothing out for {first.bundle}: all lies in its training ranges")
-    pooled = _figures(group, None, held_out, seed, confidence)
-    parts = tuple(_figures(part, name, held_out, seed, confidence) for name, part in conditions.items())
+    pooled = _figures(group, None, held_out, told, seed, confidence)
+    parts = tuple(_figures(part, name, held_out, told, seed, confidence) for name, part in conditions.items())
     return SuiteFigures(first.bundle, first.suite, first.engine, held_out, pooled, parts)
 
 
-def _figures(group: list[Episode], condition: str | None, held_out: bool, seed: int, confidence: float) -> Figures:
+def _figures(
+    group: list[Episode], condition: str | None, held_out: bool, told: bool, seed: int, confidence: float
+) -> Figures:
     counted = [e for e in group if e.held_out] if held_out else group
     any_held_out = bool(counted)
     counted = counted or group
-    n, successes = len(counted), sum(e.success for e in counted)
+    n, successes = len(counted), sum(bool(e.success) for e in counted)
     returns = np.array([e.return_ for e in counted])
     strata = [e.condition for e in counted]
 
@@ -245,7 +259,7 @@ def _figures(group: list[Episode], condition: str | None, held_out: bool, seed: 
         n=n,
         seen=sum(not e.held_out for e in group),
         held_out=held_out and any_held_out,
-        success=Estimate(successes / n, *wilson(successes, n, confidence)),
+        success=Estimate(successes / n, *wilson(successes, n, confidence)) if told else None,
         return_mean=estimate(np.mean),
         return_iqm=estimate(iqm),
         cvar=estimate(cvar),
@@ -293,10 +307,11 @@ def paired_difference(
     for case, e in left.items():
         if e.seed != right[case].seed:
             raise ValueError(f"case {case[0]}:{case[1]} was drawn from seed {e.seed} and from seed {right[case].seed}")
-    values = [
-        float(e.success) - float(right[case].success) if metric == "success" else e.return_ - right[case].return_
-        for case, e in left.items()
-    ]
+
+    def figure(e: Episode) -> float:
+        return float(bool(e.success)) if metric == "success" else e.return_
+
+    values = [figure(e) - figure(right[case]) for case, e in left.items()]
     strata = [(e.suite, e.condition) for e in left.values()]
     low, high = bootstrap_interval(values, np.mean, seed, confidence=confidence, strata=strata)
     wins, losses = sum(v > 0 for v in values), sum(v < 0 for v in values)
@@ -320,16 +335,19 @@ def compare_bundles(
     episodes: Sequence[Episode],
     seed: int = 0,
     *,
-    metrics: Sequence[str] = ("success", "return_mean"),
+    metrics: Sequence[str] | None = None,
     heldout: Collection[str] | None = None,
     confidence: float = CONFIDENCE,
 ) -> tuple[PairedDifference, ...]:
-    """The paired difference of every two bundles in each suite that both ran.
+    """The paired difference of every two bundles in each suite that both ran: of success, where the task reports it,
+    and of the mean return, unless other `metrics` are asked for.
 
     In a held-out suite the cases held out for both count; two bundles that share none are left out. Raises ValueError
     where two bundles ran different cases of one suite.
     """
     names = heldout_suites(episodes) if heldout is None else set(heldout)
+    if metrics is None:
+        metrics = ("success", "return_mean") if reports_success(episodes) else ("return_mean",)
     groups: dict[str, dict[str, list[Episode]]] = {}
     for e in episodes:
         groups.setdefault(e.suite, {}).setdefault(e.bundle, []).append(e)

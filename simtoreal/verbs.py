@@ -36,8 +36,8 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Outcome]) -
     return verb
 
 
-def _success(reached: bool) -> str:
-    return "success" if reached else "no success"
+def _success(reached: bool | None) -> str:
+    return {True: "success", False: "no success", None: "this task reports no success"}[reached]
 
 
 def _whole(text: str, least: int = 0) -> int:
@@ -99,18 +99,21 @@ def _tasks(verbs: Any) -> None:
 def _play(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.film import play
+        from simtoreal.progress import counting_progress
 
-        result = play(
-            options.task,
-            options.policy,
-            video=options.video,
-            episodes=options.episodes,
-            seed=options.seed,
-            randomization=options.randomization,
-            parameters=dict(options.parameter),
-            goal=dict(options.goal),
-            force=options.force,
-        )
+        with counting_progress("steps") as progress:
+            result = play(
+                options.task,
+                options.policy,
+                video=options.video,
+                episodes=options.episodes,
+                seed=options.seed,
+                randomization=options.randomization,
+                parameters=dict(options.parameter),
+                goal=dict(options.goal),
+                force=options.force,
+                progress=progress,
+            )
         if not options.json:
             for number, o in enumerate(result.outcomes):
                 print(f"episode {number}: return {o.return_:.2f}, {_success(o.success)}, {o.length} steps")
@@ -246,9 +249,12 @@ def _finetune(verbs: Any) -> None:
     verb.add_argument("--out", required=True, metavar="RUN2", help="the run folder to write")
     verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="of RUN, to start from")
     verb.add_argument("--seed", type=_whole, default=0)
-    verb.add_argument("--max-falls", type=_count, default=20, help="stop and keep the base then (default 20)")
+    verb.add_argument(
+        "--max-falls", type=_count, metavar="N", default=20, help="stop and keep the base then (default 20)"
+    )
     verb.add_argument(
         "--max-violations",
+        metavar="N",
         type=_count,
         default=1_000,
         help="control steps beyond a limit: stop and keep the base then (default 1000)",
@@ -349,7 +355,14 @@ def _replay(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.film import replay
 
-        result = replay(options.folder, options.case, bundle=options.bundle, video=options.video, force=options.force)
+        result = replay(
+            options.folder,
+            options.case,
+            bundle=options.bundle,
+            task=options.task,
+            video=options.video,
+            force=options.force,
+        )
         if not options.json:
             returns = f"return {result.replayed_return!r}, recorded {result.recorded_return!r}"
             print(f"{result.case} by {result.bundle}: {returns}: {'identical' if result.identical else 'DIFFERENT'}")
@@ -361,7 +374,8 @@ def _replay(verbs: Any) -> None:
     verb = _verb(verbs, "replay", run)
     verb.add_argument("folder", metavar="DIR", help="an evaluation")
     verb.add_argument("case", metavar="CASE", help="suite/condition/number, as the report prints it")
-    verb.add_argument("--bundle", metavar="NAME", help="where several were judged")
+    verb.add_argument("--bundle", metavar="NAME", help="where several were judged, or a module:function")
+    verb.add_argument("--task", metavar="TASK", help="where it is a module:Id-v0")
     verb.add_argument("--video", metavar="FILE", help=".mp4 or .gif")
     verb.add_argument("--force", action="store_true", help="replace an earlier film")
 

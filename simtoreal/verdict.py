@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from simtoreal.intervals import Estimate
-from simtoreal.statistics import Figures, PairedDifference, SuiteFigures, Summary
+from simtoreal.statistics import Figures, PairedDifference, SuiteFigures, Summary, strength
 
 
 def verdict(summary: Summary, comparisons: Sequence[PairedDifference] = ()) -> list[str]:
@@ -21,17 +21,29 @@ def verdict(summary: Summary, comparisons: Sequence[PairedDifference] = ()) -> l
     opening = ""
     if len(judged) > 3:
         opening = f"Best and worst of {len(judged)} bundles: "
-        ranked = sorted(judged, key=lambda s: (s.pooled.success.value, s.pooled.return_iqm.value))
+        ranked = sorted(judged, key=lambda s: strength(s.pooled))
         judged = [ranked[-1], ranked[0]]
     spoken = {s.bundle for s in judged}
-    rates = [f"{s.bundle} {'succeeds ' if i == 0 else ''}in {percent(s.pooled.success)}" for i, s in enumerate(judged)]
-    where = "of its episodes under conditions it never saw" if unseen else f"of its episodes in suite {name}"
-    said = [f"{opening}{rates[0]} {where}" + "".join(f"; {rate}" for rate in rates[1:]) + ".", *_weakest(judged)]
+    where = "under conditions it never saw" if unseen else f"in suite {name}"
+    if judged[0].pooled.success is not None:
+        first, *others = [f"in {rate(s.pooled)}" for s in judged]
+        first, where = f"{judged[0].bundle} succeeds {first}", f"of its episodes {where}"
+    else:
+        first, *others = [rate(s.pooled) for s in judged]
+        first = f"{judged[0].bundle} has a {first} {where}; this task reports no success"
+        where = ""
+    said = [
+        " ".join(f"{opening}{first} {where}".split())
+        + "".join(f"; {s.bundle} {other}" for s, other in zip(judged[1:], others, strict=True))
+        + ".",
+        *_weakest(judged),
+    ]
     for other in summary.suite_names:
         found = [(s.bundle, s.pooled) for s in summary.suites if s.suite == other != name and s.bundle in spoken]
         if found:
             said.append(f"In suite {other}: {_rates(found)}.")
-    said += [_difference(c) for c in comparisons if (c.suite, c.metric) == (name, "success") and {c.a, c.b} <= spoken]
+    metric = "return_mean" if judged[0].pooled.success is None else "success"
+    said += [_difference(c) for c in comparisons if (c.suite, c.metric) == (name, metric) and {c.a, c.b} <= spoken]
     if not unseen:
         said.append("No suite lay outside every bundle's training ranges: nothing here tells how they do beyond them.")
     faults = sum(s.pooled.faults for s in summary.suites)
@@ -44,12 +56,13 @@ def verdict(summary: Summary, comparisons: Sequence[PairedDifference] = ()) -> l
 def _weakest(judged: Sequence[SuiteFigures]) -> list[str]:
     together = [(s.bundle, c) for s in judged for c in s.judged if c.condition == "all" and len(s.judged) > 1]
     single = [(s.bundle, worst) for s in judged if (worst := s.weakest_single) is not None]
-    weak = [(bundle, c) for bundle, c in single if c.success.value < 1]
-    said = [f"No condition by itself cost {bundle} an episode." for bundle, c in single if c.success.value == 1]
+    whole = [(bundle, c) for bundle, c in single if c.success is not None and c.success.value == 1]
+    weak = [found for found in single if found not in whole]
+    said = [f"No condition by itself cost {bundle} an episode." for bundle, _ in whole]
     if len({c.condition for _, c in weak}) == 1:
         said.append(f"Weakest condition: {weak[0][1].condition} ({_rates(weak)}).")
     elif weak:
-        each = [f"for {bundle} {c.condition}, {percent(c.success)}" for bundle, c in weak]
+        each = [f"for {bundle} {c.condition}, {rate(c)}" for bundle, c in weak]
         said.append(f"Weakest condition: {'; '.join(each)}.")
     if together:
         said.append(f"With everything changed at once: {_rates(together)}.")
@@ -57,16 +70,25 @@ def _weakest(judged: Sequence[SuiteFigures]) -> list[str]:
 
 
 def _rates(found: Sequence[tuple[str, Figures]]) -> str:
-    return ", ".join(f"{bundle} {percent(c.success)}" for bundle, c in found)
+    return ", ".join(f"{bundle} {rate(c)}" for bundle, c in found)
+
+
+def rate(figures: Figures) -> str:
+    """The success rate as people read it, or the return where the task reports no success."""
+    return f"return of {quantity(figures.return_iqm)}" if figures.success is None else percent(figures.success)
 
 
 def _difference(c: PairedDifference) -> str:
     if c.difference.low > 0 or c.difference.high < 0:
         ahead, behind = (c.a, c.b) if c.difference.value > 0 else (c.b, c.a)
         low, high = sorted((abs(c.difference.low), abs(c.difference.high)))
-        size = points(Estimate(abs(c.difference.value), low, high), sign=False)
+        size = _size(c.metric, Estimate(abs(c.difference.value), low, high), sign="")
         return f"Over the same {c.n} cases {ahead} is ahead of {behind} by {size}."
-    return f"Over the same {c.n} cases {c.a} and {c.b} cannot be told apart: {points(c.difference)}."
+    return f"Over the same {c.n} cases {c.a} and {c.b} cannot be told apart: {_size(c.metric, c.difference, '+')}."
+
+
+def _size(metric: str, difference: Estimate, sign: str) -> str:
+    return points(difference, sign=bool(sign)) if metric == "success" else f"a return of {quantity(difference, sign)}"
 
 
 def percent(estimate: Estimate) -> str:

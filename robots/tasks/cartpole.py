@@ -55,6 +55,7 @@ class CartPoleSwingUp(Task):
     physics_dt = 0.004
     control_dt = 0.02
     horizon = 500
+    lowest_reward = -0.21  # 10 N reversed in every step
     success_hold = 2.0
     velocity_bound = 60.0  # 24 is the fastest a policy gets at the parameters' bounds; Bullet cuts speeds at 100
     camera = Camera(target=(0.0, 0.0, 0.1), distance=3.4, yaw=0.0, pitch=-10.0)

@@ -59,6 +59,7 @@ class PandaReach(Task):
     physics_dt = 0.002
     control_dt = 0.05
     horizon = 50
+    lowest_reward = -2.6  # 1.9 m from the goal at full effort
     success_hold = 0.25
     velocity_bound = 60.0
     compensates_gravity = True

@@ -118,6 +118,7 @@ class A1Walk(Task):
     success_hold = 0.0
     velocity_bound = 95.0
     failure_reward = -15.0
+    lowest_reward = -10.0  # thrashing at full effort: -5
     camera = Camera(target=(0.0, 0.0, 0.2), distance=1.3, yaw=35.0, pitch=-15.0)
     walk_limits: ClassVar[WalkLimits] = WalkLimits()
     commanded_joints = catalog.A1_JOINTS

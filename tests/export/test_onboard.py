@@ -12,9 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from simtoreal.export import onboard
+from simtoreal.export import onboard, verify_bundle
 
 SOURCES = sorted(Path(onboard.__file__).parent.glob("*.py"))
 
@@ -89,6 +90,20 @@ def test_tampering_is_refused_in_one_line(bundle, name):
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert name in result.stderr
+
+
+def test_a_policy_that_gives_no_number_is_a_no(bundle, resign):
+    model = onnx.load(bundle / "policy.onnx")
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.raw_data = np.full(len(weights.raw_data) // 4, np.nan, np.float32).tobytes()
+    (bundle / "policy.onnx").write_bytes(model.SerializeToString())
+    resign(bundle)
+    result = run(bundle / "onboard", "--self-test")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert result.stdout.startswith("FAILED")
+    assert '"command" is not finite' in result.stdout
+    assert json.loads(run(bundle / "onboard", "--self-test", "--json").stdout)["passed"] is False
+    assert [check.name for check in verify_bundle(bundle) if not check.passed] == ["golden"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--selftest"], ["--self-test", "extra"]])

@@ -15,11 +15,33 @@ def test_a_command_that_is_no_number_ends_the_episode_as_a_failure(make, rollout
     action[-1] = bad
     obs, reward, terminated, truncated, info = env.step(action)
     assert (obs == before).all()
-    assert reward == env.failure_reward
+    assert reward == env.failure_reward + (env.horizon - 3) * env.lowest_reward
     assert (terminated, truncated) == (True, False)
     assert info["invalid_action"] is True
     assert info["is_success"] is False
     assert (rollout(env, 1, 10) == rollout(fresh, 1, 10)).all()
+
+
+@pytest.mark.parametrize("way", ["still", "random", "one end", "both ends"])
+def test_a_command_that_is_no_number_is_never_worth_more_than_any_other(make, way):
+    env, rng = make(), np.random.default_rng(0)
+    shape = env.action_space.shape
+    ways = {
+        "still": lambda k: np.zeros(shape),
+        "random": lambda k: rng.uniform(-1.0, 1.0, shape),
+        "one end": lambda k: np.ones(shape),
+        "both ends": lambda k: np.full(shape, (-1.0) ** k),
+    }
+    env.reset(seed=0)
+    rewards, ended = [], False
+    while not ended:
+        _, reward, terminated, truncated, _ = env.step(ways[way](len(rewards)))
+        rewards.append(reward)
+        ended = terminated or truncated
+    assert min(rewards) >= env.lowest_reward + (env.failure_reward if terminated else 0.0)
+    env.reset(seed=0)
+    refused = env.step(np.full(shape, np.nan))[1]
+    assert refused < sum(rewards)
 
 
 def test_an_action_of_another_shape_is_refused(make):

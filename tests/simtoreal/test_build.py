@@ -98,7 +98,24 @@ def test_others_never_get_an_action_that_is_not_finite(odd):
     _, _, terminated, _, info = env.step(np.array([0.0, np.nan], np.float32))
     assert terminated
     assert info["invalid_action"]
-    assert env.unwrapped.got == []
+    assert all(np.isfinite(action).all() for action in env.unwrapped.got)
+
+
+def test_others_pay_no_more_for_a_number_that_is_none_than_for_holding_still():
+    env, peer = build.make_env("Pendulum-v1"), gym.make("Pendulum-v1", disable_env_checker=True)
+    env.reset(seed=5)
+    peer.reset(seed=5)
+    _, refused, terminated, truncated, _ = env.step(np.array([np.nan], np.float32))
+    assert (terminated, truncated) == (True, False)
+    assert refused == pytest.approx(sum(float(peer.step(np.zeros(1, np.float32))[1]) for _ in range(200)))
+
+
+def test_others_without_a_time_limit_get_one(odd):
+    env = odd("Endless-v0", script=(1.0,) * (build.MOST_STEPS + 2))
+    env.reset(seed=0)
+    still = np.zeros(2, np.float32)
+    ends = [env.step(still)[2:4] for _ in range(build.MOST_STEPS)]
+    assert ends[-2:] == [(False, False), (False, True)]
 
 
 def test_an_observation_without_a_policy_part_is_refused(odd):

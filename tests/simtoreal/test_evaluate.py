@@ -129,6 +129,11 @@ def test_a_command_that_is_no_number_is_a_failed_episode(controllers, tmp_path):
     for task in ("CartPoleSwingUp", "Pendulum-v1"):
         found = evaluate([name], out=tmp_path / task, suites=["nominal"], episodes=2, task=task)
         assert all(e.length == 1 and e.falls == 1 and not e.success for e in found.episodes)
+        still = evaluate(
+            [controllers(STILL)], out=tmp_path / f"{task}-still", suites=["nominal"], episodes=2, task=task
+        )
+        for broken, held in zip(found.episodes, still.episodes, strict=True):
+            assert broken.return_ <= held.return_
 
 
 def test_someone_elses_task_has_a_nominal_suite(controllers, tmp_path):
@@ -136,6 +141,24 @@ def test_someone_elses_task_has_a_nominal_suite(controllers, tmp_path):
     assert [s.suite for s in found.summary.suites] == ["nominal"]
     assert all(e.length == 200 and e.return_ < 0 for e in found.episodes)
     assert found.episodes[0].return_ != found.episodes[1].return_
+
+
+def test_a_task_that_reports_no_success_gets_no_success_rate(controllers, tmp_path, cli):
+    name, other = controllers(STILL), controllers("def act(observation):\n    return [-2.0 * observation[1]]")
+    out = tmp_path / "v"
+    said = cli("evaluate", name, other, "--task", "Pendulum-v1", "--episodes", 3, "--out", out)
+    assert said.code == 0
+    assert "this task reports no success" in said.out
+    assert "a return of" in said.out
+    assert "%" not in said.out
+    assert all(e.success is None for e in read_episodes(out / "episodes.csv"))
+    summary = json.loads((out / "summary.json").read_text())
+    assert [s["pooled"]["success"] for s in summary["suites"]] == [None, None]
+    assert [c["metric"] for c in summary["comparisons"]] == ["return_mean"]
+    assert "reports no success" in (out / "report.html").read_text(encoding="utf-8")
+    gated = cli("evaluate", name, "--task", "Pendulum-v1", "--out", tmp_path / "w", "--gate", "success >= 0.5")
+    gated.refused("this task reports no success; metrics: return_iqm")
+    assert cli("evaluate", name, "--task", "Pendulum-v1", "--out", tmp_path / "w", "--gate", "cvar > -1").code == 1
 
 
 @pytest.mark.parametrize(

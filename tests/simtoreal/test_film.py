@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 
 import imageio.v2 as imageio
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import simtoreal
 from simtoreal.config import ConfigError
-from simtoreal.film import check_display
+from simtoreal.video import check_display
 
 CASE = "heldout/all/1"
 FALLS = "def act(observation):\n    return [10.0]"
@@ -111,9 +112,53 @@ def test_several_bundles_want_a_choice(randomized, plain, tmp_path, cli):
     assert cli("replay", out, "nominal/nominal/0", "--bundle", "plain", "--json").result["bundle"] == "plain"
 
 
-def test_a_function_can_be_replayed(controllers, tmp_path, cli):
-    simtoreal.evaluate([controllers(FALLS)], out=tmp_path / "v", suites=["nominal"], episodes=1, task="CartPoleSwingUp")
-    assert cli("replay", tmp_path / "v", "nominal/nominal/0").code == 0
+def test_a_function_can_be_replayed_by_one_who_names_it(controllers, tmp_path, cli):
+    name = controllers(FALLS)
+    simtoreal.evaluate([name], out=tmp_path / "v", suites=["nominal"], episodes=1, task="CartPoleSwingUp")
+    assert cli("replay", tmp_path / "v", "nominal/nominal/0", "--bundle", name).code == 0
+
+
+def test_a_file_cannot_have_its_module_imported(controllers, tmp_path, cli):
+    name = controllers(FALLS)
+    simtoreal.evaluate([name], out=tmp_path / "v", suites=["nominal"], episodes=1, task="CartPoleSwingUp")
+    summary = tmp_path / "v" / "summary.json"
+    data = json.loads(summary.read_text())
+    marker = tmp_path / "imported"
+    (tmp_path / "modules" / "not_asked_for.py").write_text(f"open({str(marker)!r}, 'w')")
+    for provenance in (
+        {"policies": {name: {"controller": "not_asked_for:act"}}},
+        {"task": "not_asked_for:Task-v0"},
+    ):
+        summary.write_text(json.dumps(data | {"provenance": data["provenance"] | provenance}))
+        cli("replay", tmp_path / "v", "nominal/nominal/0").refused("to let it import that module, name it with")
+        cli("replay", tmp_path / "v", "nominal/nominal/0", "--bundle", name, "--task", "CartPoleSwingUp").refused(
+            "not_"
+        )
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_a_film_that_a_full_disk_cuts_short_is_a_failure_and_leaves_the_earlier_one(suffix, tmp_path, cli):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        film = disk / f"film{suffix}"
+        film.write_bytes(b"earlier")
+        said = cli("play", "CartPoleSwingUp", "--video", film, "--episodes", 1, "--force")
+        assert said.code == 3
+        assert f"{film}" in said.err
+        assert "Traceback" not in said.err
+        assert [path.name for path in disk.iterdir()] == [film.name]
+        assert film.read_bytes() == b"earlier"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_bundle_may_come_after_the_options(randomized, tmp_path, cli):
+    said = cli("play", "CartPoleSwingUp", "--video", tmp_path / "x.gif", "--episodes", 1, randomized.bundle, "--json")
+    assert said.result["policy"] == str(randomized.bundle)
 
 
 def test_the_command_in_the_report_is_one_that_runs_and_films(controllers, tmp_path, monkeypatch, cli):
@@ -155,7 +200,7 @@ def test_play_films_a_function_and_nothing_half_written_stays(controllers, tmp_p
         (["nope", "--video", "x.mp4"], "no task 'nope'"),
         (["CartPoleSwingUp", "nowhere", "--video", "x.mp4"], "nowhere is not there"),
         (["CartPoleSwingUp", "--video", "x.avi"], "a film is .mp4 or .gif"),
-        (["CartPoleSwingUp", "--video", "none/x.mp4"], "no folder none"),
+        (["CartPoleSwingUp", "--video", "none/x.mp4"], "there is no folder none"),
         (["CartPoleSwingUp", "--video", "folder.mp4", "--force"], "folder.mp4 exists"),
         (["CartPoleSwingUp", "--video", "there.mp4"], "there.mp4 exists; choose another file or pass --force"),
         (["CartPoleSwingUp", "--video", "x.mp4", "--seed", "-1"], "whole number"),

@@ -110,6 +110,15 @@ def test_a_bare_command_from_a_shell(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    with subprocess.Popen(
+        [sys.executable, "-m", "simtoreal", "tasks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as listing:
+        listing.stdout.close()
+        assert listing.wait(60) == 141
+        assert listing.stderr.read() == ""
+
+
 def test_a_failure_inside_is_never_read_as_a_verdict(monkeypatch, cli):
     monkeypatch.setattr("simtoreal.listing.tasks", lambda: 1 / 0)
     said = cli("tasks", "--json")

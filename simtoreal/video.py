@@ -1,0 +1,146 @@
+"""Film files: frames of an environment into an .mp4 or .gif that appears only once it is whole."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from simtoreal.config import ConfigError
+
+FORMATS = (".mp4", ".gif")
+
+
+@contextmanager
+def filming(
+    env: gym.Env[Any, Any], video: Path | None, control_dt: float, *, force: bool
+) -> Iterator[Callable[[], None] | None]:
+    """A function that takes a frame of `env` into the file `video` (.mp4 or .gif); None when there is no video.
+
+    The file appears only once it is complete. Raises ConfigError for a file that cannot be written, or is there and
+    `force` is False.
+    """
+    if video is None:
+        yield None
+        return
+    if video.suffix not in FORMATS:
+        raise ConfigError(f"{video}: a film is {' or '.join(FORMATS)}")
+    if not video.parent.is_dir():
+        raise ConfigError(f"{video}: there is no folder {video.parent}")
+    if not os.access(video.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{video}: the folder {video.parent} cannot be written to")
+    if os.path.lexists(video) and not (force and video.is_file()):
+        raise ConfigError(f"{video} exists; choose another file{' or pass --force' if video.is_file() else ''}")
+    partial = video.with_name(f".{video.stem}.partial{video.suffix}")
+    try:
+        film = _Film(video, partial, control_dt)
+        try:
+            yield lambda: film.add(frame(env))
+        except BaseException:
+            with suppress(FilmError):  # what ended the film is the fault to tell
+                film.close()
+            raise
+        film.close()
+        film.check()
+        os.replace(partial, video)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class FilmError(RuntimeError):
+    """A film could not be written."""
+
+
+class _Film:
+    """The frames of the film `video`, written into the file `partial`."""
+
+    def __init__(self, video: Path, partial: Path, control_dt: float) -> None:
+        self._video, self._partial, self._frames = video, partial, 0
+        self._writer = _Gif(partial, control_dt) if video.suffix == ".gif" else _mp4(partial, control_dt)
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        with self._writing():
+            self._writer.append_data(image)
+        self._frames += 1
+
+    def close(self) -> None:
+        with self._writing():
+            self._writer.close()
+
+    def check(self) -> None:
+        """Raises FilmError unless every frame is in the file: ffmpeg ends without a word when a disk is full."""
+        if isinstance(self._writer, _Gif):
+            return  # written in this process, which would have said so
+        import imageio_ffmpeg
+
+        try:
+            found, _ = imageio_ffmpeg.count_frames_and_secs(str(self._partial))
+        except RuntimeError:  # not readable at all
+            found = 0
+        if found != self._frames:
+            raise FilmError(f"{self._video}: only {found} of {self._frames} frames could be written; is the disk full?")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = str(error).strip().splitlines()
+            raise FilmError(f"{self._video} could not be written: {reason[0] if reason else error!r}") from error
+
+
+def _mp4(path: Path, control_dt: float) -> Any:
+    import imageio.v2 as imageio
+
+    return imageio.get_writer(str(path), fps=1.0 / control_dt, macro_block_size=8, quality=7)
+
+
+class _Gif:
+    """Frames for an animation, written when it is closed."""
+
+    def __init__(self, path: Path, control_dt: float) -> None:
+        self._path, self._duration = path, 1000.0 * control_dt  # [ms] of a frame
+        self._images: list[Image.Image] = []
+
+    def append_data(self, image: NDArray[np.uint8]) -> None:
+        self._images.append(Image.fromarray(image))
+
+    def close(self) -> None:
+        if not self._images:
+            return  # nothing was shown
+        first, *others = self._images
+        first.save(self._path, save_all=True, append_images=others, duration=self._duration, loop=0)
+
+
+def frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
+    """The current image [h, w, 3]. Raises ConfigError when the environment lacks what it needs to draw."""
+    try:
+        image: Any = env.render()
+    except gym.error.Error as error:
+        raise ConfigError(f"no image of {env.spec.id if env.spec else env}: {error}") from error
+    return np.asarray(image, np.uint8)
+
+
+def check_display() -> None:
+    """Raises ConfigError where no window can be opened: PyBullet would hang or end the process."""
+    if not sys.platform.startswith("linux"):
+        return
+    display = os.environ.get("DISPLAY", "")
+    host, _, number = display.rpartition(":")
+    try:
+        screen = int(number.split(".")[0])
+        with socket.socket(socket.AF_INET if host else socket.AF_UNIX, socket.SOCK_STREAM) as server:
+            server.settimeout(2.0)
+            server.connect((host, 6000 + screen) if host else f"/tmp/.X11-unix/X{screen}")
+    except (OSError, ValueError):
+        found = f"nothing answers at DISPLAY={display}" if display else "no display"
+        raise ConfigError(f"{found} to open a window on; pass --video FILE") from None
