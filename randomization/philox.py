@@ -20,7 +20,7 @@ _LOW = np.array([0xFFFFFFFF], dtype=np.uint64)  # arrays, since numpy is slower 
 _SHIFT = np.array([32], dtype=np.uint64)
 RoundKeys = tuple[NDArray[np.uint64], ...]
 ROUNDS = 10
-BLOCK = 16  # episodes whose seeds are made together
+BLOCK = 16  # episodes whose numbers are made together: they follow one another, and all cost little more than one does
 
 
 def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -43,39 +43,50 @@ def uniforms(seed: int, env: int, episode: int, names: Sequence[str]) -> NDArray
 
     Raises ValueError unless `seed` is in [0, 2^64) and `env` and `episode` in [0, 2^32).
     """
-    counter = np.array(_counter(seed, env, episode), dtype=np.uint64)[:, None]
-    words = _rounds(counter, _keys_of(tuple(names)))
-    bits = (words[0] >> np.uint64(5) << np.uint64(26)) | (words[1] >> np.uint64(6))
-    numbers: NDArray[np.float64] = bits.astype(np.float64) * 2.0**-53
-    return numbers
+    _check(seed, env, episode)
+    return _numbers(seed, env, episode // BLOCK, tuple(names))[episode % BLOCK]
 
 
 def episode_seed(seed: int, env: int, episode: int) -> int:
     """The seed in [0, 2^31) of one episode, for `env.reset(seed=…)`: any environment's generator takes it."""
-    _counter(seed, env, episode)
+    _check(seed, env, episode)
     return _seeds(seed, env, episode // BLOCK)[episode % BLOCK]
 
 
 @lru_cache(maxsize=64)
+def _numbers(seed: int, env: int, block: int, names: tuple[str, ...]) -> NDArray[np.float64]:
+    """Of the episodes of a block, [BLOCK, k]."""
+    words = _words(seed, env, block, names)
+    bits = (words[0] >> np.uint64(5) << np.uint64(26)) | (words[1] >> np.uint64(6))
+    numbers: NDArray[np.float64] = (bits.astype(np.float64) * 2.0**-53).reshape(BLOCK, len(names))
+    numbers.flags.writeable = False  # they are kept
+    return numbers
+
+
+@lru_cache(maxsize=64)
 def _seeds(seed: int, env: int, block: int) -> list[int]:
-    """Of the episodes of a block: they follow one another, and all of them cost what one does."""
-    counters = [_counter(seed, env, block * BLOCK + i) for i in range(BLOCK)]
-    words = _rounds(np.array(counters, dtype=np.uint64).T, _keys_of(("episode_seed",)))
-    seeds: list[int] = (words[0] >> np.uint64(1)).tolist()
+    """Of the episodes of a block."""
+    seeds: list[int] = (_words(seed, env, block, ("episode_seed",))[0] >> np.uint64(1)).tolist()
     return seeds
 
 
-def _counter(seed: int, env: int, episode: int) -> tuple[int, int, int, int]:
+def _words(seed: int, env: int, block: int, names: tuple[str, ...]) -> NDArray[np.uint64]:
+    """The random words [4, BLOCK k] of a block's episodes, each with all its names."""
+    low, high = int(seed) & 0xFFFFFFFF, int(seed) >> 32
+    counters = np.array([(low, high, int(env), block * BLOCK + i) for i in range(BLOCK)], dtype=np.uint64)
+    return _rounds(np.repeat(counters.T, len(names), axis=1), _keys_of(names))
+
+
+def _check(seed: int, env: int, episode: int) -> None:
     for what, value, bits in (("seed", seed, 64), ("env", env, 32), ("episode", episode, 32)):
         if not 0 <= value < 1 << bits:
             raise ValueError(f"{what} must lie in [0, 2^{bits}), got {value}")
-    seed = int(seed)
-    return seed & 0xFFFFFFFF, seed >> 32, int(env), int(episode)
 
 
 @lru_cache(maxsize=256)
 def _keys_of(names: tuple[str, ...]) -> RoundKeys:
-    keys = np.array([name_key(name) for name in names], dtype=np.uint64)
+    """The keys of every round, for all names in each episode of a block."""
+    keys = np.array([name_key(name) for name in names] * BLOCK, dtype=np.uint64)
     return _round_keys(np.stack([keys & _LOW, keys >> _SHIFT], axis=-1))
 
 
