@@ -46,6 +46,7 @@ soak: $(READY)
 
 # After a change to requirements in pyproject.toml. torch is left out: which build is right depends on the machine.
 lock:
+	@mkdir -p build
 	printf "torch; python_version < '3'\n" > build/no-torch.txt
 	uv pip compile pyproject.toml --extra dev --override build/no-torch.txt --generate-hashes --python-version 3.11 \
 		--no-header --no-annotate --upgrade --quiet -o requirements.lock

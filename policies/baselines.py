@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -249,6 +250,12 @@ class Baseline:
         model: Any = self.model
         found = {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
         return found if model.ent_coef_optimizer is None else found | {"ent_coef": model.ent_coef_optimizer}
+
+
+def setting_names(name: str) -> list[str]:
+    """What may be set of SB3's learner `name`: its keyword arguments but those that `learn_sb3` gives itself."""
+    ours = ("policy", "env", "seed", "device", "_init_setup_model")
+    return [keyword for keyword in inspect.signature(ALGORITHMS[name]).parameters if keyword not in ours]
 
 
 def check_settings(config: Mapping[str, Any]) -> None:

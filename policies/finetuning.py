@@ -28,7 +28,7 @@ from torch import Tensor
 
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.history import Driver
-from simtoreal.policies.networks import DeterministicActor, StackedCritics
+from simtoreal.policies.networks import HIDDEN, DeterministicActor, StackedCritics, is_hidden
 from simtoreal.policies.replay import Batch, Replay
 from simtoreal.policies.sac import critic_loss, move
 from simtoreal.policies.targets import soft_target
@@ -70,7 +70,7 @@ class FineTuningConfig:
             "critic_lr": (self.critic_lr > 0, "above 0"),
             "beta_lr": (self.beta_lr > 0, "above 0"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
-            "hidden": (len(self.hidden) > 0 and all(n > 0 for n in self.hidden), "one or more layer widths"),
+            "hidden": (is_hidden(self.hidden), HIDDEN),
             "n_critics": (self.n_critics >= 1, "at least 1"),
             "old_share": (0 <= self.old_share < 1, "at least 0 and below 1"),
             "first_radius": (0 < self.first_radius <= self.max_radius, f"above 0 and at most {self.max_radius}"),

@@ -18,6 +18,8 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 LAYER_NORM_EPS = 1e-5
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 OUTPUTS = ("tanh", "clip")
+MAX_LAYERS, MAX_WIDTH = 32, 16_384
+HIDDEN = f"1 to {MAX_LAYERS} layer widths from 1 to {MAX_WIDTH}"  # what a setting must be
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
@@ -120,6 +122,11 @@ def _layer_norm_backward(g: Tensor, z: Tensor, mean: Tensor, rstd: Tensor) -> Te
     none = [True, False, False]
     gradient: Tensor = torch.ops.aten.native_layer_norm_backward(g, z, z.shape[-1:], mean, rstd, None, None, none)[0]
     return gradient
+
+
+def is_hidden(widths: Sequence[int]) -> bool:
+    """Are these the widths of hidden layers, as `HIDDEN` says? Beyond it memory, not the network, would be the news."""
+    return 1 <= len(widths) <= MAX_LAYERS and all(type(n) is int and 1 <= n <= MAX_WIDTH for n in widths)
 
 
 def mlp(sizes: Sequence[int], activation: str = "relu") -> nn.Sequential:

@@ -36,7 +36,14 @@ from simtoreal.policies.agent import (
     prefixed,
     split_observation,
 )
-from simtoreal.policies.networks import DeterministicActor, SquashedGaussianActor, StackedCritics, squash
+from simtoreal.policies.networks import (
+    HIDDEN,
+    DeterministicActor,
+    SquashedGaussianActor,
+    StackedCritics,
+    is_hidden,
+    squash,
+)
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.targets import soft_target
@@ -89,10 +96,7 @@ class SACConfig:
             "critic_lr": (self.critic_lr > 0, "above 0"),
             "alpha_lr": (self.alpha_lr >= 0, "at least 0"),
             "batch_size": (1 <= self.batch_size <= self.buffer_size, f"from 1 to buffer_size {self.buffer_size}"),
-            "hidden": (
-                all(type(n) is int and n > 0 for n in self.hidden) and len(self.hidden) > 0,
-                "one or more layer widths",
-            ),
+            "hidden": (is_hidden(self.hidden), HIDDEN),
             "n_critics": (self.n_critics >= 1, "at least 1"),
             "learning_starts": (self.learning_starts >= 0, "at least 0"),
             "updates_per_step": (self.updates_per_step > 0, "above 0"),

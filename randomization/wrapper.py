@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
 
+from simtoreal.randomization.messages import shown
 from simtoreal.randomization.philox import episode_seed
 from simtoreal.randomization.randomizer import Randomizer
 
@@ -43,13 +44,20 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         self._seed, self._next_episode = self._seed if seed is None else seed, episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start the next episode. RuntimeError when the environment does not report the parameters it was given."""
+        """Start the next episode.
+
+        Raises ValueError when `options["parameters"]` is no mapping, RuntimeError when the environment does not report
+        the parameters it was given.
+        """
         if seed is not None:
             self.set_next_episode(seed, 0)
         key = {"seed": self._seed, "env": self.env_index, "episode": self._next_episode}
         draw = self.randomizer.draw(**key)
         own = dict(options or {})
-        parameters = draw | dict(own.pop("parameters", None) or {})
+        given = own.pop("parameters", None) or {}
+        if not isinstance(given, Mapping):
+            raise ValueError(f"parameters must be a mapping name -> number, got {shown(given)}")
+        parameters = draw | dict(given)
         observation, info = self.env.reset(seed=episode_seed(**key), options={**own, "parameters": parameters})
         self._check(parameters, info.get("parameters"))
         self._next_episode += 1

@@ -130,11 +130,6 @@ def load_yaml(path: str | os.PathLike[str]) -> Any:
     return read_yaml(path).data
 
 
-def line_of(path: str | os.PathLike[str], *keys: str | int) -> int:
-    """The line (from 1) of the entry at `keys` in a file; `YamlFile.line` spares reading it again."""
-    return read_yaml(path).line(*keys)
-
-
 def parse_yaml(text: str, path: str | os.PathLike[str]) -> YamlFile:
     """`text` as the content of `path`, which is only named in messages."""
     root = _Composer(text, Path(path)).document()

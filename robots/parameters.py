@@ -48,8 +48,11 @@ class ParameterTable(Mapping[str, Parameter]):
         """The complete vector: `base` (nominal if None) overlaid with `values`.
 
         Raises:
-            ValueError: an unknown name, or a value that is not a finite number within the parameter's bounds.
+            ValueError: no mapping, an unknown name, or a value that is not a finite number within the parameter's
+                bounds.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"parameters must be a mapping name -> number, got {values!r}")
         out = dict(self.nominal if base is None else base)
         for name, value in values.items():
             parameter = self._by_name.get(name)

@@ -20,7 +20,7 @@ from simtoreal.export.onnx import PolicyGraph
 from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
 from simtoreal.policies.history import Driver
 from simtoreal.policies.networks import DeterministicActor
-from simtoreal.runs import Run, RunError, versions
+from simtoreal.runs import Run, RunError, output_path, versions
 
 RECORDED_STEPS = 1_000  # of observations that go into the golden vectors
 CLOSED_LOOP_STEPS = 1_000
@@ -35,6 +35,7 @@ def export(
         RunError, CheckpointError: no such run or checkpoint, or a damaged one.
         ExportError: `out` exists and `force` is False, or ONNX and torch disagree.
     """
+    target = output_path(out)
     source = Run.load(run)
     actor, meta = source.actor(checkpoint)
     env = build.make_training_env(source.frozen_config, 0, source.config.seed + build.EVALUATION_SEED)
@@ -45,7 +46,7 @@ def export(
             algorithm=source.config.algorithm,
             training_ranges={name: (low, high) for name, (low, high) in source.summary["training_ranges"].items()},
             provenance={
-                "run": os.path.relpath(source.path.resolve(), Path(out).resolve()),
+                "run": os.path.relpath(source.path.resolve(), target.resolve()),
                 "checkpoint": meta["step"],
                 "seed": source.config.seed,
                 "randomization": source.config.randomization,
@@ -58,7 +59,7 @@ def export(
         recorded = np.stack([driver.stack for _ in _drive(env, driver, RECORDED_STEPS)])
     finally:
         env.close()
-    return write_bundle(out, actor=actor, spec=spec, recorded_observations=recorded, force=force)
+    return write_bundle(target, actor=actor, spec=spec, recorded_observations=recorded, force=force)
 
 
 def _check_sizes(actor: DeterministicActor, contract: build.Contract, run: Run) -> None:

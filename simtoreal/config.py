@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from simtoreal.randomization.messages import nearest
-from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
+from simtoreal.randomization.yaml_files import YamlFile, parse_yaml, read_yaml
 
 Settings = TypeVar("Settings")
 
@@ -111,34 +111,47 @@ def _resolved(
     merged = _merge(merged, parse_assignments(assignments))
     if (merged["task"], merged["algorithm"]) != (task, algorithm):
         raise ConfigError("task and algorithm are arguments of their own; --set cannot change them")
+    return _checked(merged, file)
+
+
+def _checked(data: Mapping[str, Any], file: YamlFile | None) -> RunConfig:
+    """The configuration that `data` is. Raises ConfigError, and ConfigFileError about what stands in `file`."""
+    check_names(data, RunConfig.model_fields)
     try:
-        return RunConfig.model_validate(merged)
+        return RunConfig.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = f"{where}: {first['msg']}, got {first['input']!r}"
-        if first["type"] == "extra_forbidden":
-            message = f"no setting {where!r}; {nearest(str(first['loc'][-1]), RunConfig.model_fields)}"
-        if file is not None and first["loc"] and first["loc"][0] in file.mapping():
-            raise file.error(message, str(first["loc"][0])) from None
-        raise ConfigError(message) from None
+        field = str(error.errors()[0]["loc"][0])
+        given = {} if file is None else file.mapping()
+        if file is not None and field in given and given[field] == data[field]:
+            raise file.error(_said(error), field) from None
+        raise ConfigError(_said(error)) from None
+
+
+def _said(error: ValidationError, prefix: str = "") -> str:
+    """The first thing that pydantic found: where, after `prefix`, what is expected, what was given."""
+    first = error.errors()[0]
+    where = (prefix + ".".join(map(str, first["loc"]))).rstrip(".")
+    own = first["type"] == "value_error"  # a check of ours, whose words hold the value
+    text = str(first["ctx"]["error"]) if own else f"{first['msg']}, got {first['input']!r}"
+    return f"{where}: {text}" if where else text
+
+
+def check_names(given: Iterable[str], known: Iterable[str], prefix: str = "") -> None:
+    """Raises ConfigError naming, after `prefix`, the first setting that is not known."""
+    choices = list(known)
+    for name in given:
+        if name not in choices:
+            raise ConfigError(f"no setting {prefix}{name}; {nearest(name, choices)}")
 
 
 def settings_of(kind: type[Settings], given: Mapping[str, Any], prefix: str = "") -> Settings:
     """A dataclass of settings from what a user gave of them. Raises ConfigError naming, after `prefix`, the one that it
     has not or cannot be."""
-    known = list(inspect.signature(kind).parameters)
-    for name in given:
-        if name not in known:
-            raise ConfigError(f"no setting {prefix}{name}; {nearest(name, known)}")
+    check_names(given, inspect.signature(kind).parameters, prefix)
     try:
         return TypeAdapter(kind).validate_python(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = prefix + ".".join(map(str, first["loc"])) if first["loc"] else prefix.rstrip(".")
-        found = f", got {first['input']!r}" if first["loc"] else ""  # without a place, the words hold the value
-        head = f"{where}: " if where else ""
-        raise ConfigError(head + first["msg"].removeprefix("Value error, ") + found) from None
+        raise ConfigError(_said(error, prefix)) from None
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
@@ -165,13 +178,9 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, A
 
 
 def load_config(path: Path) -> RunConfig:
-    """The `config.yaml` of a run."""
-    data = read_yaml(path).mapping(allowed=tuple(RunConfig.model_fields))
-    try:
-        return RunConfig.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    """The `config.yaml` of a run. Raises ConfigFileError naming file and line, FileNotFoundError."""
+    file = read_yaml(path)
+    return _checked(file.mapping(allowed=tuple(RunConfig.model_fields), required=("task", "steps")), file)
 
 
 @cache

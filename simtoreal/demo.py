@@ -17,7 +17,7 @@ from simtoreal.bundles import export, verify
 from simtoreal.config import ConfigError
 from simtoreal.evaluate import Evaluation, evaluate
 from simtoreal.film import play
-from simtoreal.runs import METRICS, claimed_output, write_json
+from simtoreal.runs import METRICS, claimed_output, output_path, write_json
 from simtoreal.verdict import points, rate
 
 MARKER = "demo.json"
@@ -70,7 +70,7 @@ def demo(
     name = build.short_name(build.task_id(task))
     if name not in PLANS:
         raise ConfigError(f"no demo of {task}; demos: {', '.join(PLANS)}")
-    folder = Path(out)
+    folder = output_path(out)
     with claimed_output(folder, force=force, marker=MARKER):
         write_json(folder / MARKER, {"task": name, "seed": seed, "finished": False})
     return _whole_way(name, PLANS[name], folder, seed, force, say)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,6 +15,24 @@ class RunError(ValueError):
 
 class SaveError(RuntimeError):
     """The disk refused what a training had to keep; the message says what is still there."""
+
+
+class EnvError(RuntimeError):
+    """An environment raised; what it raised is the cause."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Kind and words of an exception, as Python prints them."""
+    return " ".join("".join(traceback.format_exception_only(error)).split())
+
+
+@contextmanager
+def blamed(who: Callable[[], str]) -> Iterator[None]:
+    """What an environment raises meanwhile is raised as an EnvError that says who it was."""
+    try:
+        yield
+    except Exception as error:
+        raise EnvError(f"{who()} raised {in_one_line(error)}") from error
 
 
 class Interrupted(Exception):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from simtoreal.randomization.suites import Case, Suite, nominal, severity
 from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
 from simtoreal.records import EPISODES, SUMMARY, write_episodes
 from simtoreal.report import write_report
-from simtoreal.runs import claimed_output, versions, write_json
+from simtoreal.runs import claimed_output, output_path, versions, write_json
 from simtoreal.statistics import (
     Episode,
     Gate,
@@ -43,9 +44,10 @@ REPORT = "report.html"
 ENGINES = ("pybullet",)
 MAX_FAULT_SHARE = 0.01  # of the episodes; beyond it the simulation, not the policy, is on trial
 CHUNK = 5  # cases a job
-MAX_EPISODES, MAX_WORKERS = 100_000, 256
+MAX_EPISODES, MAX_WORKERS, MAX_SEED = 100_000, 256, 2**63 - 1
 
 Progress = Callable[[int, int], None]
+OneOrMore = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class PhysicsFailure(RuntimeError):
@@ -172,20 +174,22 @@ def run_jobs(
 
 
 def evaluate(
-    policies: Sequence[str | os.PathLike[str]],
+    policies: OneOrMore,
     *,
     out: str | os.PathLike[str],
-    suites: Sequence[str] = (),
+    suites: OneOrMore = (),
     episodes: int = 20,
     seed: int = 0,
     engine: str = "pybullet",
     workers: int = 1,
-    gates: Sequence[str] = (),
+    gates: str | Sequence[str] = (),
     task: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Judge bundles and `module:function` controllers, and write `episodes.csv`, `summary.json` and `report.html`.
+
+    Where there is one policy, suite or gate, it need not be in a list.
 
     Args:
         suites: shipped names or YAML files; none means every suite shipped for the task.
@@ -194,16 +198,19 @@ def evaluate(
         task: needed where only controllers are judged; a bundle names its own.
 
     Raises:
-        ValueError: unknown policy, suite, gate, engine; bundles of different tasks; a suite with nothing held out.
+        ValueError: unknown policy, suite, gate, engine; a number that is not whole or out of range; bundles of
+            different tasks; a suite with nothing held out.
         PhysicsFailure: more than 1 % of the episodes ended because physics broke.
     """
     if engine not in ENGINES:
         raise ConfigError(f"no engine {engine!r}; engines: {', '.join(ENGINES)}")
-    for what, count, most in (("episodes", episodes, MAX_EPISODES), ("workers", workers, MAX_WORKERS)):
-        if not 1 <= count <= most:
-            raise ConfigError(f"{what} must be from 1 to {most}, got {count}")
+    out = output_path(out)
+    episodes = _whole("episodes", episodes, 1, MAX_EPISODES)
+    workers = _whole("workers", workers, 1, MAX_WORKERS)
+    seed = _whole("seed", seed, 0, MAX_SEED)
+    suites, gates = _each(suites), _each(gates)
     parsed_gates = [Gate.parse(text) for text in gates]
-    sources = find_policies([os.fspath(policy) for policy in policies])
+    sources = find_policies(_each(policies))
     if not sources:
         raise ConfigError("nothing to evaluate: name a bundle or a module:function")
     specs = [source.spec() for source in sources]
@@ -263,6 +270,18 @@ def evaluate(
             raise PhysicsFailure(f"physics broke in {broken} of {len(rows)} episodes: no verdict")
         units = {name: p.unit for name, p in table.items()}
         return _write(folder, rows, heldout, parsed_gates, provenance, units)
+
+
+def _each(given: OneOrMore) -> list[str]:
+    """What was given as a list of texts, one alone too."""
+    return [os.fspath(one) for one in ([given] if isinstance(given, str | os.PathLike) else given)]
+
+
+def _whole(what: str, given: int, least: int, most: int) -> int:
+    """`given` as a plain int; numpy's will do. Raises ConfigError when it is none or out of range."""
+    if isinstance(given, bool) or not isinstance(given, Integral) or not least <= given <= most:
+        raise ConfigError(f"{what} must be a whole number from {least} to {most}, got {given!r}")
+    return int(given)
 
 
 def _row(

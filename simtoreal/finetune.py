@@ -34,6 +34,7 @@ from simtoreal.runs import (
     Run,
     RunError,
     claimed_output,
+    output_path,
     versions,
     write_json,
 )
@@ -102,7 +103,7 @@ def finetune(
     source = Run.load(run)
     actor, meta = source.actor(checkpoint)
     caps = Caps(max_falls, max_violations)
-    folder = Path(out)
+    folder = output_path(out)
     if folder.resolve() == source.path.resolve():
         raise RunError(f"{folder} is the run to start from; choose another folder")
     began = time.perf_counter()

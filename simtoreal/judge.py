@@ -11,6 +11,7 @@ import numpy as np
 
 from simtoreal import build
 from simtoreal.config import RunConfig
+from simtoreal.errors import blamed
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.history import Driver
 from simtoreal.policies.networks import DeterministicActor
@@ -39,13 +40,15 @@ class Judge:
         driver = Driver(actor)
         returns, successes = [], []
         for episode in range(self._episodes):
-            obs, _ = self._env.reset(seed=self._seed if episode == 0 else None)
+            with blamed(_who):
+                obs, _ = self._env.reset(seed=self._seed if episode == 0 else None)
             driver.reset()
             total, ended = 0.0, False
             info: dict[str, Any] = {}
             while not ended:
                 action = driver.act(build.policy_part(obs))
-                obs, reward, terminated, truncated, info = self._env.step(action)
+                with blamed(_who):
+                    obs, reward, terminated, truncated, info = self._env.step(action)
                 total += float(reward)
                 ended = terminated or truncated
             returns.append(total)
@@ -62,3 +65,7 @@ class Judge:
 
     def close(self) -> None:
         self._env.close()
+
+
+def _who() -> str:
+    return "the environment of the periodic evaluation"

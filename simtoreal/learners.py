@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from simtoreal import build
-from simtoreal.config import ConfigError, RunConfig, settings_of
+from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
@@ -65,10 +65,18 @@ def sac_settings(config: RunConfig) -> SACConfig:
 
 
 def complete_config(config: RunConfig) -> RunConfig:
-    """With every setting of our learner written out. Raises as `sac_settings` does."""
+    """With every setting of our learner written out. Raises as `sac_settings` does, for a baseline's settings too."""
     if config.algorithm != "sac":
+        from simtoreal.policies.baselines import setting_names
+
+        check_names(config.agent, setting_names(_baseline(config)), "agent.")
         return config
     return config.model_copy(update={"agent": asdict(sac_settings(config))})
+
+
+def _baseline(config: RunConfig) -> str:
+    """SB3's name of an algorithm."""
+    return config.algorithm.removeprefix("sb3-")
 
 
 def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:
@@ -205,10 +213,15 @@ class BaselineLearner:
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         from simtoreal.policies.baselines import learn_sb3
 
-        name = config.algorithm.removeprefix("sb3-")
         self._envs = envs
         self._baseline = learn_sb3(
-            name, envs, config.agent, steps=config.steps, seed=config.seed, device=device, report_every=REPORT_EVERY
+            _baseline(config),
+            envs,
+            config.agent,
+            steps=config.steps,
+            seed=config.seed,
+            device=device,
+            report_every=REPORT_EVERY,
         )
 
     def run(self) -> Iterator[Progress]:

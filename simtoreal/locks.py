@@ -8,22 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simtoreal.errors import RunError
+from simtoreal.errors import RunError, SaveError
 
 LOCK = ".lock"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process. Raises RunError naming the process that holds it.
+    """Hold `folder` for this process. Raises RunError naming the process that holds it, SaveError for a full disk.
 
     The kernel's lock on the file counts (flock), not the file: one that a dead process left is simply taken over.
     """
     path = folder / LOCK
     descriptor = _acquire(path)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise SaveError(f"{path}: {error.strerror}") from error
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import threading
 import time
@@ -22,11 +23,22 @@ from simtoreal.errors import Interrupted, SaveError
 from simtoreal.judge import Judge
 from simtoreal.learners import Learner
 from simtoreal.metrics import Metrics
+from simtoreal.policies.checkpoint import checkpoints
 from simtoreal.policies.loops import Progress
 from simtoreal.policies.networks import DeterministicActor
 from simtoreal.randomization.randomizer import Randomizer
 from simtoreal.randomization.yaml_files import write_yaml
-from simtoreal.runs import CONFIG, RANDOMIZATION, SUMMARY, versions, write_json
+from simtoreal.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    EVENTS,
+    METRICS,
+    RANDOMIZATION,
+    REPLAY,
+    SUMMARY,
+    versions,
+    write_json,
+)
 from simtoreal.snapshots import Snapshots, Standing
 
 LOG_EVERY = 1_000  # environment steps between lines of metrics
@@ -105,27 +117,41 @@ class Recorder:
         self._clocks: tuple[float, float] | None = None  # wall and CPU [s] when `wall_seconds` was last brought up
 
     def begin(self) -> None:
-        """Make the folder a new run's: nothing stays of an earlier one. Killed at any point, it can be done again."""
-        (self.folder / SUMMARY).unlink(missing_ok=True)
-        self._snapshots.clear()
-        (self.folder / RANDOMIZATION).unlink(missing_ok=True)
-        write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))
-        if self._randomizer is not None:
-            write_yaml(self.folder / RANDOMIZATION, self._randomizer.preset.to_data())
+        """Make the folder a new run's: nothing stays of an earlier one. Killed at any point, it can be done again.
+
+        Raises SaveError.
+        """
+        with self._disk():
+            (self.folder / SUMMARY).unlink(missing_ok=True)
+            self._snapshots.clear()
+            (self.folder / RANDOMIZATION).unlink(missing_ok=True)
+            write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))
+            if self._randomizer is not None:
+                write_yaml(self.folder / RANDOMIZATION, self._randomizer.preset.to_data())
+
+    def abandon(self) -> None:
+        """Remove what `begin` and all later wrote, unless there is a checkpoint: without one it is worth nothing."""
+        if self._saved is not None or checkpoints(self.folder / CHECKPOINTS):
+            return
+        for name in (CHECKPOINTS, REPLAY, EVENTS):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in (SUMMARY, METRICS, RANDOMIZATION, CONFIG):
+            (self.folder / name).unlink(missing_ok=True)
 
     def resume(self, *, fall_back: bool) -> None:
         """Go back to the run's newest checkpoint (or, with `fall_back`, the newest sound one), to the beginning where
-        none was ever written. Raises as `Snapshots.restore` does.
+        none was ever written. Raises SaveError, and as `Snapshots.restore` does.
         """
         found = self._snapshots.restore(self._learner, fall_back=fall_back)
         if found is None:
             self.begin()
             return
         self._now, self._saved = found, found.step
-        write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))  # there may be more steps now
         if found.step < self.config.steps:
             found.resumed_at.append(found.step)
-        self._summarise()
+        with self._disk():
+            write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))  # there may be more steps now
+            self._summarise()
 
     def follow(self, reporter: Reporter | None) -> TrainResult:
         """Run the learner to its end. See `train` for what is raised."""

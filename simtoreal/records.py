@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from simtoreal.randomization.messages import shown
 from simtoreal.runs import RunError, read_json
 from simtoreal.statistics import Episode
+
+Number = TypeVar("Number", int, float)
 
 EPISODES, SUMMARY = "episodes.csv", "summary.json"
 COLUMNS = (
@@ -22,7 +25,7 @@ def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
     """One row an episode, one column a parameter; numbers in full, so that a row can be replayed bit for bit."""
     names = sorted({name for row in rows for name in row.parameters})
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
+    with partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *names])
         for r in rows:
@@ -35,9 +38,9 @@ def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
 
 
 def read_episodes(path: Path) -> list[Episode]:
-    """The rows of an `episodes.csv`. Raises RunError naming the file and line."""
+    """The rows of an `episodes.csv`. Raises RunError naming the file, and the line where one is at fault."""
     try:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             missing = set(COLUMNS) - set(reader.fieldnames or ())
             if missing:
@@ -46,33 +49,51 @@ def read_episodes(path: Path) -> list[Episode]:
             for line, row in enumerate(reader, 2):
                 try:
                     rows.append(_episode(row))
-                except (TypeError, ValueError) as error:
+                except ValueError as error:
                     raise RunError(f"{path}:{line}: {error}") from None
             return rows
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"{path}: not a table in UTF-8: {error}") from None
 
 
 def _episode(row: Mapping[str, str]) -> Episode:
-    if int(row["seed"]) < 0:
-        raise ValueError(f"seed must be 0 or more, got {row['seed']}")
+    """The episode of one row. Raises ValueError naming the column that is at fault."""
+    for name, value in row.items():
+        if name is None:
+            raise ValueError(f"{len(value)} more values than columns")
+        if value is None:
+            raise ValueError(f"the row ends before column {name}")
+        if "\0" in value:
+            raise ValueError(f"column {name} holds a NUL byte")
+
+    def number(name: str, kind: Callable[[str], Number]) -> Number:
+        try:
+            return kind(row[name])
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"column {name} must be {what}, got {shown(row[name])}") from None
+
+    if number("seed", int) < 0:
+        raise ValueError(f"column seed must be 0 or more, got {row['seed']}")
     return Episode(
         bundle=row["bundle"],
         suite=row["suite"],
         condition=row["condition"],
         case=row["case"],
-        seed=int(row["seed"]),
+        seed=number("seed", int),
         engine=row["engine"],
-        return_=float(row["return"]),
+        return_=number("return", float),
         success=None if row["success"] == "" else row["success"] == "1",
-        length=int(row["length"]),
-        falls=int(row["falls"]),
-        violations=int(row["violations"]),
+        length=number("length", int),
+        falls=number("falls", int),
+        violations=number("violations", int),
         held_out=row["held_out"] == "1",
-        severity=float(row["severity"]),
-        faults=int(row["faults"]),
-        action_rate=float(row["action_rate"]),
-        parameters={name: float(v) for name, v in row.items() if name not in COLUMNS and v not in ("", None)},
+        severity=number("severity", float),
+        faults=number("faults", int),
+        action_rate=number("action_rate", float),
+        parameters={name: number(name, float) for name, value in row.items() if name not in COLUMNS and value != ""},
     )
 
 
@@ -81,6 +102,8 @@ def read_evaluation(folder: Path) -> tuple[list[Episode], dict[str, Any]]:
     if not (folder / SUMMARY).is_file() or not (folder / EPISODES).is_file():
         raise RunError(f"{folder} is not an evaluation: no {EPISODES} and {SUMMARY} in it")
     provenance = read_json(folder / SUMMARY).get("provenance")
-    if not isinstance(provenance, dict) or not isinstance(provenance.get("policies"), dict):
-        raise RunError(f"{folder / SUMMARY}: no provenance of its policies")
-    return read_episodes(folder / EPISODES), provenance
+    said = provenance if isinstance(provenance, dict) else {}
+    for name, kind, expected in (("task", str, "a gymnasium id"), ("policies", dict, "a mapping")):
+        if not isinstance(found := said.get(name), kind):
+            raise RunError(f"{folder / SUMMARY}: no provenance of its {name}: expected {expected}, got {shown(found)}")
+    return read_episodes(folder / EPISODES), said

@@ -64,6 +64,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def output_path(out: str | os.PathLike[str]) -> Path:
+    """Where a user wants something written. Raises RunError for an empty one, which would mean the working folder."""
+    if not os.fspath(out):
+        raise RunError("out is an empty path; name the folder to write")
+    return Path(out)
+
+
 @contextmanager
 def claimed_output(out: Path, *, force: bool, marker: str) -> Iterator[None]:
     """The folder `out`, ready to be written; what was made for it goes again if it is left empty by an exception.

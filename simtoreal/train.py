@@ -15,7 +15,7 @@ from simtoreal.judge import Judge
 from simtoreal.learners import complete_config, make_learner, pick_device
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
-from simtoreal.runs import CONFIG, RunError, claimed_output, frozen
+from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
 
 
 def train(
@@ -57,11 +57,13 @@ def train(
         ValueError: bad configuration (ConfigError), preset (ConfigFileError), output folder, or run to resume
             (RunError, CheckpointError).
         Interrupted: stopped by a signal, after saving a checkpoint.
-        NonFiniteError, FaultRateError, WorkerError: learning, physics or a worker process broke; the last good
-            checkpoint is kept.
+        NonFiniteError, FaultRateError, EnvError, WorkerError: learning, physics, an environment or a worker process
+            broke; the last good checkpoint is kept.
         SaveError: the disk refused; the last good checkpoint is kept.
+
+    Where there is no checkpoint yet, an exception leaves nothing behind of a run that was not resumed.
     """
-    name, folder = build.short_name(build.task_id(task)), Path(out)
+    name, folder = build.short_name(build.task_id(task)), output_path(out)
     overrides = {
         "steps": steps,
         "seed": seed,
@@ -99,11 +101,16 @@ def train(
             randomizer = build.make_randomizer(used.randomization, judge.env, config.task)
             with claimed_output(folder, force=force or resume, marker=CONFIG), locked(folder):
                 recorder = Recorder(folder, config, learner, judge, environments, randomizer=randomizer, device=chosen)
-                if resume:
-                    recorder.resume(fall_back=fall_back)
-                else:
-                    recorder.begin()
-                return recorder.result() if recorder.finished else recorder.follow(reporter)
+                try:
+                    if resume:
+                        recorder.resume(fall_back=fall_back)
+                    else:
+                        recorder.begin()
+                    return recorder.result() if recorder.finished else recorder.follow(reporter)
+                except BaseException:
+                    if not resume:
+                        recorder.abandon()
+                    raise
         finally:
             judge.close()
     finally:

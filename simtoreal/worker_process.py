@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from simtoreal.errors import EnvError, in_one_line
 from simtoreal.shared_memory import LINE, Channel, ChannelClosed, SharedBlock
 from simtoreal.workers import EnvFactory, LocalVectorEnv
 
@@ -146,8 +147,9 @@ def _noted(busy: NDArray[np.int64], i: int, factory: EnvFactory) -> EnvFactory:
 
 def _report(error: BaseException, env: int) -> tuple[int, str, str]:
     """Environment, one line, and the whole traceback."""
-    line = " ".join("".join(traceback.format_exception_only(error)).split())
-    return env, line, "".join(traceback.format_exception(error))
+    if isinstance(error, EnvError):
+        error = error.__cause__ or error
+    return env, in_one_line(error), "".join(traceback.format_exception(error))
 
 
 class _Worker:

@@ -14,6 +14,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from simtoreal.errors import blamed
+
 EnvFactory = Callable[[], gym.Env[Any, Any]]
 
 
@@ -69,6 +71,9 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     Args:
         factories: make one environment each; environment i's episodes are its own, whoever steps beside it.
+
+    Raises:
+        EnvError: from `reset` and `step`, when an environment raised.
     """
 
     restarts, cpu_seconds = 0, 0.0  # of workers: there are none
@@ -100,7 +105,8 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         results = []
         for i, (env, s) in enumerate(zip(self.envs, seeds, strict=True)):
             self.busy[0] = i
-            results.append(env.reset(seed=s, options=options))
+            with blamed(self._busy_one):
+                results.append(env.reset(seed=s, options=options))
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._actions = [[] for _ in self.envs]
@@ -113,25 +119,29 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         rewards, terminated, truncated, valid = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool), np.ones(n, bool)
         final_obs, final_info = np.empty(n, object), np.empty(n, object)
         actions = as_actions(actions, self.action_space)
-        for i, env in enumerate(self.envs):
-            self.busy[0] = i
-            obs, reward, terminated[i], truncated[i], info = env.step(actions[i])
-            rewards[i] = reward
-            valid[i] = not info.get("physics_fault", False)
-            signals.append(info.get("reward_signals"))
-            self._returns[i] += rewards[i]
-            self._lengths[i] += 1
-            self._actions[i].append(actions[i])
-            if terminated[i] or truncated[i]:
-                episode = {"r": float(self._returns[i]), "l": int(self._lengths[i])}
-                final_obs[i], final_info[i] = copy.deepcopy(obs), info | {"episode": episode}
-                self._returns[i], self._lengths[i], self._actions[i] = 0.0, 0, []
-                obs, _ = env.reset()
-            observations.append(obs)
+        with blamed(self._busy_one):
+            for i, env in enumerate(self.envs):
+                self.busy[0] = i
+                obs, reward, terminated[i], truncated[i], info = env.step(actions[i])
+                rewards[i] = reward
+                valid[i] = not info.get("physics_fault", False)
+                signals.append(info.get("reward_signals"))
+                self._returns[i] += rewards[i]
+                self._lengths[i] += 1
+                self._actions[i].append(actions[i])
+                if terminated[i] or truncated[i]:
+                    episode = {"r": float(self._returns[i]), "l": int(self._lengths[i])}
+                    final_obs[i], final_info[i] = copy.deepcopy(obs), info | {"episode": episode}
+                    self._returns[i], self._lengths[i], self._actions[i] = 0.0, 0, []
+                    obs, _ = env.reset()
+                observations.append(obs)
         infos: dict[str, Any] = {"valid": valid, "reward_signals": signals}
         if terminated.any() or truncated.any():
             infos |= {"final_obs": final_obs, "final_info": final_info}
         return self._stack(observations), rewards, terminated, truncated, infos
+
+    def _busy_one(self) -> str:
+        return f"environment {self.busy[0]}"
 
     @property
     def prototype(self) -> gym.Env[Any, Any]:

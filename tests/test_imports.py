@@ -44,6 +44,20 @@ def run(python: Path, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_requirements_are_locked_in_a_fresh_clone(tmp_path):
+    """With a uv that only notes what it is asked to do: the real one asks the network."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text('#!/bin/sh\necho "$@" > asked.txt\n')
+    uv.chmod(0o755)
+    path = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["make", "lock"], cwd=tmp_path, env=os.environ | {"PATH": path}, check=True, capture_output=True)
+    assert "--override build/no-torch.txt" in (tmp_path / "asked.txt").read_text()
+    assert (tmp_path / "build" / "no-torch.txt").read_text() == "torch; python_version < '3'\n"
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The interpreter of a fresh environment that holds the built wheel; its dependencies are those of this one."""

@@ -144,7 +144,17 @@ def test_what_is_not_finite_is_refused():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"gamma": 1.0}, {"old_share": 1.0}, {"first_radius": 0.4}, {"noise": -0.1}, {"batch_size": 1}, {"tau": 0.0}]
+    "bad",
+    [
+        {"gamma": 1.0},
+        {"old_share": 1.0},
+        {"first_radius": 0.4},
+        {"noise": -0.1},
+        {"batch_size": 1},
+        {"tau": 0.0},
+        {"hidden": (16_385,)},
+        {"hidden": (4,) * 33},
+    ],
 )
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

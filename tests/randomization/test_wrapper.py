@@ -83,6 +83,13 @@ def test_the_callers_parameters_win_and_other_options_pass(block, randomizer):
     assert options == {"parameters": {"ground.friction": 1.9}, "other": 3}
 
 
+def test_parameters_that_are_no_mapping_are_refused(block, randomizer):
+    env = RandomizedEnv(block(), randomizer)
+    with pytest.raises(ValueError, match=r"parameters must be a mapping name -> number, got \[1\]"):
+        env.reset(options={"parameters": [1]})
+    assert env.episode == -1
+
+
 def test_wider_ranges_apply_from_the_next_reset(block, randomizer, table):
     env = RandomizedEnv(gymnasium.wrappers.TimeLimit(block(), 10), randomizer)
     _, before = env.reset()

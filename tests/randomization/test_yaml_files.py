@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from simtoreal.randomization.yaml_files import (
     ConfigFileError,
     dump_yaml,
-    line_of,
     load_yaml,
     parse_yaml,
     read_yaml,
@@ -125,15 +124,11 @@ def test_honest_aliases_are_read():
 def test_lines_are_those_of_the_keys(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("# a comment\na:\n  b:\n    - 1\n    - {c: 2,\n       d: 3}\n")
-    assert [line_of(path, *keys) for keys in [(), ("a",), ("a", "b"), ("a", "b", 1), ("a", "b", 1, "d")]] == [
-        2,
-        2,
-        3,
-        5,
-        6,
-    ]
-    assert line_of(path, "a", "nowhere", "x") == 2
-    assert str(read_yaml(path).error("is bad", "a", "b")) == f"{path}:3: is bad"
+    file = read_yaml(path)
+    places: list[tuple[str | int, ...]] = [(), ("a",), ("a", "b"), ("a", "b", 1), ("a", "b", 1, "d")]
+    assert [file.line(*keys) for keys in places] == [2, 2, 3, 5, 6]
+    assert file.line("a", "nowhere", "x") == 2
+    assert str(file.error("is bad", "a", "b")) == f"{path}:3: is bad"
 
 
 def test_mappings_check_their_keys():

@@ -37,6 +37,12 @@ def test_a_name_near_to_none_is_answered_with_all():
         TABLE.complete({"zzz": 1.0})
 
 
+@pytest.mark.parametrize("values", [[1], 5, "link.arm.mass", None, [("link.arm.mass", 1.0)]])
+def test_what_is_no_mapping_is_refused(values):
+    with pytest.raises(ValueError, match="parameters must be a mapping name -> number, got "):
+        TABLE.complete(values)
+
+
 @pytest.mark.parametrize("value", [0.49, 4.01, math.nan, math.inf, -math.inf, None, "heavy", [1.0]])
 def test_a_value_out_of_bounds_names_the_bounds(value):
     with pytest.raises(ValueError, match=r"link\.arm\.mass = .* is outside \[0\.5, 4\] kg"):

@@ -244,6 +244,7 @@ def test_parameters_change_in_mid_episode_and_stay_until_the_next(make, rollout)
         ({"parameters": {"actuator.strenght": 1.0}}, "did you mean actuator.strength"),
         ({"parameters": {"actuator.strength": 9.0}}, r"actuator.strength = 9.0 is outside \[0.3, 1.5\]"),
         ({"parameters": {"actuator.strength": float("nan")}}, "actuator.strength = nan is outside"),
+        ({"parameters": [1]}, r"parameters must be a mapping name -> number, got \[1\]"),
         ({"target": [0, 0, 0]}, "no reset option 'target'; options: 'parameters', 'goal'"),
         ({"goal": [0, 0, 0]}, "goal must name what to set"),
     ],

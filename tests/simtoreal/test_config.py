@@ -55,7 +55,7 @@ def test_what_is_written_reads_back_the_same(tmp_path):
     [
         ("x", "path=value"),
         ("=3", "path=value"),
-        ("nope=1", "no setting 'nope'"),
+        ("nope=1", "no setting nope; choices: "),
         ("evs=2", "did you mean envs?"),
         ("steps=0", "steps: Input should be greater than or equal to 1, got 0"),
         ("steps=1.5", "steps"),
@@ -79,6 +79,38 @@ def test_a_configuration_that_cannot_run_cannot_be_built(assignment, words):
         make(assignments=[assignment])
     assert words in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_a_check_of_ours_says_stands_as_it_is(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        make(overrides={"workers": 2})
+    assert str(error.value) == "workers: 2 workers need at least as many environments, set envs"
+    with pytest.raises(ConfigFileError) as error:
+        make(config_file=written(tmp_path, "seed: 1\nworkers: 2\n"))
+    assert str(error.value).endswith("run.yaml:2: workers: 2 workers need at least as many environments, set envs")
+
+
+def test_a_file_is_not_blamed_for_an_argument(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        make(config_file=written(tmp_path, "envs: 2\n"), assignments=["envs=0"])
+    assert str(error.value) == "envs: Input should be greater than or equal to 1, got 0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps: 100", "steps: 0", "run.yaml:3: steps: Input should be greater than or equal to 1, got 0"),
+        ("steps: 100", "", 'run.yaml:1: the file lacks the key "steps"'),
+        ("steps: 100", "stepps: 100", 'run.yaml:3: unknown key "stepps" in the file; did you mean steps'),
+        ("envs: 2", "envs: 1", "run.yaml:5: workers: 2 workers need at least as many environments, set envs"),
+    ],
+)
+def test_a_runs_configuration_that_was_damaged_is_refused_with_its_line(tmp_path, old, new, words):
+    text = "task: CartPoleSwingUp\nalgorithm: sac\nsteps: 100\nenvs: 2\nworkers: 2\n"
+    load_config(written(tmp_path, text))
+    with pytest.raises(ConfigFileError) as error:
+        load_config(written(tmp_path, text.replace(old, new)))
+    assert words in str(error.value)
 
 
 def test_an_unknown_algorithm_names_the_choices():
@@ -121,6 +153,8 @@ def test_a_missing_file_is_named():
         ("agent.gama=0.9", "no setting agent.gama; did you mean gamma?"),
         ("agent.hidden=5", "agent.hidden: Input should be a valid tuple, got 5"),
         ("agent.hidden=[64, 1.5]", "agent.hidden.1"),
+        ("agent.hidden=[99999999]", "hidden must be 1 to 32 layer widths from 1 to 16384, got (99999999,)"),
+        (f"agent.hidden={[8] * 33}", "hidden must be 1 to 32 layer widths from 1 to 16384, got (8, 8, "),
         ("agent.batch_size=2.5", "agent.batch_size"),
         ("agent.batch_size=x", "agent.batch_size"),
         ("agent.buffer_size=10", "batch_size must be from 1 to buffer_size 10, got 256"),
@@ -131,6 +165,7 @@ def test_settings_of_the_learner_are_checked_before_anything_is_simulated(assign
     with pytest.raises(ConfigError) as error:
         simtoreal.train("CartPoleSwingUp", steps=10, out=tmp_path / "run", assignments=[assignment])
     assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -153,6 +188,21 @@ def test_the_settings_of_a_learner_are_completed():
 def test_a_baseline_that_cannot_run_is_refused(assignment, message, tmp_path, cli):
     arguments = ("--algorithm", "sb3-sac", "--steps", 10, "--out", tmp_path / "run", "--set", assignment)
     cli("train", "CartPoleSwingUp", *arguments).refused(f"simtoreal: agent: {message}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("agent.foo=3", "no setting agent.foo; choices: action_noise, batch_size, buffer_size, ent_coef, "),
+        ("agent.learning_rte=3", "no setting agent.learning_rte; did you mean learning_rate"),
+        ("agent.seed=3", "no setting agent.seed; "),  # it is the run's
+    ],
+)
+def test_a_setting_that_a_baseline_has_not_is_refused_as_one_of_ours(assignment, words, tmp_path, cli, monkeypatch):
+    monkeypatch.setattr("simtoreal.build.TrainingEnvs", lambda config: pytest.fail("an environment was made"))
+    arguments = ("--algorithm", "sb3-sac", "--steps", 10, "--out", tmp_path / "run", "--set", assignment)
+    cli("train", "CartPoleSwingUp", *arguments).refused(f"simtoreal: {words}")
     assert not (tmp_path / "run").exists()
 
 

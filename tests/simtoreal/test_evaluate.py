@@ -3,15 +3,18 @@ import html
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 
 import simtoreal
+from simtoreal.config import ConfigError
 from simtoreal.evaluate import PhysicsFailure, evaluate
 from simtoreal.records import read_episodes
 from simtoreal.runs import RunError
@@ -266,14 +269,39 @@ def test_a_suite_of_ones_own(randomized, tmp_path):
         (["--engine", "mujoco"], "engines: pybullet"),
         (["--seed", "-1"], "must be a whole number from 0, got '-1'"),
         (["--episodes", "0"], "must be a whole number from 1, got '0'"),
-        (["--episodes", "999999999999"], "episodes must be from 1 to"),
-        (["--workers", "100000"], "workers must be from 1 to"),
+        (["--episodes", "999999999999"], "episodes must be a whole number from 1 to 100000, got 999999999999"),
+        (["--workers", "100000"], "workers must be a whole number from 1 to 256, got 100000"),
+        (["--out", ""], "out is an empty path; name the folder to write"),
         (["--task", "PandaReach"], "policies of different tasks cannot be judged together"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(arguments, words, randomized, tmp_path, cli):
-    cli("evaluate", randomized.bundle, *arguments, "--out", tmp_path / "v").refused(words)
+    cli("evaluate", randomized.bundle, "--out", tmp_path / "v", *arguments).refused(words)
     assert not (tmp_path / "v").exists()
+
+
+def test_one_policy_suite_or_gate_need_not_be_in_a_list(randomized, tmp_path):
+    gate = "return_mean > -1e6"
+    alone = evaluate(str(randomized.bundle), out=tmp_path / "a", suites="nominal", gates=gate, episodes=2)
+    listed = evaluate([randomized.bundle], out=tmp_path / "b", suites=["nominal"], gates=[gate], episodes=2)
+    assert (alone.summary, alone.episodes, alone.gates) == (listed.summary, listed.episodes, listed.gates)
+    path = suite(tmp_path, "conditions: {same: {}}\n")
+    assert evaluate(randomized.bundle, out=tmp_path / "c", suites=path, episodes=1).episodes[0].suite == "mine"
+
+
+@pytest.mark.parametrize("name", ["seed", "episodes", "workers"])
+def test_numbers_that_are_not_whole_are_refused(name, randomized, tmp_path):
+    for bad in (1.5, 1.0, -1, True, "1", None, np.float64(1), np.bool_(True)):
+        with pytest.raises(ConfigError, match=rf"{name} must be a whole number from \d to \d+, got "):
+            evaluate(randomized.bundle, out=tmp_path / "v", suites="nominal", **{name: bad})
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_whole_number_of_numpys_will_do(randomized, tmp_path):
+    options = {name: np.int64(1) for name in ("seed", "episodes", "workers")}
+    evaluate(randomized.bundle, out=tmp_path / "v", suites="nominal", **options)
+    provenance = json.loads((tmp_path / "v" / "summary.json").read_text())["provenance"]
+    assert (provenance["seed"], provenance["episodes_per_condition"]) == (1, 1)
 
 
 def test_a_controller_must_be_told_its_task(controllers, tmp_path, cli):
@@ -308,10 +336,58 @@ def test_broken_physics_gives_no_verdict(controllers, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
-    [("return", "retrun", "no column return"), (",pybullet,", ",pybullet,x", ":2: "), (",", ";", "no column")],
+    [
+        ("return", "retrun", r"episodes\.csv: no column return"),
+        (",", ";", r"episodes\.csv: no column"),
+        (",pybullet,", ",pybullet,x", r"episodes\.csv:2: column return must be a number, got \"x"),
+        (",pybullet,", ",pybullet,,", r"episodes\.csv:2: 1 more values than columns"),
+        (",pybullet,", ",pybul\0let,", r"episodes\.csv:2: column engine holds a NUL byte"),
+        ("pybullet", "x" * 200_000, r"episodes\.csv: not a table in UTF-8: field larger than"),
+    ],
 )
 def test_a_damaged_table_is_refused_with_its_line(old, new, words, verdict, tmp_path):
     path = tmp_path / "episodes.csv"
     path.write_text((verdict.out / "episodes.csv").read_text().replace(old, new))
     with pytest.raises(RunError, match=words):
         read_episodes(path)
+
+
+def test_a_row_that_was_cut_is_refused_with_the_first_column_it_lacks(verdict, tmp_path):
+    path = tmp_path / "episodes.csv"
+    head, first, *rest = (verdict.out / "episodes.csv").read_text().splitlines()
+    names, values = head.split(","), first.split(",")
+    for count in (2, len(FIXED), len(names) - 1):  # the last lacks a parameter
+        path.write_text("\n".join([head, first, ",".join(values[:count]), *rest]))
+        with pytest.raises(RunError) as error:
+            read_episodes(path)
+        assert str(error.value) == f"{path}:3: the row ends before column {names[count]}"
+
+
+def test_a_table_that_is_no_text_is_refused_by_name(tmp_path):
+    path = tmp_path / "episodes.csv"
+    for data in (os.urandom(4096) + b"\xff", "seed,Zürich\n".encode("latin-1")):
+        path.write_bytes(data)
+        with pytest.raises(RunError, match=r"episodes\.csv: not a table in UTF-8"):
+            read_episodes(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"task": None}, "no provenance of its task: expected a gymnasium id, got None"),
+        ({"task": 5}, "no provenance of its task: expected a gymnasium id, got 5"),
+        ({"policies": []}, "no provenance of its policies: expected a mapping, got []"),
+        (None, "no provenance of its task: expected a gymnasium id, got None"),
+    ],
+)
+def test_an_evaluation_that_does_not_say_where_it_comes_from_is_not_replayed(change, words, verdict, tmp_path, cli):
+    folder = tmp_path / "v"
+    shutil.copytree(verdict.out, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    provenance = None if change is None else summary["provenance"] | change
+    (folder / "summary.json").write_text(json.dumps(summary | {"provenance": provenance}))
+    cli("replay", folder, "nominal/nominal/0", "--bundle", "plain").refused(f"summary.json: {words}")
+    if change == {"task": None}:
+        del summary["provenance"]["task"]
+        (folder / "summary.json").write_text(json.dumps(summary))
+        cli("replay", folder, "nominal/nominal/0", "--bundle", "plain").refused(f"summary.json: {words}")

@@ -78,7 +78,7 @@ def test_a_changed_row_does_not(column, edit, mine, cli):
     ("column", "value", "words"),
     [
         ("link.pole.mass", "-1", "link.pole.mass"),
-        ("link.pole.mass", "heavy", "could not convert"),
+        ("link.pole.mass", "heavy", "column link.pole.mass must be a number"),
         ("return", "nan", "return must be finite"),
         ("seed", "-1", "seed must be 0 or more"),
         ("bundle", "other", "no record of what 'other' was"),

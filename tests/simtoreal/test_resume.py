@@ -367,6 +367,32 @@ def test_metrics_that_find_no_room_end_it_and_the_checkpoint_stays(cut, tmp_path
     assert "no checkpoint had been written yet" in said.err
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 16 pages."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]
+    mounted = subprocess.run(mount, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("nothing can be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)  # TensorBoard's thread may still have a file open
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own
+@pytest.mark.parametrize("free", range(5), ids="{} pages free".format)
+def test_a_disk_that_is_full_from_the_start_is_named_and_nothing_stays(free, small_disk, cli):
+    (small_disk / "filler").write_bytes(bytes((16 - free) * 4096))
+    said = cli("train", *RUNS["cartpole"], "--out", small_disk / "run")
+    assert (said.code, said.out) == (3, "")
+    *_, line = said.err.strip().splitlines()
+    assert f"SaveError: {small_disk / 'run'}" in line
+    assert "No space left on device" in line
+    assert names(small_disk) == {"filler"}
+
+
 def test_a_crash_before_a_rename_is_ignored_and_swept(cut, undisturbed, cli):
     run = cut("cartpole", 1000)
     shutil.copytree(run / "checkpoints" / "1000", run / "checkpoints" / ".tmp-1200-x")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ from gymnasium import spaces
 
 import simtoreal
 from simtoreal.config import ConfigError, load_config
+from simtoreal.errors import EnvError
 from simtoreal.judge import Judge
 from simtoreal.learners import OffPolicyLearner
 from simtoreal.policies.agent import NonFiniteError
@@ -38,11 +40,28 @@ class Breaks(gym.Env):
         return self.np_random.uniform(-1, 1, 2).astype(np.float32), reward, False, self.age % 20 == 0, {}
 
 
+class Raises(Breaks):
+    """Breaks by an exception, and earlier."""
+
+    def step(self, action):
+        obs, *_, truncated, info = super().step(action)
+        if self.age > 130:
+            raise ValueError("the cable\nsnapped")
+        return obs, 0.0, False, truncated, info
+
+
 @pytest.fixture
 def breaks():
     gym.register("Breaks-v0", Breaks)
     yield "Breaks-v0"
     del gym.registry["Breaks-v0"]
+
+
+@pytest.fixture
+def raises():
+    gym.register("Raises-v0", Raises)
+    yield "Raises-v0"
+    del gym.registry["Raises-v0"]
 
 
 def names(folder):
@@ -210,13 +229,13 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, CartPoleSwingUp, PandaReach"),
         (["CartPoleSwingUp", "--randomization", "./nope.yaml"], "no such file"),
         (["CartPoleSwingUp", "--randomization", "PandaReach"], "is a preset for PandaReach"),
-        (["CartPoleSwingUp", "--set", "agent.hidden=[9000000, 9000000]"], "can't allocate memory"),
-        (["CartPoleSwingUp", "--algorithm", "sb3-sac", "--set", "agent.nope=1"], "agent: SB3 sac"),
+        (["CartPoleSwingUp", "--set", "agent.n_critics=9000000000"], "can't allocate memory"),
+        (["CartPoleSwingUp", "--out", ""], "out is an empty path; name the folder to write"),
         (["Pendulum-v1", "--set", "augment=2"], "augment: task Pendulum-v1 derives no further transitions"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(arguments, words, tmp_path, cli):
-    cli("train", *arguments, "--steps", 10, "--out", tmp_path / "run").refused(words)
+    cli("train", "--steps", 10, "--out", tmp_path / "run", *arguments).refused(words)
     assert not (tmp_path / "run").exists()
 
 
@@ -261,6 +280,55 @@ def test_a_reward_that_is_not_a_number_stops_the_baseline_too(breaks, tmp_path):
     with pytest.raises(NonFiniteError):
         simtoreal.train(breaks, algorithm="sb3-sac", steps=1000, out=tmp_path / "run", assignments=settings)
     assert Run.load(tmp_path / "run").actor("last")[1]["step"] == 100
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "sb3-sac"])
+def test_an_environment_that_raises_before_the_first_checkpoint_leaves_nothing(algorithm, raises, tmp_path, cli):
+    out = tmp_path / "deep" / "run"
+    command = ("train", raises, "--algorithm", algorithm, "--steps", 1000, "--out", out)
+    for _ in range(2):
+        said = cli(*command)
+        assert (said.code, said.out) == (3, "")
+        (line,) = said.err.strip().splitlines()
+        assert "EnvError: environment 0 raised ValueError: the cable snapped" in line
+        assert not (tmp_path / "deep").exists()
+
+
+def test_a_folder_that_was_there_stays_with_what_is_not_the_runs(raises, tmp_path, cli):
+    out = tmp_path / "run"
+    assert cli("train", "Pendulum-v1", "--steps", 100, "--out", out, *sets(QUICK)).code == 0
+    (out / "notes.txt").write_text("mine")
+    assert cli("train", raises, "--steps", 1000, "--out", out, "--force").code == 3
+    assert names(out) == {"notes.txt"}
+
+
+def test_an_environment_that_raises_later_leaves_the_run_and_its_checkpoint(raises, tmp_path, cli):
+    out = tmp_path / "run"
+    command = ("train", raises, "--steps", 1000, "--out", out)
+    assert cli(*command, *sets(QUICK)).code == 3
+    assert Run.load(out).actor("last")[1]["step"] == 100
+    cli(*command).refused("exists; choose another folder or pass --force")
+    assert cli(*command, "--resume").code == 3
+    assert Run.load(out).actor("last")[1]["step"] == 200  # a new environment lasts for another 130 steps
+
+
+def test_a_run_that_is_resumed_from_its_beginning_stays(raises, tmp_path, cli):
+    out = tmp_path / "run"
+    assert cli("train", raises, "--steps", 1000, "--out", out, *sets(QUICK)).code == 3
+    config = (out / "config.yaml").read_text().replace("evaluate_every: 100", "evaluate_every: 500")
+    shutil.rmtree(out)
+    out.mkdir()
+    (out / "config.yaml").write_text(config)  # as if it had been killed before its first checkpoint
+    assert cli("train", raises, "--out", out, "--resume").code == 3
+    assert not (out / "checkpoints").exists()
+    assert (out / "config.yaml").read_text() == config
+
+
+def test_an_environment_that_raises_in_the_evaluation_is_named(raises, tmp_path):
+    settings = [*SMALL, "evaluate_every=100", "evaluate_episodes=10"]
+    with pytest.raises(EnvError, match="the environment of the periodic evaluation raised ValueError: the cable snapp"):
+        simtoreal.train(raises, steps=1000, out=tmp_path / "run", assignments=settings)
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_are_not_numbers_are_never_saved(tmp_path, monkeypatch):
