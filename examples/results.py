@@ -90,7 +90,21 @@ def judge(task: str, found: dict[str, Path], folder: Path) -> tuple[list[dict[st
                     "worst_success": round(figures.worst.success.value, 4),
                 }
             )
+            if task == "A1Walk":
+                own = [
+                    e for e in verdict.episodes if e.bundle == figures.bundle and (e.held_out or not figures.held_out)
+                ]
+                rows[-1]["commands_followed"] = round(commands_followed(own), 4)
     return rows, episodes
+
+
+def commands_followed(walks: list[Episode]) -> float:
+    """Share of the two commands of each walk that were followed; one that ended in a fall followed none."""
+    missed = [
+        2 if "failed" in e.unmet.split("; ") else len({part.partition(":")[0] for part in e.unmet.split("; ") if part})
+        for e in walks
+    ]
+    return 1.0 - sum(missed) / (2 * len(walks))
 
 
 def differences(seeds: list[int], episodes: list[Episode]) -> Iterator[dict[str, Any]]:

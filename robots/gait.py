@@ -43,7 +43,7 @@ class WalkScorer(Scorer):
         self.start()
 
     def start(self) -> None:
-        self.failures: list[str] = []
+        self._unmet: list[str] = []
         self._judged = 0
         self._steps: list[tuple[float, ...]] = []
         self._feet_seen: list[list[tuple[float, float]]] = []
@@ -53,10 +53,15 @@ class WalkScorer(Scorer):
         if age > self._limits.settle:
             self._note(signals)
         if age >= self._last_age:
-            self.failures += self._failures()
             self._judged += 1
+            self._unmet += [f"command {self._judged}: {limit}" for limit in self._broken()]
             self._steps, self._feet_seen = [], []
-        return self._judged > 0 and not self.failures
+        return self._judged > 0 and not self._unmet
+
+    @property
+    def unmet(self) -> Sequence[str]:
+        """The limits that did not hold, of each command that was judged: `command 2: yaw_rate`."""
+        return self._unmet
 
     def _note(self, s: Signals) -> None:
         """Keep what this control step shows: it is added up when the command is judged."""
@@ -103,7 +108,7 @@ class WalkScorer(Scorer):
             up, peak = 0, 0.0
         return standing, touchdowns, peaks
 
-    def _failures(self) -> list[str]:
+    def _broken(self) -> list[str]:
         """The limits that do not hold, none for a walk."""
         found, limits = self.figures(), self._limits
         broken = [

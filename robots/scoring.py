@@ -15,6 +15,11 @@ class Scorer(ABC):
     def start(self) -> None:
         """A new episode begins."""
 
+    @property
+    def unmet(self) -> Sequence[str]:
+        """What has kept the episode from being a success, where that can be told."""
+        return ()
+
     @abstractmethod
     def see(self, signals: Signals) -> bool:
         """One control step later: is the episode a success up to now?"""

@@ -49,7 +49,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
 
     `torque` is what the drive gave in the last physics step.
 
-    `info` holds `reward_terms` (name -> number), `is_success` (the success condition has held up to now),
+    `info` holds `reward_terms` (name -> number), `is_success` (the success condition has held up to now), `unmet` (at
+    the end of an episode: what kept it from being a success, where the task can tell),
     `violation` (a joint faster than its limit, or contact with the table) and, after a reset, `parameters` (what
     really applies, read back). If physics breaks, `physics_fault` is True, the episode is truncated, the
     observation is the last sound one, and the next reset builds the world anew. A command that is not finite ends
@@ -324,6 +325,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             "reward_terms": terms,
             "reward_signals": signals,
         }
+        if terminated or truncated:
+            info["unmet"] = "; ".join([*self._scorer.unmet, *(["failed"] if terminated else [])])
         return self._as_space(), sum(terms.values()), terminated, truncated, info
 
     @classmethod

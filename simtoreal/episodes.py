@@ -107,6 +107,7 @@ class Outcome:
     violations: int
     faults: int
     action_rate: float
+    unmet: str
     parameters: dict[str, float]
 
 
@@ -156,7 +157,8 @@ def run_episode(
             each_step()
     success = info.get("is_success")
     known = None if success is None else bool(success)
-    return Outcome(total, known, length, int(terminated), violations, faults, _action_rate(actions), applied)
+    unmet = str(info.get("unmet", ""))
+    return Outcome(total, known, length, int(terminated), violations, faults, _action_rate(actions), unmet, applied)
 
 
 def _action_rate(actions: list[NDArray[np.float32]]) -> float:

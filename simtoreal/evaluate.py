@@ -303,6 +303,7 @@ def _row(
         severity=severity,
         faults=outcome.faults,
         action_rate=outcome.action_rate,
+        unmet=outcome.unmet,
         parameters=outcome.parameters,
     )
 

@@ -17,7 +17,7 @@ Number = TypeVar("Number", int, float)
 EPISODES, SUMMARY = "episodes.csv", "summary.json"
 COLUMNS = (
     "bundle", "suite", "condition", "case", "seed", "engine", "return", "success", "length", "falls", "violations",
-    "held_out", "severity", "faults", "action_rate",
+    "held_out", "severity", "faults", "action_rate", "unmet",
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
         writer.writerow([*COLUMNS, *names])
         for r in rows:
             success = "" if r.success is None else int(r.success)
-            numbers = (r.falls, r.violations, int(r.held_out), repr(r.severity), r.faults, repr(r.action_rate))
+            numbers = (r.falls, r.violations, int(r.held_out), repr(r.severity), r.faults, repr(r.action_rate), r.unmet)
             drawn = (repr(r.parameters[name]) if name in r.parameters else "" for name in names)
             key = (r.bundle, r.suite, r.condition, r.case, r.seed, r.engine)
             writer.writerow([*key, repr(r.return_), success, r.length, *numbers, *drawn])
@@ -93,6 +93,7 @@ def _episode(row: Mapping[str, str]) -> Episode:
         severity=number("severity", float),
         faults=number("faults", int),
         action_rate=number("action_rate", float),
+        unmet=row["unmet"],
         parameters={name: number(name, float) for name, value in row.items() if name not in COLUMNS and value != ""},
     )
 

@@ -116,7 +116,8 @@ def _play(verbs: Any) -> None:
             )
         if not options.json:
             for number, o in enumerate(result.outcomes):
-                print(f"episode {number}: return {o.return_:.2f}, {_success(o.success)}, {o.length} steps")
+                why = f" ({o.unmet})" if o.unmet else ""
+                print(f"episode {number}: return {o.return_:.2f}, {_success(o.success)}{why}, {o.length} steps")
             if result.video:
                 print(f"film: {result.video}")
         return result.to_json(), DONE

@@ -139,6 +139,17 @@ def test_a_command_that_is_no_number_is_a_failed_episode(controllers, tmp_path):
             assert broken.return_ <= held.return_
 
 
+def test_a_walk_that_fails_says_which_command_was_not_followed_and_why(controllers, tmp_path):
+    name = controllers("def act(observation):\n    return np.array([0.0, 0.9, -1.8] * 4)")  # it stands
+    out = tmp_path / "v"
+    evaluate([name], out=out, suites=["nominal"], episodes=1, task="A1Walk")
+    (walk,) = read_episodes(out / "episodes.csv")
+    unmet = walk.unmet.split("; ")
+    assert {"command 1: touchdowns", "command 1: duty", "command 2: swing_height"} <= set(unmet)
+    assert not any("power" in limit or "slip" in limit or limit == "failed" for limit in unmet)
+    assert "command 1: touchdowns" in (out / "report.html").read_text(encoding="utf-8")
+
+
 def test_someone_elses_task_has_a_nominal_suite(controllers, tmp_path):
     found = evaluate([controllers(STILL)], out=tmp_path / "v", episodes=2, task="Pendulum-v1")
     assert [s.suite for s in found.summary.suites] == ["nominal"]
