@@ -91,9 +91,7 @@ def judge(task: str, found: dict[str, Path], folder: Path) -> tuple[list[dict[st
                 }
             )
             if task == "A1Walk":
-                own = [
-                    e for e in verdict.episodes if e.bundle == figures.bundle and (e.held_out or not figures.held_out)
-                ]
+                own = [e for e in verdict.episodes if e.bundle == figures.bundle and e.held_out >= figures.held_out]
                 rows[-1]["commands_followed"] = round(commands_followed(own), 4)
     return rows, episodes
 

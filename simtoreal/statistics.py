@@ -50,7 +50,8 @@ class Episode:
     far outside the ranges the farthest one lay, 0 inside, inf where no width is defined. `falls`, `violations` and
     physics `faults` are counts. `action_rate` is the root mean square change of the action (in [-1, 1]) a control step
     over the episode's second half: a policy that shakes has a large one. `success` is None where the task reported
-    none, `unmet` what kept it from being one, where the task says that. Raises ValueError for numbers that no episode can have.
+    none, `unmet` what kept it from being one, where the task says that. Raises ValueError for numbers that no episode
+    can have.
     """
 
     bundle: str
