@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,13 +16,11 @@ from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.export.onboard.spec import CommandMap, Spec
-from simtoreal.export.onboard.spec import Field as SpecField
+from simtoreal.foreign import MOST_STEPS, ForeignEnv, SeededEnv
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths
 from simtoreal.randomization.wrapper import RandomizedEnv
-from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import Parameter
 from simtoreal.worker_vector import WorkerVectorEnv
 from simtoreal.workers import LocalVectorEnv, OpenEpisode
@@ -36,7 +29,6 @@ if TYPE_CHECKING:
     from simtoreal.robots.task import Task
 
 NAMESPACE = "simtoreal/"
-MOST_STEPS = 10_000  # of someone's episode without a time limit
 EVALUATION_SEED = 1 << 20  # added to a run's seed: the episodes it is judged on while it trains are none it trains on
 
 
@@ -112,53 +104,6 @@ def see_working_folder() -> None:
         sys.path.append(here)
 
 
-class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]):
-    """Others' environments with actions in [-1, 1]^m, flat float32 observations, and our way to fail.
-
-    A number that is not finite ends the episode: in an action as a failure with `invalid_action`, in an observation or
-    a reward as a `physics_fault`. The observation is then the last sound one. Whatever an action that is not finite
-    would have got, the failure pays what action 0 gets from there to the episode's end: never more than holding still.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        action, seen = env.action_space, env.observation_space
-        assert isinstance(action, spaces.Box)
-        assert isinstance(seen, spaces.Box)
-        if (action.low != -1).any() or (action.high != 1).any():
-            env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-        super().__init__(env)
-        self._shape = action.shape
-        self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(action.shape)),), np.float32)
-        low, high = seen.low.astype(np.float32).ravel(), seen.high.astype(np.float32).ravel()
-        self.observation_space = spaces.Box(low, high, dtype=np.float32)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        obs, info = self.env.reset(seed=seed, options=options)
-        self._sound = np.asarray(obs, np.float32).ravel()
-        return self._sound, info
-
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
-        if not np.isfinite(action).all():
-            return self._sound, self._held_still(), True, False, {"invalid_action": True}
-        obs, reward, terminated, truncated, info = self.env.step(np.reshape(action, self._shape))
-        seen, score = np.asarray(obs, np.float32).ravel(), float(reward)
-        if not (np.isfinite(seen).all() and math.isfinite(score)):
-            return self._sound, 0.0, False, True, info | {"physics_fault": True}
-        self._sound = seen
-        return seen, score, terminated, truncated, info
-
-    def _held_still(self) -> float:
-        """The sum of the rewards from here on, if nothing more is done."""
-        still, total, ended = np.zeros(self._shape, np.float32), 0.0, False
-        while not ended:
-            _, reward, terminated, truncated, _ = self.env.step(still)
-            ended = terminated or truncated or not math.isfinite(reward)
-            total += float(reward) if math.isfinite(reward) else 0.0
-        return total
-
-
 def policy_space(env: gym.Env[Any, Any]) -> spaces.Space[Any]:
     """The part of the observation space that a policy sees."""
     space = env.observation_space
@@ -211,31 +156,6 @@ def make_training_env(config: RunConfig, index: int, seed: int) -> gym.Env[Any, 
     return RandomizedEnv(env, randomizer or Randomizer(Preset.none(config.task), parameters_of(env)), seed, index)
 
 
-class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Seeds every episode of an environment without named parameters by (seed, index, episode)."""
-
-    def __init__(self, env: gym.Env[Any, Any], seed: int, index: int) -> None:
-        super().__init__(env)
-        self._seed, self._index, self._next_episode = seed, index, 0
-
-    @property
-    def episode(self) -> int:
-        """The number of the running episode, -1 before the first reset."""
-        return self._next_episode - 1
-
-    def set_next_episode(self, seed: int | None, episode: int) -> None:
-        """As `RandomizedEnv.set_next_episode`."""
-        self._seed, self._next_episode = self._seed if seed is None else seed, episode
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if seed is not None:
-            self.set_next_episode(seed, 0)
-        key = f"{self._seed} {self._index} {self._next_episode}".encode()
-        self._next_episode += 1
-        word = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little") >> 1
-        return self.env.reset(seed=word, options=options)
-
-
 class TrainingEnvs(VectorWrapper):
     """A run's vector of environments, here or in worker processes; `reset(seed)` is that of the run, each environment
     differing by its index."""
@@ -281,114 +201,6 @@ class TrainingEnvs(VectorWrapper):
         return np.concatenate(parts)
 
 
-@dataclass(frozen=True)
-class Contract:
-    """What a policy of a task reads and writes, whoever made the environment."""
-
-    task: str
-    control_dt: float  # [s]
-    observation: Layout
-    command: CommandLayout
-    reward_signals: Layout
-    joints: tuple[str, ...]
-    gains: Mapping[str, Sequence[float]]
-    limits: Mapping[str, Sequence[float]]
-    parameters: Mapping[str, Parameter]
-
-    @classmethod
-    def of(cls, task: str, env: gym.Env[Any, Any]) -> Contract:
-        """The contract of an environment made by `make_env`.
-
-        An environment of others has one field of observation and one of command without units: what it does not say
-        of itself cannot be known.
-        """
-        if env.has_wrapper_attr("command_layout"):
-            get = env.get_wrapper_attr
-            return cls(
-                task,
-                get("control_dt"),
-                get("observation_layout"),
-                get("command_layout"),
-                get("reward_layout"),
-                get("commanded_joints"),
-                get("gains"),
-                get("limits"),
-                parameters_of(env),
-            )
-        box = env.unwrapped.action_space
-        assert isinstance(box, spaces.Box)
-        low, high = box.low.astype(float).ravel(), box.high.astype(float).ravel()
-        rate = env.metadata.get("render_fps") or 50
-        return cls(
-            task,
-            1.0 / rate,
-            Layout(Field("observation", int(np.prod(policy_space(env).shape or (1,))), "unknown")),
-            CommandLayout(
-                Field("command", len(low), "unknown"),
-                scale=(high - low) / 2,
-                offset=(high + low) / 2,
-                low=low.tolist(),
-                high=high.tolist(),
-            ),
-            Layout(),
-            (),
-            {},
-            {},
-            parameters_of(env),
-        )
-
-    def action(self, command: NDArray[np.floating], observation: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The action in [-1, 1]^m that means the SI command [m] in answer to `observation` [n]."""
-        return self.command.action(np.asarray(command, float), observation, self.observation)
-
-    def check(self, spec: Spec, name: str) -> None:
-        """Raises ConfigError when a bundle's observation or command is not this contract's."""
-        for what, theirs, ours in (
-            ("observation", spec.observation, _fields(self.observation)),
-            ("command", spec.command, _fields(self.command)),
-            ("command map", (spec.command_map,), (self.command_map(),)),
-        ):
-            for found, expected in zip_longest(theirs, ours):
-                if found != expected:
-                    raise ConfigError(f"{name} was made for another {self.task}: {what} {found}, now {expected}")
-
-    def command_map(self) -> CommandMap:
-        """The command's map as a bundle carries it."""
-        c = self.command
-        offset, scale, low, high = (tuple(map(float, values)) for values in (c.offset, c.scale, c.low, c.high))
-        return CommandMap(offset, scale, low, high, relative_to=c.relative_to)
-
-    def spec(
-        self,
-        *,
-        algorithm: str,
-        training_ranges: Mapping[str, tuple[float, float]],
-        provenance: Mapping[str, Any],
-        history: int = 1,
-    ) -> Spec:
-        """The contract as a bundle carries it; `history` is how many of the last observations the policy sees."""
-        return Spec(
-            task=self.task,
-            algorithm=algorithm,
-            control_dt=self.control_dt,
-            observation=_fields(self.observation),
-            command=_fields(self.command),
-            command_map=self.command_map(),
-            reward_signals=_fields(self.reward_signals),
-            joints=self.joints,
-            gains={name: tuple(values) for name, values in self.gains.items()},
-            limits={name: tuple(values) for name, values in self.limits.items()},
-            training_ranges=dict(training_ranges),
-            parameters={
-                name: {"unit": p.unit, "nominal": p.nominal, "low": p.low, "high": p.high}
-                for name, p in self.parameters.items()
-            },
-            tolerance=1e-5,
-            history=history,
-            provenance=dict(provenance),
-        )
-
-
 def task_class(task: str) -> type[Task]:
     """The class of a task of ours, to score with and to read layouts from, without simulating it.
 
@@ -401,24 +213,6 @@ def task_class(task: str) -> type[Task]:
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError(f"task {task} is none of ours, so nobody here can score it on a robot")
     return found
-
-
-def contract_digest(task: Task | type[Task]) -> str:
-    """sha256 of what both ends of a link must agree on: rate, observation, command and reward signals."""
-    command = task.command_layout
-    agreed = {
-        "control_dt": task.control_dt,
-        "observation": [asdict(field) for field in task.observation_layout.fields],
-        "command": [asdict(field) for field in command.fields],
-        "map": [values.tolist() for values in (command.offset, command.scale, command.low, command.high)],
-        "relative_to": command.relative_to,
-        "signals": [asdict(field) for field in task.reward_layout.fields],
-    }
-    return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
-
-
-def _fields(layout: Layout) -> tuple[SpecField, ...]:
-    return tuple(SpecField(f.name, f.size, f.unit, f.frame, f.labels, f.description) for f in layout.fields)
 
 
 def policy_part(observation: Any) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal import build
+from simtoreal.contract import Contract
 from simtoreal.export.bundle import write_bundle
 from simtoreal.export.onboard.runtime import Runtime
 from simtoreal.export.onnx import PolicyGraph
@@ -40,7 +41,7 @@ def export(
     actor, meta = source.actor(checkpoint)
     env = build.make_training_env(source.frozen_config, 0, source.config.seed + build.EVALUATION_SEED)
     try:
-        contract = build.Contract.of(build.task_id(source.config.task), env)
+        contract = Contract.of(build.task_id(source.config.task), env)
         _check_sizes(actor, contract, source)
         spec = contract.spec(
             algorithm=source.config.algorithm,
@@ -62,7 +63,7 @@ def export(
     return write_bundle(target, actor=actor, spec=spec, recorded_observations=recorded, force=force)
 
 
-def _check_sizes(actor: DeterministicActor, contract: build.Contract, run: Run) -> None:
+def _check_sizes(actor: DeterministicActor, contract: Contract, run: Run) -> None:
     made_for = (actor.observation_size, actor.action_size)
     sizes = (contract.observation.size, contract.command.size)
     if made_for != sizes:
@@ -96,7 +97,7 @@ def _drive(env: gym.Env[Any, Any], policy: Policy, steps: int) -> Iterator[None]
 class _Compared:
     """The bundle's runtime as a policy, with torch beside it."""
 
-    def __init__(self, loop: ClosedLoop, contract: build.Contract) -> None:
+    def __init__(self, loop: ClosedLoop, contract: Contract) -> None:
         self._loop, self._contract = loop, contract
         self.reset = loop.reset
 
@@ -147,7 +148,7 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
     actor, _ = origin.actor(str(provenance.get("checkpoint", "best")))
     env = build.make_training_env(origin.frozen_config, 0, origin.config.seed + 2 * build.EVALUATION_SEED)
     try:
-        contract = build.Contract.of(runtime.spec.task, env)
+        contract = Contract.of(runtime.spec.task, env)
         contract.check(runtime.spec, str(path))
         loop = ClosedLoop(runtime, PolicyGraph(actor, runtime.spec))
         deque(_drive(env, _Compared(loop, contract), CLOSED_LOOP_STEPS), maxlen=0)

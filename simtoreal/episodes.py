@@ -12,8 +12,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from simtoreal.build import Contract, policy_part, see_working_folder
+from simtoreal.build import policy_part, see_working_folder
 from simtoreal.config import ConfigError
+from simtoreal.contract import Contract
 from simtoreal.export.onboard.runtime import CommandError, Runtime
 from simtoreal.export.onboard.spec import SPEC_FILE, Spec
 

@@ -20,6 +20,7 @@ import gymnasium as gym
 
 from simtoreal import build
 from simtoreal.config import ConfigError
+from simtoreal.contract import Contract
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
@@ -100,7 +101,7 @@ class Bench:
         self._sources = sources
         self._policies: dict[int, Policy] = {}
         self._env: gym.Env[Any, Any] = build.make_env(task)
-        self._contract = build.Contract.of(task, self._env)
+        self._contract = Contract.of(task, self._env)
 
     def run(self, job: Job) -> list[Outcome]:
         if job.policy not in self._policies:
@@ -219,7 +220,7 @@ def evaluate(
     env = build.make_env(full)
     try:
         table = build.parameters_of(env)
-        contract = build.Contract.of(full, env)
+        contract = Contract.of(full, env)
     finally:
         env.close()
     for source, spec in zip(sources, specs, strict=True):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from simtoreal import build
 from simtoreal.config import ConfigError
+from simtoreal.contract import Contract
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
 from simtoreal.evaluate import Progress, identity
 from simtoreal.export.onboard.spec import SPEC_FILE
@@ -25,7 +26,7 @@ from simtoreal.video import check_display, filming
 class HoldStill:
     """The policy of action 0: what the robot does if nobody asks for anything."""
 
-    def __init__(self, contract: build.Contract) -> None:
+    def __init__(self, contract: Contract) -> None:
         self._contract = contract
 
     def reset(self) -> None:
@@ -85,7 +86,7 @@ def play(
         check_display()
     env = build.make_env(full, render_mode="human" if path is None else "rgb_array")
     try:
-        contract = build.Contract.of(full, env)
+        contract = Contract.of(full, env)
         if (parameters or goal) and not contract.parameters:
             raise ConfigError(f"{task} is not one of our tasks: it has no parameters and no goal to set")
         short = build.short_name(full)
@@ -178,7 +179,7 @@ def replay(
     path = None if video is None else Path(video)
     env = build.make_env(full, render_mode=None if path is None else "rgb_array")
     try:
-        contract = build.Contract.of(full, env)
+        contract = Contract.of(full, env)
         with filming(env, path, contract.control_dt, force=force) as each_step:
             outcome = run_episode(
                 env, contract, source.open(), seed=row.seed, parameters=row.parameters, each_step=each_step

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from simtoreal import build
 from simtoreal.config import ALGORITHMS
+from simtoreal.contract import Contract
 from simtoreal.progress import console as make_console
 from simtoreal.randomization.distributions import to_data
 from simtoreal.randomization.randomizer import Preset, Randomizer
@@ -20,7 +21,7 @@ def tasks() -> dict[str, Any]:
     found = {}
     for short, full in build.task_ids().items():
         env = build.make_env(full)
-        contract = build.Contract.of(full, env)
+        contract = Contract.of(full, env)
         horizon = env.get_wrapper_attr("horizon")
         found[short] = {
             "id": full,

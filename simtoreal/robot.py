@@ -28,6 +28,7 @@ import numpy as np
 
 from simtoreal import build
 from simtoreal.config import ConfigError
+from simtoreal.contract import contract_digest
 from simtoreal.randomization.randomizer import Preset, Randomizer, read_entries, read_header
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.randomization.yaml_files import read_yaml
@@ -115,7 +116,7 @@ class Robot:
         return {
             "protocol": PROTOCOL,
             "task": build.task_id(self._target.preset.task),
-            "contract": build.contract_digest(task),
+            "contract": contract_digest(task),
             "control_dt": task.control_dt,
             "reset_seconds": self._target.reset_seconds,
             "limits": {"low": limits.low, "high": limits.high, "slew": limits.slew},

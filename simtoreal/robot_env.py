@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from simtoreal import build
 from simtoreal.config import ConfigError
+from simtoreal.contract import contract_digest
 from simtoreal.robot import READY
 from simtoreal.robot_link import RobotLink, RobotLinkError
 
@@ -46,7 +47,7 @@ class RobotEnv(gym.Env[Any, Any]):
         self._link = link
         self.hello = link.hello()
         self.task = build.task_class(self.hello.task)
-        if self.hello.contract != build.contract_digest(self.task):
+        if self.hello.contract != contract_digest(self.task):
             raise ConfigError(f"{link.name} has another contract of {self.hello.task} than this version")
         self._layout = self.task.command_layout
         self._scorer = self.task.scorer()

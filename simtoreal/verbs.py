@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from simtoreal.arguments import count, named_number, named_numbers, seconds, whole
 
 # Heavy imports stay inside the verbs, so that --help answers at once.
 
@@ -38,44 +39,6 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Outcome]) -
 
 def _success(reached: bool | None) -> str:
     return {True: "success", False: "no success", None: "this task reports no success"}[reached]
-
-
-def _whole(text: str, least: int = 0) -> int:
-    """A whole number as it is typed; a seed, say."""
-    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    return _whole(text, least=1)
-
-
-def _seconds(text: str) -> float:
-    """A positive, finite number of seconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
-    return value
-
-
-def _named_numbers(text: str) -> tuple[str, list[float]]:
-    """NAME=NUMBER,NUMBER,... as it is typed."""
-    name, _, values = text.partition("=")
-    try:
-        return name, [float(value) for value in values.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {text!r}") from None
-
-
-def _named_number(text: str) -> tuple[str, float]:
-    name, values = _named_numbers(text)
-    if len(values) != 1:
-        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {text!r}")
-    return name, values[0]
 
 
 def _tasks(verbs: Any) -> None:
@@ -128,12 +91,12 @@ def _play(verbs: Any) -> None:
         "policy", nargs="?", metavar="BUNDLE", help="a bundle or module:function; without it the robot holds still"
     )
     verb.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
-    verb.add_argument("--episodes", type=_count, default=3)
-    verb.add_argument("--seed", type=_whole, default=0)
+    verb.add_argument("--episodes", type=count, default=3)
+    verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", default="none")
     verb.add_argument(
         "--parameter",
-        type=_named_number,
+        type=named_number,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -141,7 +104,7 @@ def _play(verbs: Any) -> None:
     )
     verb.add_argument(
         "--goal",
-        type=_named_numbers,
+        type=named_numbers,
         action="append",
         default=[],
         metavar="NAME=VALUE,...",
@@ -189,19 +152,19 @@ def _train(verbs: Any) -> None:
     verb = _verb(verbs, "train", run)
     verb.add_argument("task", metavar="TASK", help="ours by short name, or any gymnasium id")
     verb.add_argument("--algorithm", metavar="NAME", help="sac or sb3-sac (default sac)")
-    verb.add_argument("--steps", type=_count, metavar="N", help="environment steps, over all environments")
-    verb.add_argument("--seed", type=_whole)
+    verb.add_argument("--steps", type=count, metavar="N", help="environment steps, over all environments")
+    verb.add_argument("--seed", type=whole)
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", help="default: the task's own preset")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    verb.add_argument("--envs", type=_count, metavar="K", help="environments stepped together")
-    verb.add_argument("--workers", type=_whole, metavar="W", help="processes they are dealt to (default 0: this one)")
+    verb.add_argument("--envs", type=count, metavar="K", help="environments stepped together")
+    verb.add_argument("--workers", type=whole, metavar="W", help="processes they are dealt to (default 0: this one)")
     verb.add_argument("--config", metavar="FILE", help="YAML with settings of the run")
     verb.add_argument(
         "--set", action="append", default=[], metavar="path=value", help="one setting, e.g. agent.gamma=0.98"
     )
     verb.add_argument(
-        "--checkpoint-every", type=_count, metavar="N", help="keep a checkpoint every N steps, beside best and last"
+        "--checkpoint-every", type=count, metavar="N", help="keep a checkpoint every N steps, beside best and last"
     )
     verb.add_argument("--force", action="store_true", help="replace an earlier run")
     verb.add_argument(
@@ -245,18 +208,18 @@ def _finetune(verbs: Any) -> None:
         "--target", required=True, metavar="FILE|LINK", help="a target file, or a robot at tcp://HOST:PORT or unix:PATH"
     )
     verb.add_argument(
-        "--robot-seconds", type=_seconds, required=True, metavar="S", help="all the robot may spend, judging included"
+        "--robot-seconds", type=seconds, required=True, metavar="S", help="all the robot may spend, judging included"
     )
     verb.add_argument("--out", required=True, metavar="RUN2", help="the run folder to write")
     verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="of RUN, to start from")
-    verb.add_argument("--seed", type=_whole, default=0)
+    verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument(
-        "--max-falls", type=_count, metavar="N", default=20, help="stop and keep the base then (default 20)"
+        "--max-falls", type=count, metavar="N", default=20, help="stop and keep the base then (default 20)"
     )
     verb.add_argument(
         "--max-violations",
         metavar="N",
-        type=_count,
+        type=count,
         default=1_000,
         help="control steps beyond a limit: stop and keep the base then (default 1000)",
     )
@@ -336,11 +299,11 @@ def _evaluate(verbs: Any) -> None:
     verb.add_argument(
         "--suite", action="append", default=[], metavar="NAME|FILE", help="repeatable; default: all of the task"
     )
-    verb.add_argument("--episodes", type=_count, default=20, help="for each condition (default 20)")
-    verb.add_argument("--seed", type=_whole, default=0)
+    verb.add_argument("--episodes", type=count, default=20, help="for each condition (default 20)")
+    verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument("--out", required=True, metavar="DIR")
     verb.add_argument("--engine", default="pybullet", metavar="NAME")
-    verb.add_argument("--workers", type=_count, default=1, metavar="K")
+    verb.add_argument("--workers", type=count, default=1, metavar="K")
     verb.add_argument(
         "--gate",
         action="append",
@@ -395,7 +358,7 @@ def _demo(verbs: Any) -> None:
     verb = _verb(verbs, "demo", run)
     verb.add_argument("task", nargs="?", default="PandaReach", metavar="TASK")
     verb.add_argument("--out", default="runs/demo", metavar="DIR")
-    verb.add_argument("--seed", type=_whole, default=0)
+    verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument("--force", action="store_true", help="replace an earlier demo")
 
 
@@ -410,7 +373,7 @@ def _bench(verbs: Any) -> None:
 
     verb = _verb(verbs, "bench", run)
     verb.add_argument("names", nargs="*", metavar="NAME", help="step, reset, update, inference, workers (default: all)")
-    verb.add_argument("--rounds", type=_count, default=5, help="interleaved repetitions (default 5)")
+    verb.add_argument("--rounds", type=count, default=5, help="interleaved repetitions (default 5)")
 
 
 VERBS = (

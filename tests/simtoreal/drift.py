@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 from gymnasium import spaces
 
-from simtoreal import build
+from simtoreal.foreign import SeededEnv
 from simtoreal.robots.layout import Field, Layout
 from simtoreal.worker_vector import WorkerVectorEnv
 
@@ -71,7 +71,7 @@ class Drift(gym.Env):
 
 def keyed(index, **options):
     """Its episodes are keyed by (seed, index, episode), as in a training."""
-    return build.SeededEnv(Drift(**options), 5, index)
+    return SeededEnv(Drift(**options), 5, index)
 
 
 def make(envs=4, workers=2, *, factory=keyed, method="fork", **options):

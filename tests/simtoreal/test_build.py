@@ -5,6 +5,8 @@ from gymnasium import spaces
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
+from simtoreal.contract import Contract
+from simtoreal.foreign import MOST_STEPS
 
 
 class Odd(gym.Env):
@@ -111,10 +113,10 @@ def test_others_pay_no_more_for_a_number_that_is_none_than_for_holding_still():
 
 
 def test_others_without_a_time_limit_get_one(odd):
-    env = odd("Endless-v0", script=(1.0,) * (build.MOST_STEPS + 2))
+    env = odd("Endless-v0", script=(1.0,) * (MOST_STEPS + 2))
     env.reset(seed=0)
     still = np.zeros(2, np.float32)
-    ends = [env.step(still)[2:4] for _ in range(build.MOST_STEPS)]
+    ends = [env.step(still)[2:4] for _ in range(MOST_STEPS)]
     assert ends[-2:] == [(False, False), (False, True)]
 
 
@@ -125,7 +127,7 @@ def test_an_observation_without_a_policy_part_is_refused(odd):
 
 def test_the_contract_of_others_says_what_their_action_means():
     env = build.make_env("Pendulum-v1")
-    contract = build.Contract.of("Pendulum-v1", env)
+    contract = Contract.of("Pendulum-v1", env)
     assert (contract.observation.size, contract.command.size) == (3, 1)
     assert contract.spec(algorithm="sac", training_ranges={}, provenance={}).command_map.high == (2.0,)
     obs, _ = env.reset(seed=3)
@@ -140,8 +142,8 @@ def test_the_contract_of_others_says_what_their_action_means():
 
 
 def test_a_bundle_made_for_another_observation_is_refused():
-    reach = build.Contract.of("PandaReach", build.make_env("simtoreal/PandaReach-v0"))
-    cart = build.Contract.of("CartPoleSwingUp", build.make_env("simtoreal/CartPoleSwingUp-v0"))
+    reach = Contract.of("PandaReach", build.make_env("simtoreal/PandaReach-v0"))
+    cart = Contract.of("CartPoleSwingUp", build.make_env("simtoreal/CartPoleSwingUp-v0"))
     spec = cart.spec(algorithm="sac", training_ranges={}, provenance={})
     cart.check(spec, "bundle")
     with pytest.raises(ConfigError, match="bundle was made for another PandaReach: observation Field"):

@@ -8,6 +8,7 @@ import torch
 
 import simtoreal
 from simtoreal import build
+from simtoreal.contract import Contract
 from simtoreal.export.onboard.runtime import Runtime
 from simtoreal.export.onboard.spec import read_spec
 from simtoreal.policies.checkpoint import load_checkpoint, save_checkpoint
@@ -76,7 +77,7 @@ def test_a_bundle_of_someone_elses_task(tmp_path, cli):
     command = Runtime(tmp_path / "bundle").act(np.random.default_rng(0).normal(size=(100, 3)))
     assert np.abs(command).max() <= 2.0  # N m
     env = build.make_env("Pendulum-v1")
-    build.Contract.of("Pendulum-v1", env).check(read_spec(tmp_path / "bundle"), "bundle")
+    Contract.of("Pendulum-v1", env).check(read_spec(tmp_path / "bundle"), "bundle")
 
 
 def test_it_refuses_to_overwrite_and_replaces_only_a_bundle(copied, randomized, cli):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import simtoreal.bench
 import simtoreal.demo  # a module that is called as a verb; the fixture needs the module
-from simtoreal import progress
+from simtoreal import bench_workers, benchmarks, progress
 from simtoreal.build import make_env
 from simtoreal.cli import make_parser
 from simtoreal.randomization import Preset, RandomizedEnv, Randomizer
@@ -68,7 +67,7 @@ def test_a_step_and_the_bare_engine_go_through_the_same_states():
     draw = {"link.trunk.mass": 5.0, "ground.slope.pitch": 0.05, "actuator.latency": 0.013, "sensor.gyro.noise": 0.2}
     everything = {"parameters": draw}
     env.reset(seed=0, options=everything)
-    torques = simtoreal.bench._torques(env, [np.full(12, 0.5, np.float32)] * 20)
+    torques = benchmarks._torques(env, [np.full(12, 0.5, np.float32)] * 20)
     twin.reset(seed=0, options=everything)
     twin.unwrapped.world.bare_steps(torques, gravity=False)
     assert len(torques) == 200
@@ -81,7 +80,7 @@ def test_what_a_reset_writes_to_the_engine_is_all_that_its_peer_does():
     env = make_env("simtoreal/CartPoleSwingUp-v0")
     preset = Preset.loads("task: CartPoleSwingUp\nversion: 1\nentries:\n  link.pole.mass: {uniform: [0.05, 0.2]}\n")
     env = RandomizedEnv(env, Randomizer(preset, env.get_wrapper_attr("parameters")))
-    writes = simtoreal.bench._writes(env, resets=3)
+    writes = benchmarks._writes(env, resets=3)
     assert [[write.func.__name__ for write in each] for each in writes] == [
         ["changeDynamics", "resetJointStatesMultiDof"]
     ] * 3
@@ -91,7 +90,7 @@ def test_what_a_reset_writes_to_the_engine_is_all_that_its_peer_does():
 
 def test_workers_are_compared_by_rate_and_by_cost(cli, monkeypatch):
     for name, value in {"PER_WORKER": (1,), "SCALED": 1, "TURN": 0.05, "WORKER_TASKS": ("CartPoleSwingUp",)}.items():
-        monkeypatch.setattr(simtoreal.bench, name, value)
+        monkeypatch.setattr(bench_workers, name, value)
     said = cli("bench", "workers", "--rounds", "3", "--json")
     assert said.code == 0, said.err
     peers = ("gymnasium AsyncVectorEnv", "Stable-Baselines3 SubprocVecEnv", "one worker of ours")

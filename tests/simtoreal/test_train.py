@@ -346,7 +346,7 @@ def test_weights_that_are_not_numbers_are_never_saved(tmp_path, monkeypatch):
 
 
 def test_an_evaluation_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):
-    monkeypatch.setattr("simtoreal.build.ForeignEnv.step", lambda self, a: (self._sound, np.nan, False, True, {}))
+    monkeypatch.setattr("simtoreal.foreign.ForeignEnv.step", lambda self, a: (self._sound, np.nan, False, True, {}))
     with pytest.raises(NonFiniteError, match="an evaluation returned nan"):
         simtoreal.train("Pendulum-v1", steps=100, out=tmp_path / "run", assignments=QUICK)
     assert not (tmp_path / "run" / "summary.json").exists()

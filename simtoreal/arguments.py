@@ -1,0 +1,46 @@
+"""What may stand behind an option, as it is typed."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def whole(text: str, least: int = 0) -> int:
+    """A whole number as it is typed; a seed, say."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    return whole(text, least=1)
+
+
+def seconds(text: str) -> float:
+    """A positive, finite number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+    return value
+
+
+def named_numbers(text: str) -> tuple[str, list[float]]:
+    """NAME=NUMBER,NUMBER,... as it is typed."""
+    name, _, values = text.partition("=")
+    try:
+        return name, [float(value) for value in values.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {text!r}") from None
+
+
+def named_number(text: str) -> tuple[str, float]:
+    """NAME=NUMBER as it is typed."""
+    name, values = named_numbers(text)
+    if len(values) != 1:
+        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {text!r}")
+    return name, values[0]

@@ -1,0 +1,151 @@
+"""What a policy of a task reads and writes, and what both ends of a link must agree on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from simtoreal.build import parameters_of, policy_space
+from simtoreal.config import ConfigError
+from simtoreal.export.onboard.spec import CommandMap, Spec
+from simtoreal.export.onboard.spec import Field as SpecField
+from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.parameters import Parameter
+
+if TYPE_CHECKING:
+    from simtoreal.robots.task import Task
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a policy of a task reads and writes, whoever made the environment."""
+
+    task: str
+    control_dt: float  # [s]
+    observation: Layout
+    command: CommandLayout
+    reward_signals: Layout
+    joints: tuple[str, ...]
+    gains: Mapping[str, Sequence[float]]
+    limits: Mapping[str, Sequence[float]]
+    parameters: Mapping[str, Parameter]
+
+    @classmethod
+    def of(cls, task: str, env: gym.Env[Any, Any]) -> Contract:
+        """The contract of an environment made by `make_env`.
+
+        An environment of others has one field of observation and one of command without units: what it does not say
+        of itself cannot be known.
+        """
+        if env.has_wrapper_attr("command_layout"):
+            get = env.get_wrapper_attr
+            return cls(
+                task,
+                get("control_dt"),
+                get("observation_layout"),
+                get("command_layout"),
+                get("reward_layout"),
+                get("commanded_joints"),
+                get("gains"),
+                get("limits"),
+                parameters_of(env),
+            )
+        box = env.unwrapped.action_space
+        assert isinstance(box, spaces.Box)
+        low, high = box.low.astype(float).ravel(), box.high.astype(float).ravel()
+        rate = env.metadata.get("render_fps") or 50
+        return cls(
+            task,
+            1.0 / rate,
+            Layout(Field("observation", int(np.prod(policy_space(env).shape or (1,))), "unknown")),
+            CommandLayout(
+                Field("command", len(low), "unknown"),
+                scale=(high - low) / 2,
+                offset=(high + low) / 2,
+                low=low.tolist(),
+                high=high.tolist(),
+            ),
+            Layout(),
+            (),
+            {},
+            {},
+            parameters_of(env),
+        )
+
+    def action(self, command: NDArray[np.floating], observation: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The action in [-1, 1]^m that means the SI command [m] in answer to `observation` [n]."""
+        return self.command.action(np.asarray(command, float), observation, self.observation)
+
+    def check(self, spec: Spec, name: str) -> None:
+        """Raises ConfigError when a bundle's observation or command is not this contract's."""
+        for what, theirs, ours in (
+            ("observation", spec.observation, _fields(self.observation)),
+            ("command", spec.command, _fields(self.command)),
+            ("command map", (spec.command_map,), (self.command_map(),)),
+        ):
+            for found, expected in zip_longest(theirs, ours):
+                if found != expected:
+                    raise ConfigError(f"{name} was made for another {self.task}: {what} {found}, now {expected}")
+
+    def command_map(self) -> CommandMap:
+        """The command's map as a bundle carries it."""
+        c = self.command
+        offset, scale, low, high = (tuple(map(float, values)) for values in (c.offset, c.scale, c.low, c.high))
+        return CommandMap(offset, scale, low, high, relative_to=c.relative_to)
+
+    def spec(
+        self,
+        *,
+        algorithm: str,
+        training_ranges: Mapping[str, tuple[float, float]],
+        provenance: Mapping[str, Any],
+        history: int = 1,
+    ) -> Spec:
+        """The contract as a bundle carries it; `history` is how many of the last observations the policy sees."""
+        return Spec(
+            task=self.task,
+            algorithm=algorithm,
+            control_dt=self.control_dt,
+            observation=_fields(self.observation),
+            command=_fields(self.command),
+            command_map=self.command_map(),
+            reward_signals=_fields(self.reward_signals),
+            joints=self.joints,
+            gains={name: tuple(values) for name, values in self.gains.items()},
+            limits={name: tuple(values) for name, values in self.limits.items()},
+            training_ranges=dict(training_ranges),
+            parameters={
+                name: {"unit": p.unit, "nominal": p.nominal, "low": p.low, "high": p.high}
+                for name, p in self.parameters.items()
+            },
+            tolerance=1e-5,
+            history=history,
+            provenance=dict(provenance),
+        )
+
+
+def contract_digest(task: Task | type[Task]) -> str:
+    """sha256 of what both ends of a link must agree on: rate, observation, command and reward signals."""
+    command = task.command_layout
+    agreed = {
+        "control_dt": task.control_dt,
+        "observation": [asdict(field) for field in task.observation_layout.fields],
+        "command": [asdict(field) for field in command.fields],
+        "map": [values.tolist() for values in (command.offset, command.scale, command.low, command.high)],
+        "relative_to": command.relative_to,
+        "signals": [asdict(field) for field in task.reward_layout.fields],
+    }
+    return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+
+
+def _fields(layout: Layout) -> tuple[SpecField, ...]:
+    return tuple(SpecField(f.name, f.size, f.unit, f.frame, f.labels, f.description) for f in layout.fields)

@@ -1,0 +1,86 @@
+"""Environments of others, made to act, fail and be seeded like ours."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+MOST_STEPS = 10_000  # of an episode without a time limit of its own
+
+
+class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]):
+    """Others' environments with actions in [-1, 1]^m, flat float32 observations, and our way to fail.
+
+    A number that is not finite ends the episode: in an action as a failure with `invalid_action`, in an observation or
+    a reward as a `physics_fault`. The observation is then the last sound one. Whatever an action that is not finite
+    would have got, the failure pays what action 0 gets from there to the episode's end: never more than holding still.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        action, seen = env.action_space, env.observation_space
+        assert isinstance(action, spaces.Box)
+        assert isinstance(seen, spaces.Box)
+        if (action.low != -1).any() or (action.high != 1).any():
+            env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+        super().__init__(env)
+        self._shape = action.shape
+        self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(action.shape)),), np.float32)
+        low, high = seen.low.astype(np.float32).ravel(), seen.high.astype(np.float32).ravel()
+        self.observation_space = spaces.Box(low, high, dtype=np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._sound = np.asarray(obs, np.float32).ravel()
+        return self._sound, info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
+        if not np.isfinite(action).all():
+            return self._sound, self._held_still(), True, False, {"invalid_action": True}
+        obs, reward, terminated, truncated, info = self.env.step(np.reshape(action, self._shape))
+        seen, score = np.asarray(obs, np.float32).ravel(), float(reward)
+        if not (np.isfinite(seen).all() and math.isfinite(score)):
+            return self._sound, 0.0, False, True, info | {"physics_fault": True}
+        self._sound = seen
+        return seen, score, terminated, truncated, info
+
+    def _held_still(self) -> float:
+        """The sum of the rewards from here on, if nothing more is done."""
+        still, total, ended = np.zeros(self._shape, np.float32), 0.0, False
+        while not ended:
+            _, reward, terminated, truncated, _ = self.env.step(still)
+            ended = terminated or truncated or not math.isfinite(reward)
+            total += float(reward) if math.isfinite(reward) else 0.0
+        return total
+
+
+class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Seeds every episode of an environment without named parameters by (seed, index, episode)."""
+
+    def __init__(self, env: gym.Env[Any, Any], seed: int, index: int) -> None:
+        super().__init__(env)
+        self._seed, self._index, self._next_episode = seed, index, 0
+
+    @property
+    def episode(self) -> int:
+        """The number of the running episode, -1 before the first reset."""
+        return self._next_episode - 1
+
+    def set_next_episode(self, seed: int | None, episode: int) -> None:
+        """As `RandomizedEnv.set_next_episode`."""
+        self._seed, self._next_episode = self._seed if seed is None else seed, episode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self.set_next_episode(seed, 0)
+        key = f"{self._seed} {self._index} {self._next_episode}".encode()
+        self._next_episode += 1
+        word = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little") >> 1
+        return self.env.reset(seed=word, options=options)
