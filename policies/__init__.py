@@ -12,6 +12,8 @@ _HOME = {
     "Replay": "replay",
     "SAC": "sac",
     "SACConfig": "sac",
+    "TD3": "td3",
+    "TD3Config": "td3",
     "LoopState": "loops",
     "Progress": "loops",
     "off_policy": "loops",

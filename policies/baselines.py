@@ -12,9 +12,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3 import SAC
+from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ from simtoreal.policies.agent import (
 from simtoreal.policies.loops import Progress, final_observation, final_value
 from simtoreal.policies.networks import ACTIVATIONS, DeterministicActor
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC, "td3": TD3}
+ACTION_NOISE = 0.1  # standard deviation of TD3's exploration, where it is not set: SB3 itself has none
 
 
 class VecEnvAdapter(VecEnv):
@@ -197,7 +199,7 @@ class Baseline:
         state = prefixed("policy", {name: value.clone() for name, value in model.policy.state_dict().items()})
         for name, optimizer in self._optimizers().items():
             state |= optimizer_tensors(f"optimizer.{name}", optimizer)
-        if model.log_ent_coef is not None:
+        if self._temperature is not None:
             state["log_ent_coef"] = model.log_ent_coef.detach().clone()
         state["torch_rng"] = torch.get_rng_state()
         state["numpy_rng"] = torch.from_numpy(_numpy_stream()["state"]["key"].astype(np.int64))
@@ -225,7 +227,7 @@ class Baseline:
         load_module(model.policy, "policy", tensors)
         for name, optimizer in self._optimizers().items():
             load_optimizer(f"optimizer.{name}", optimizer, tensors)
-        if model.log_ent_coef is not None:
+        if self._temperature is not None:
             with torch.no_grad():
                 model.log_ent_coef.copy_(tensors["log_ent_coef"])
         model.num_timesteps, model._n_updates = numbers["num_timesteps"], numbers["n_updates"]
@@ -249,7 +251,13 @@ class Baseline:
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         model: Any = self.model
         found = {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
-        return found if model.ent_coef_optimizer is None else found | {"ent_coef": model.ent_coef_optimizer}
+        return found if self._temperature is None else found | {"ent_coef": model.ent_coef_optimizer}
+
+    @property
+    def _temperature(self) -> Tensor | None:
+        """What SAC learns besides its networks; None where it is fixed, and for TD3."""
+        found: Tensor | None = getattr(self.model, "log_ent_coef", None)
+        return found
 
 
 def setting_names(name: str) -> list[str]:
@@ -266,6 +274,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
         "learning_rate": (lambda x: x > 0, "above 0"),
         "batch_size": (lambda x: x >= 1, "at least 1"),
         "learning_starts": (lambda x: x >= 0, "at least 0"),
+        "action_noise": (lambda x: x >= 0, "at least 0"),
         "buffer_size": (lambda x: x >= config.get("batch_size", 256), "at least batch_size"),
     }
     for name, (holds, expected) in checks.items():
@@ -284,7 +293,8 @@ def learn_sb3(
     device: str = "cpu",
     report_every: int = 1_000,
 ) -> Baseline:
-    """SB3's learner `name` ("sac") with `config` as its own keyword arguments; nothing is learned until it is iterated.
+    """SB3's learner `name` with `config` as its own keyword arguments, but that `action_noise` is a standard deviation;
+    nothing is learned until it is iterated.
 
     Raises ValueError for an unknown name, a keyword SB3 does not know, or steps below 1.
     """
@@ -294,6 +304,11 @@ def learn_sb3(
         raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
     check_settings(config)
     adapter = VecEnvAdapter(envs, seed)
+    config = dict(config)
+    if name == "td3" or "action_noise" in config:
+        size = int(np.prod(envs.single_action_space.shape or ()))
+        noise = float(config.get("action_noise", ACTION_NOISE))
+        config["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, noise))
     try:
         model = ALGORITHMS[name]("MlpPolicy", adapter, seed=seed, device=device, **config)
     except TypeError as error:
@@ -307,15 +322,17 @@ def actor_from_sb3(model: BaseAlgorithm) -> DeterministicActor:
 
     Raises ValueError for an algorithm or a network that has no counterpart here.
     """
-    if not isinstance(model, SAC):
+    if not isinstance(model, SAC | TD3):
         raise ValueError(
             f"no actor can be taken from {type(model).__name__}; algorithms: {', '.join(sorted(ALGORITHMS))}"
         )
     low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
     if not (np.all(low == -1) and np.all(high == 1)):
         raise ValueError(f"an actor acts in [-1, 1], this one's space is {model.action_space}")
-    policy = model.policy.actor
-    return copy_mlp(policy.latent_pi, policy.mu, "tanh")
+    policy: Any = model.policy.actor
+    if isinstance(model, SAC):
+        return copy_mlp(policy.latent_pi, policy.mu, "tanh")
+    return copy_mlp(policy.mu[:-2], policy.mu[-2], "tanh")
 
 
 def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> DeterministicActor:

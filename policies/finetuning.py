@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simtoreal.policies.actor_critic import move
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.history import Driver
 from simtoreal.policies.networks import HIDDEN, DeterministicActor, StackedCritics, is_hidden
 from simtoreal.policies.replay import Batch, Replay
-from simtoreal.policies.sac import critic_loss, move
+from simtoreal.policies.sac import critic_loss
 from simtoreal.policies.targets import soft_target
 
 OLD, NEW = 0.0, 1.0

@@ -65,21 +65,21 @@ class StackedCritics(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.trace(x)[0]
 
-    def trace(self, x: Tensor) -> tuple[Tensor, list[Layer]]:
-        """Q [C, B] of `x` [B, n], and what its gradients need."""
-        h = x.expand(self.head_weight.shape[0], *x.shape)
+    def trace(self, x: Tensor, count: int | None = None) -> tuple[Tensor, list[Layer]]:
+        """Q [C, B] of `x` [B, n], and what its gradients need; `count` asks for the first so many critics alone."""
+        h = x.expand(count or self.head_weight.shape[0], *x.shape)
         layers = []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            z = torch.baddbmm(bias, h, weight)
+            z = torch.baddbmm(bias[:count], h, weight[:count])
             normalized, mean, rstd = z, z, z
             if self.layer_norm:
                 normalized, mean, rstd = torch.native_layer_norm(z, z.shape[-1:], None, None, LAYER_NORM_EPS)
-                y = (normalized * self.gains[i] + self.shifts[i]).relu_()
+                y = (normalized * self.gains[i][:count] + self.shifts[i][:count]).relu_()
             else:
                 y = z.relu_()
             layers.append(Layer(h, y, z, normalized, mean, rstd))
             h = y
-        return (h * self.head_weight).sum(-1) + self.head_bias, layers
+        return (h * self.head_weight[:count]).sum(-1) + self.head_bias[:count], layers
 
     @torch.no_grad()
     def weight_gradients(self, layers: Sequence[Layer], dq: Tensor) -> list[Tensor]:
@@ -139,14 +139,36 @@ def mlp(sizes: Sequence[int], activation: str = "relu") -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class SquashedGaussianActor(nn.Module):
-    """a = tanh(mu + sigma eps); normalized observation [B, n] -> action and log-probability."""
+class Actor(nn.Module):
+    """A body of hidden layers and a head of `outputs`; the first `action_size` of them are the action before its tanh.
 
-    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
+    Takes normalized observations [B, n].
+    """
+
+    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
         self.action_size = action_size
         self.body = mlp([observation_size, *hidden])
-        self.head = nn.Linear(([observation_size, *hidden])[-1], 2 * action_size)
+        self.head = nn.Linear(([observation_size, *hidden])[-1], outputs)
+
+    def mean(self, obs: Tensor) -> Tensor:
+        """The deterministic action [B, m] before its tanh."""
+        found: Tensor = self.head(self.body(obs))[:, : self.action_size]
+        return found
+
+
+class TanhActor(Actor):
+    """a = tanh(mu)."""
+
+    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
+        super().__init__(observation_size, action_size, hidden, action_size)
+
+
+class SquashedGaussianActor(Actor):
+    """a = tanh(mu + sigma eps): action and log-probability."""
+
+    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
+        super().__init__(observation_size, action_size, hidden, 2 * action_size)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before squashing, each [B, m]; the latter clamped to [-20, 2]."""

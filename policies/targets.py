@@ -5,6 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def clipped_target(reward: Tensor, terminated: Tensor, next_q: Tensor, *, gamma: float) -> Tensor:
+    """y = r + gamma (1 - terminated) min_i Q_i [B]; Fujimoto et al. 2018, eq. 10. A truncated step still bootstraps.
+
+    `next_q` [n_critics, B], the rest [B].
+    """
+    return reward + gamma * (1 - terminated) * next_q.min(dim=0).values
+
+
 def soft_target(
     reward: Tensor, terminated: Tensor, next_q: Tensor, next_log_prob: Tensor, *, alpha: Tensor | float, gamma: float
 ) -> Tensor:

@@ -17,9 +17,14 @@ from simtoreal.policies.agent import Observation, prefixed, split_observation, u
 from simtoreal.policies.chunks import Memory
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
 from simtoreal.policies.networks import DeterministicActor
-from simtoreal.policies.sac import SACConfig
+from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.td3 import TD3, TD3Config
 from simtoreal.workers import OpenEpisode
 
+OURS: Mapping[str, tuple[type[SAC | TD3], type[SACConfig | TD3Config]]] = {
+    "sac": (SAC, SACConfig),
+    "td3": (TD3, TD3Config),
+}  # algorithm -> its agent and that one's settings
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
 
@@ -59,19 +64,19 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def sac_settings(config: RunConfig) -> SACConfig:
-    """The settings of our SAC, complete. Raises ConfigError naming the one that it has not or cannot be."""
-    return settings_of(SACConfig, config.agent, "agent.")
+def agent_settings(config: RunConfig) -> SACConfig | TD3Config:
+    """The settings of an agent of ours, complete. Raises ConfigError naming the one that it has not or cannot be."""
+    return settings_of(OURS[config.algorithm][1], config.agent, "agent.")
 
 
 def complete_config(config: RunConfig) -> RunConfig:
-    """With every setting of our learner written out. Raises as `sac_settings` does, for a baseline's settings too."""
-    if config.algorithm != "sac":
+    """With every setting of our learner written out. Raises as `agent_settings` does, for a baseline's settings too."""
+    if config.algorithm not in OURS:
         from simtoreal.policies.baselines import setting_names
 
         check_names(config.agent, setting_names(_baseline(config)), "agent.")
         return config
-    return config.model_copy(update={"agent": asdict(sac_settings(config))})
+    return config.model_copy(update={"agent": asdict(agent_settings(config))})
 
 
 def _baseline(config: RunConfig) -> str:
@@ -81,7 +86,7 @@ def _baseline(config: RunConfig) -> str:
 
 def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:
     """The algorithm a configuration names. Raises ConfigError for settings it does not take or memory does not hold."""
-    kind = OffPolicyLearner if config.algorithm == "sac" else BaselineLearner
+    kind = OffPolicyLearner if config.algorithm in OURS else BaselineLearner
     try:
         return kind(config, envs, device)
     except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, MemoryError) as error:
@@ -89,18 +94,18 @@ def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Le
 
 
 class OffPolicyLearner:
-    """Our SAC with its replay on a run's environments."""
+    """An off-policy agent of ours with its replay on a run's environments."""
 
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         from simtoreal.policies.replay import Replay
-        from simtoreal.policies.sac import SAC
 
-        self._settings = sac_settings(config)
+        self._settings = agent_settings(config)
         space = envs.single_observation_space
         privileged = int(np.prod(space["privileged"].shape or ())) if isinstance(space, spaces.Dict) else 0
         observation = int(np.prod(build.policy_space(envs.prototype).shape or ()))
         action = int(np.prod(envs.single_action_space.shape or ()))
-        self._agent = SAC(observation, action, privileged, self._settings, seed=config.seed, device=device)
+        agent: Any = OURS[config.algorithm][0]
+        self._agent = agent(observation, action, privileged, self._settings, seed=config.seed, device=device)
         capacity = min(self._settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
         self._replay = Replay(capacity, self._settings.history * observation, action, privileged, device=device)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps

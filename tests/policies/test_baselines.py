@@ -11,11 +11,13 @@ from simtoreal.policies.baselines import VecEnvAdapter, learn_sb3
 CONFIG = {"learning_starts": 20, "batch_size": 16, "buffer_size": 500, "policy_kwargs": {"net_arch": [16, 8]}}
 
 
-def test_the_copied_actor_predicts_what_sb3_predicts(vectorized):
-    baseline = learn_sb3("sac", vectorized(2, length=5, truncate=True), CONFIG, steps=100, seed=0, report_every=40)
+@pytest.mark.parametrize("name", ["sac", "td3"])
+def test_the_copied_actor_predicts_what_sb3_predicts(vectorized, name):
+    baseline = learn_sb3(name, vectorized(2, length=5, truncate=True), CONFIG, steps=100, seed=0, report_every=40)
     reports = list(baseline)
     assert [report.step for report in reports] == [40, 80, 100]
-    assert {"actor_loss", "critic_loss", "ent_coef"} <= reports[-1].metrics.keys()
+    assert {"actor_loss", "critic_loss"} <= reports[-1].metrics.keys()
+    assert ("ent_coef" in reports[-1].metrics) == (name == "sac")
     assert sum(len(report.episodes) for report in reports) == 20
     assert all(episode["l"] == 5 for episode in reports[0].episodes)
     obs = np.random.default_rng(0).uniform(-1, 1, (64, 1)).astype(np.float32)
@@ -54,19 +56,28 @@ def test_a_broken_transition_stops_sb3(scripted):
         list(learn_sb3("sac", scripted({5: broken}), CONFIG, steps=100, seed=0))
 
 
+def test_td3_explores_unless_it_is_told_not_to(vectorized):
+    for settings, sigma in (({}, 0.1), ({"action_noise": 0.3}, 0.3), ({"action_noise": 0.0}, 0.0)):
+        model = learn_sb3("td3", vectorized(2), CONFIG | settings, steps=10, seed=0).model
+        assert model.action_noise._sigma == pytest.approx([sigma])
+    with pytest.raises(ValueError, match="action_noise must be at least 0, got 'loud'"):
+        learn_sb3("td3", vectorized(2), CONFIG | {"action_noise": "loud"}, steps=10, seed=0)
+
+
 def test_unknown_names_are_refused(vectorized):
-    with pytest.raises(ValueError, match="no SB3 algorithm 'a3c'; algorithms: sac"):
+    with pytest.raises(ValueError, match="no SB3 algorithm 'a3c'; algorithms: sac, td3"):
         learn_sb3("a3c", vectorized(), {}, steps=10, seed=0)
     with pytest.raises(ValueError, match="speed"):
         learn_sb3("sac", vectorized(), {"speed": 9}, steps=10, seed=0)
 
 
+@pytest.mark.parametrize("name", ["sac", "td3"])
 @pytest.mark.parametrize(("stop", "buffer_size"), [(20, 500), (60, 500), (60, 40)])
-def test_resuming_equals_no_break(vectorized, stop, buffer_size):
+def test_resuming_equals_no_break(vectorized, name, stop, buffer_size):
     """Before learning, in its midst, and with a buffer that is overwritten."""
     config = CONFIG | {"buffer_size": buffer_size}
     envs = vectorized(2, length=7, truncate=True)
-    one = learn_sb3("sac", envs, config, steps=120, seed=3, report_every=20)
+    one = learn_sb3(name, envs, config, steps=120, seed=3, report_every=20)
     reports = iter(one)
     while next(reports).step < stop:
         pass
@@ -77,7 +88,7 @@ def test_resuming_equals_no_break(vectorized, stop, buffer_size):
     rest = [(r.step, r.episodes, r.metrics) for r in reports]
 
     torch.rand(3), np.random.rand(3)  # noqa: NPY002 (whatever others drew meanwhile)
-    two = learn_sb3("sac", twin_envs, config, steps=120, seed=8, report_every=20)
+    two = learn_sb3(name, twin_envs, config, steps=120, seed=8, report_every=20)
     two.load_state_dict(tensors, numbers)
     two.memory().restore(first, [rows])
     assert [(r.step, r.episodes, r.metrics) for r in two] == rest

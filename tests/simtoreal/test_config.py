@@ -4,7 +4,7 @@ import pytest
 
 import simtoreal
 from simtoreal.config import ConfigError, RunConfig, load_config, make_config, recipe
-from simtoreal.learners import sac_settings
+from simtoreal.learners import agent_settings
 from simtoreal.randomization.yaml_files import ConfigFileError, write_yaml
 
 
@@ -170,7 +170,7 @@ def test_settings_of_the_learner_are_checked_before_anything_is_simulated(assign
 
 
 def test_the_settings_of_a_learner_are_completed():
-    settings = sac_settings(RunConfig(task="X", steps=1, agent={"hidden": [8, 8]}))
+    settings = agent_settings(RunConfig(task="X", steps=1, agent={"hidden": [8, 8]}))
     assert settings.hidden == (8, 8)
     assert settings.gamma == 0.99
 

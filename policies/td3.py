@@ -1,0 +1,122 @@
+"""Twin delayed deterministic policy gradient (Fujimoto et al. 2018, arXiv 1802.09477, algorithm 1).
+
+    y    = r + gamma (1 - terminated) min_i Q'_i(s', a'),     a' = clip(pi'(s') + clip(eps, -c, c), -1, 1)
+    J_Q  = sum_i mean (Q_i(s, a) - y)^2
+    J_pi = -mean Q_1(s, pi(s)),                               every `policy_delay` updates, as the targets' step
+
+eps is normal with standard deviation `target_noise`, c is `target_noise_clip`. It explores with pi(s) plus normal noise
+of `exploration_noise`, clipped to [-1, 1]. Losses and order of steps are those of the authors' code and of
+Stable-Baselines3. Options beyond the paper: see `actor_critic`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, move
+from simtoreal.policies.networks import TanhActor
+from simtoreal.policies.replay import Batch
+from simtoreal.policies.targets import clipped_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3Config(OffPolicyConfig):
+    """Settings of TD3, besides the shared ones; a value out of range raises ValueError.
+
+    Noise is a standard deviation in the units of the action, [-1, 1]; `policy_delay` is critics' steps to one of the
+    actor and of the targets.
+    """
+
+    policy_delay: int = 2
+    target_noise: float = 0.2
+    target_noise_clip: float = 0.5
+    exploration_noise: float = 0.1
+
+    def checks(self) -> dict[str, tuple[bool, str]]:
+        """For each setting: does it hold, and what is expected of it."""
+        return super().checks() | {
+            "policy_delay": (self.policy_delay >= 1, "at least 1"),
+            "target_noise": (self.target_noise >= 0, "at least 0"),
+            "target_noise_clip": (self.target_noise_clip >= 0, "at least 0"),
+            "exploration_noise": (self.exploration_noise >= 0, "at least 0"),
+        }
+
+
+class TD3(OffPolicyAgent[TD3Config, TanhActor]):
+    """Twin delayed deterministic policy gradient over raw observations."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        privileged_size: int = 0,
+        config: TD3Config | None = None,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        config = config or TD3Config()
+        super().__init__(observation_size, action_size, privileged_size, config, seed=seed, device=device)
+        self.target_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.updates = torch.zeros((), dtype=torch.int64)
+        self._last_actor_loss = torch.zeros((), device=self.device)
+
+    def _make_policy(self, observation_size: int) -> TanhActor:
+        return TanhActor(observation_size, self.action_size, self.config.hidden)
+
+    def _explore(self, x: Tensor) -> Tensor:
+        noise = self.config.exploration_noise * self._noise(len(x))
+        return (self.policy.mean(x).tanh() + noise).clamp(-1.0, 1.0)
+
+    def _update(self, batch: Batch) -> dict[str, Tensor]:
+        config = self.config
+        obs, state = self._inputs(batch.obs, batch.privileged)
+        next_obs, next_state = self._inputs(batch.next_obs, batch.next_privileged)
+
+        with torch.no_grad():
+            noise = (config.target_noise * self._noise(len(obs))).clamp(
+                -config.target_noise_clip, config.target_noise_clip
+            )
+            next_action = (self.target_policy.mean(next_obs).tanh() + noise).clamp(-1.0, 1.0)
+            next_q = self.target_critics(torch.cat([next_state, next_action], dim=-1))
+            target = clipped_target(batch.reward, batch.terminated, next_q, gamma=config.gamma)
+            q, layers = self.critics.trace(torch.cat([state, batch.action], dim=-1))
+            loss_q = (q - target).square().mean(dim=1).sum()
+        self._step("critic", loss_q, self.critics.weight_gradients(layers, 2 * (q - target) / len(target)))
+
+        self.updates += 1
+        if self.updates % config.policy_delay == 0:
+            self._last_actor_loss = self._improve(obs, state, next_obs)
+            move(self.target_policy, self.policy, config.tau)
+            self._follow()
+        return {
+            "critic_loss": loss_q.detach(),
+            "actor_loss": self._last_actor_loss,
+            "target_mean": target.mean(),
+        }
+
+    def _improve(self, obs: Tensor, state: Tensor, next_obs: Tensor) -> Tensor:
+        """One step of the actor; its loss."""
+        mean = self.policy.mean(obs)
+        action = mean.tanh()
+        with torch.no_grad():
+            q, layers = self.critics.trace(torch.cat([state, action], dim=-1), count=1)
+            loss = -q.mean()
+        parts, through = [action], [self.critics.min_gradient(q, layers, self.action_size) / -len(obs)]
+        if self.config.smoothness:
+            roughness = self._roughness(mean, next_obs)
+            loss = loss + roughness.detach()
+            parts.append(roughness)
+            through.append(torch.ones_like(roughness))
+        self._step("actor", loss, torch.autograd.grad(parts, list(self.policy.parameters()), through))
+        return loss
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"updates": self.updates, "actor_loss": self._last_actor_loss}
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return super()._modules() | {"target_policy": self.target_policy}
