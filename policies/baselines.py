@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -304,7 +305,7 @@ def learn_sb3(
         raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
     check_settings(config)
     adapter = VecEnvAdapter(envs, seed)
-    config = dict(config)
+    config = copy.deepcopy(dict(config))  # SB3 writes into its policy_kwargs
     if name == "td3" or "action_noise" in config:
         size = int(np.prod(envs.single_action_space.shape or ()))
         noise = float(config.get("action_noise", ACTION_NOISE))
