@@ -305,13 +305,13 @@ def learn_sb3(
         raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
     check_settings(config)
     adapter = VecEnvAdapter(envs, seed)
-    config = copy.deepcopy(dict(config))  # SB3 writes into its policy_kwargs
-    if name == "td3" or "action_noise" in config:
+    settings = copy.deepcopy(dict(config))  # SB3 writes into its policy_kwargs
+    if name == "td3" or "action_noise" in settings:
         size = int(np.prod(envs.single_action_space.shape or ()))
-        noise = float(config.get("action_noise", ACTION_NOISE))
-        config["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, noise))
+        noise = float(settings.get("action_noise", ACTION_NOISE))
+        settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, noise))
     try:
-        model = ALGORITHMS[name]("MlpPolicy", adapter, seed=seed, device=device, **config)
+        model = ALGORITHMS[name]("MlpPolicy", adapter, seed=seed, device=device, **settings)
     except TypeError as error:
         raise ValueError(f"SB3 {name}: {error}") from error
     model.set_logger(Logger(None, []))

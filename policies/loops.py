@@ -62,6 +62,44 @@ class LoopState:
     returns: np.ndarray = field(default_factory=lambda: np.zeros(0))
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
+    def begin(self, observation: Observation, n_envs: int) -> None:
+        """The first observations [E, ...] after a reset."""
+        self.observation = observation
+        self.returns, self.lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
+
+    @property
+    def current(self) -> Observation:
+        """`observation`, once there is one."""
+        assert self.observation is not None
+        return self.observation
+
+    def check(self, n_envs: int) -> None:
+        """Raises ValueError when this is the state of another number of environments."""
+        if len(self.returns) != n_envs:
+            raise ValueError(f"the loop's state is of {len(self.returns)} environments, got {n_envs}")
+
+    def count(self, valid: np.ndarray, infos: Mapping[str, Any], max_fault_rate: float) -> None:
+        """One vector step more. Raises FaultRateError when more than `max_fault_rate` of all were not `valid` [E]."""
+        self.step += len(valid)
+        lost = np.asarray(infos.get("lost", np.zeros(len(valid), dtype=bool)), dtype=bool)  # with a worker, by no fault
+        self.faults += int(np.count_nonzero(~valid & ~lost))
+        if self.step >= FAULT_GRACE and self.faults > max_fault_rate * self.step:
+            raise FaultRateError(
+                f"{self.faults} of {self.step} transitions were invalid, more than {max_fault_rate:.0%}"
+            )
+
+    def end_episodes(self, reward: np.ndarray, ended: np.ndarray, infos: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Add a step's rewards [E]; the episodes that `ended` [E] with it, as `Progress` has them."""
+        self.returns += np.where(np.isfinite(reward), reward, 0.0)
+        self.lengths += 1
+        episodes = []
+        for i in np.flatnonzero(ended):
+            success = final_value(infos, int(i), "is_success")
+            success = None if success is None else bool(success)
+            episodes.append({"r": float(self.returns[i]), "l": int(self.lengths[i]), "is_success": success})
+        self.returns[ended], self.lengths[ended] = 0.0, 0
+        return episodes
+
     @classmethod
     def start(cls, seed: int) -> LoopState:
         return cls(torch.Generator().manual_seed(seed))
@@ -136,26 +174,22 @@ def off_policy(
     Raises ValueError for environments that do not reset in the same step, FaultRateError above `max_fault_rate` of
     invalid transitions, and what `agent.update` raises.
     """
-    mode = envs.metadata.get("autoreset_mode")
-    if mode != AutoresetMode.SAME_STEP:
-        raise ValueError(f"vector environments must reset in the same step (AutoresetMode.SAME_STEP), got {mode}")
+    check_same_step(envs)
     if steps < 1 or report_every < 1:
         raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
     state = state or LoopState.start(seed)
     n_envs, action_size = envs.num_envs, int(np.prod(envs.single_action_space.shape or ()))
     if state.observation is None:
-        state.observation = stacked(_copied(envs.reset(seed=seed)[0]), history)
-        state.returns, state.lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
-        agent.observe(finite(state.observation))
-    if len(state.returns) != n_envs:
-        raise ValueError(f"the loop's state is of {len(state.returns)} environments, got {n_envs}")
+        state.begin(stacked(copied(envs.reset(seed=seed)[0]), history), n_envs)
+        agent.observe(finite(state.current))
+    state.check(n_envs)
 
     began, next_report = time.perf_counter(), (state.step // report_every + 1) * report_every
     episodes: list[dict[str, Any]] = []
     sums: dict[str, Tensor] = {}
     updates = 0
     while state.step < steps:
-        obs = finite(state.observation)
+        obs = finite(state.current)
         if state.step < learning_starts:
             action = (2 * torch.rand(n_envs, action_size, generator=state.rng) - 1).numpy()
         else:
@@ -163,8 +197,8 @@ def off_policy(
         next_obs, reward, terminated, truncated, infos = envs.step(action)
         ended = terminated | truncated
         reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
-        rows = transition(state.observation, action, reward, reached, terminated)
-        valid = np.asarray(infos.get("valid", np.ones(n_envs, dtype=bool)), dtype=bool) & finite_rows(rows)
+        rows = transition(state.current, action, reward, reached, terminated)
+        valid = valid_rows(rows, infos)
         for stored in [rows, augment(rows, infos)] if augment else [rows]:
             mask = np.tile(valid, len(stored["reward"]) // n_envs)
             kept = {name: value[mask] for name, value in stored.items()}
@@ -172,22 +206,9 @@ def off_policy(
                 replay.add(**kept)
                 agent.observe(observation_of(kept))
 
-        state.step += n_envs
-        lost = np.asarray(infos.get("lost", np.zeros(n_envs, dtype=bool)), dtype=bool)  # with a worker, by no fault
-        state.faults += int(np.count_nonzero(~valid & ~lost))
-        if state.step >= FAULT_GRACE and state.faults > max_fault_rate * state.step:
-            raise FaultRateError(
-                f"{state.faults} of {state.step} transitions were invalid, more than {max_fault_rate:.0%}"
-            )
-        state.observation = stacked(_copied(next_obs), history, state.observation, ended)
-        state.returns += np.where(np.isfinite(reward), reward, 0.0)
-        state.lengths += 1
-        for i in np.flatnonzero(ended):
-            success = final_value(infos, int(i), "is_success")
-            success = None if success is None else bool(success)
-            episodes.append({"r": float(state.returns[i]), "l": int(state.lengths[i]), "is_success": success})
-        state.returns[ended], state.lengths[ended] = 0.0, 0
-
+        state.count(valid, infos, max_fault_rate)
+        state.observation = stacked(copied(next_obs), history, state.observation, ended)
+        episodes += state.end_episodes(reward, ended, infos)
         if state.step >= learning_starts and len(replay):
             state.credit += n_envs * updates_per_step
         while state.credit >= 1:
@@ -200,6 +221,19 @@ def off_policy(
             yield Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
             episodes, sums, updates = [], {}, 0
             next_report = (state.step // report_every + 1) * report_every
+
+
+def check_same_step(envs: VectorEnv[Any, Any, Any]) -> None:
+    """Raises ValueError for environments that do not reset in the same step."""
+    mode = envs.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.SAME_STEP:
+        raise ValueError(f"vector environments must reset in the same step (AutoresetMode.SAME_STEP), got {mode}")
+
+
+def valid_rows(rows: Transition, infos: Mapping[str, Any]) -> np.ndarray:
+    """[E] True where a transition may be learned from: the environment says it is valid, and all of it is finite."""
+    valid = np.asarray(infos.get("valid", np.ones(len(rows["reward"]), dtype=bool)), dtype=bool)
+    return valid & finite_rows(rows)
 
 
 def stacked(
@@ -272,7 +306,7 @@ def final_value(infos: Mapping[str, Any], i: int, key: str) -> Any:
     return None if final[i] is None else final[i].get(key)
 
 
-def _copied(obs: Observation) -> Observation:
+def copied(obs: Observation) -> Observation:
     """A copy: an environment may write its next observation over the last."""
     if isinstance(obs, Mapping):
         return {key: np.array(value) for key, value in obs.items()}

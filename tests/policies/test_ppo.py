@@ -1,0 +1,253 @@
+import dataclasses
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from scipy import stats
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch.testing import assert_close
+
+from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.on_policy import on_policy
+from simtoreal.policies.ppo import PPO, PPOConfig, clipped_loss, gaussian_log_prob
+from simtoreal.policies.rollout import Rollout, advantages
+
+SMALL = PPOConfig(hidden=(32,), rollout=64, batch_size=64, epochs=6, learning_rate=3e-3)
+
+
+def learn(agent, envs, steps):
+    c = agent.config
+    settings = {"rollout": c.rollout, "gamma": c.gamma, "gae_lambda": c.gae_lambda, "history": c.history}
+    return list(on_policy(agent, envs, steps=steps, seed=0, **settings))
+
+
+def test_advantages_by_hand():
+    """gamma .5, lambda .5. One environment that goes on, one that terminates, one that is truncated, at step 1."""
+    reward = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, 3.0, 3.0]])
+    value = np.array([[4.0, 4.0, 4.0], [8.0, 8.0, 8.0], [2.0, 2.0, 2.0]])
+    next_value = np.array([[8.0, 8.0, 8.0], [2.0, 0.0, 6.0], [10.0, 10.0, 10.0]])
+    ended = np.array([[False] * 3, [False, True, True], [False] * 3])
+    found = advantages(reward, value, next_value, ended, gamma=0.5, gae_lambda=0.5)
+    # deltas: 1 + 4 - 4 = 1; 2 + 1 - 8 = -5, 2 - 8 = -6, 2 + 3 - 8 = -3; 3 + 5 - 2 = 6
+    np.testing.assert_allclose(found[2], [6.0, 6.0, 6.0])
+    np.testing.assert_allclose(found[1], [-5.0 + 0.25 * 6.0, -6.0, -3.0])
+    np.testing.assert_allclose(found[0], [1.0 + 0.25 * -3.5, 1.0 + 0.25 * -6.0, 1.0 + 0.25 * -3.0])
+
+
+def test_the_clipped_loss_by_hand():
+    ratio, advantage = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1]), torch.tensor([2.0, -2.0, 2.0, -2.0, 1.0])
+    # min(3, 2.4), min(-3, -2.4), min(1, 1.6), min(-1, -1.6), 1.1
+    assert float(clipped_loss(ratio, advantage, 0.2)) == pytest.approx(-(2.4 - 3.0 + 1.0 - 1.6 + 1.1) / 5)
+
+
+def test_log_probabilities_are_those_of_scipy_and_torch():
+    u, mean, log_std = torch.randn(7, 3), torch.randn(7, 3), torch.tensor([-1.0, 0.0, 0.5])
+    found = gaussian_log_prob(u, mean, log_std)
+    expected = stats.norm(mean.numpy(), log_std.exp().numpy()).logpdf(u.numpy()).sum(-1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_close(found, torch.distributions.Normal(mean, log_std.exp()).log_prob(u).sum(-1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clip_value": 0.1, "entropy_weight": 0.02},
+        {"target_kl": 1e-4},
+        {"normalize_advantage": False, "shared": True},
+    ],
+)
+def test_an_update_is_that_of_sb3(options):
+    """From the rewards of a rollout to the weights after three epochs: advantages, losses, clipping, Adam, KL stop."""
+    n, m, steps, envs = 5, 3, 16, 2
+
+    def make():
+        env = gym.Env()
+        env.observation_space, env.action_space = gym.spaces.Box(-9, 9, (n,)), gym.spaces.Box(-1, 1, (m,))
+        return env
+
+    vector = DummyVecEnv([make] * envs)
+    given = {
+        "gamma": 0.9,
+        "gae_lambda": 0.8,
+        "n_epochs": 3,
+        "batch_size": steps * envs,
+        "learning_rate": 1e-2,
+        "clip_range_vf": options.get("clip_value"),
+        "ent_coef": options.get("entropy_weight", 0.0),
+        "target_kl": options.get("target_kl"),
+        "normalize_advantage": options.get("normalize_advantage", True),
+    }
+    model = stable_baselines3.PPO(
+        "MlpPolicy", vector, n_steps=steps, policy_kwargs={"net_arch": [16, 8]}, seed=1, **given
+    )
+    model.set_logger(Logger(None, []))
+    config = PPOConfig(
+        hidden=(16, 8),
+        gamma=0.9,
+        gae_lambda=0.8,
+        epochs=3,
+        batch_size=steps * envs,
+        learning_rate=1e-2,
+        normalize_observations=False,
+        **options,
+    )
+    agent = PPO(n, m, config=config)
+    policy = model.policy
+    if options.get("shared"):
+        policy.mlp_extractor.value_net = policy.mlp_extractor.policy_net
+        parameters = dict.fromkeys([*policy.parameters()])
+        policy.optimizer = torch.optim.Adam(parameters, lr=1e-2, eps=1e-5)
+    pairs = [
+        (agent.policy.body, policy.mlp_extractor.policy_net),
+        (agent.policy.head, policy.action_net),
+        (agent.value[0], policy.mlp_extractor.value_net),
+        (agent.value[1], policy.value_net),
+    ]
+    with torch.no_grad():
+        policy.action_net.weight.mul_(20.0)
+        policy.log_std.copy_(torch.tensor([-0.5, 0.0, 0.3]))
+        agent.policy.log_std.copy_(policy.log_std)
+        for ours, theirs in pairs:
+            ours.load_state_dict(theirs.state_dict())
+
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(steps + 1, envs, n)).astype(np.float32)
+    reward, ended = rng.normal(size=(steps, envs)).astype(np.float32), rng.random((steps, envs)) < 0.2
+    model.rollout_buffer.reset()
+    kept, values = [], []
+    for t in range(steps):
+        with torch.no_grad():
+            action, value, log_prob = policy(torch.from_numpy(obs[t]))
+        starts = ended[t - 1] if t else np.ones(envs)
+        model.rollout_buffer.add(obs[t], action.numpy(), reward[t], starts, value, log_prob)
+        kept.append((action, log_prob))
+        values.append(value[:, 0].numpy())
+    last = policy.predict_values(torch.from_numpy(obs[-1])).detach()
+    model.rollout_buffer.compute_returns_and_advantage(last, ended[-1])
+    value = np.stack(values)
+    next_value = np.where(ended, 0.0, np.concatenate([value[1:], last.numpy().T]))
+    advantage = advantages(reward, value, next_value, ended, gamma=0.9, gae_lambda=0.8)
+    np.testing.assert_allclose(advantage, model.rollout_buffer.advantages, atol=1e-5)
+    np.testing.assert_allclose(advantage + value, model.rollout_buffer.returns, atol=1e-5)
+
+    flat = lambda array: torch.as_tensor(array, dtype=torch.float32).reshape(steps * envs, *array.shape[2:])  # noqa: E731
+    rollout = Rollout(
+        flat(obs[:-1]),
+        None,
+        torch.cat([action for action, _ in kept]),
+        torch.cat([log_prob for _, log_prob in kept]),
+        flat(value),
+        flat(advantage),
+        flat(advantage + value),
+    )
+    metrics = agent.update(rollout)
+    model.train()
+    logged = model.logger.name_to_value
+    for name in ("value_loss", "policy_gradient_loss", "entropy_loss", "approx_kl", "clip_fraction"):
+        if name == "approx_kl" or (name == "value_loss" and "target_kl" in options):
+            continue  # SB3 reports those of the last epoch, or of the step it did not take, too
+        if "target_kl" in options:
+            continue
+        assert float(metrics[name]) == pytest.approx(logged[f"train/{name}"], abs=1e-5), name
+    for ours, theirs in pairs:
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert_close(agent.policy.log_std, policy.log_std, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("squashed", [False, True])
+def test_it_finds_the_optimum_of_a_one_step_task(vectorized, squashed):
+    """Reward -(a - x/2)^2 and the end: the best action is x / 2."""
+    agent = PPO(1, 1, config=dataclasses.replace(SMALL, squashed=squashed), seed=0)
+    learn(agent, vectorized(8), 20_000)
+    x = torch.linspace(-0.9, 0.9, 7)[:, None]
+    assert_close(agent.actor()(x), x / 2, atol=0.08, rtol=0)
+    obs = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(agent.act(obs, explore=False), agent.actor()(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("truncate", "value"), [(True, 10.0), (False, 1.0)])
+def test_the_value_of_a_constant_reward(vectorized, truncate, value):
+    """Reward 1, gamma .9, an episode of one step: worth 1 / (1 - gamma) when it is truncated, 1 when it terminates."""
+    agent = PPO(1, 1, config=dataclasses.replace(SMALL, gamma=0.9, learning_rate=1e-2))
+    learn(agent, vectorized(4, bonus=1.0, action_reward=0.0, truncate=truncate), 12_000)
+    found = agent.values(torch.linspace(-0.9, 0.9, 7)[:, None], None)
+    assert_close(found.mean().item(), value, atol=0.1 * value, rtol=0)
+
+
+def test_a_squashed_action_s_entropy_is_estimated_with_its_correction():
+    agent = PPO(2, 1, config=dataclasses.replace(SMALL, squashed=True, log_std=-1.0, entropy_weight=0.1))
+    x = torch.zeros(20_000, 2)
+    u, log_prob = agent._sample(x)
+    rollout = Rollout(x, None, u, log_prob, *(torch.zeros(len(x)),) * 3)
+    _, metrics = agent.loss(x, x, rollout, torch.arange(len(x)))
+    mean = float(agent.policy(x[:1]).detach()[0, 0])
+    grid = np.linspace(-0.99999, 0.99999, 200_001)
+    density = stats.norm(mean, np.exp(-1.0)).pdf(np.arctanh(grid)) / (1 - grid**2)
+    expected = -np.trapezoid(density * np.log(np.maximum(density, 1e-300)), grid)
+    assert -float(metrics["entropy_loss"]) == pytest.approx(expected, abs=0.02)
+
+
+def test_an_invalid_transition_is_not_learned_from(scripted):
+    def broken(obs, reward, terminated, truncated, infos):
+        return obs, reward * np.array([1, np.nan]), terminated, truncated, infos
+
+    seen = []
+    agent = PPO(2, 1, config=dataclasses.replace(SMALL, rollout=20))
+    update = agent.update
+    agent.update = lambda rollout: seen.append(rollout) or update(rollout)
+    reports = learn(agent, scripted({5: broken}), 40)
+    assert reports[-1].faults == 1
+    assert len(seen[0].advantage) == 39
+    assert all(bool(torch.isfinite(t).all()) for t in vars(seen[0]).values() if t is not None)
+
+
+def test_a_loss_that_is_no_number_stops_it_before_any_weight_changes():
+    agent = PPO(3, 2, config=SMALL)
+    n = 16
+    rollout = Rollout(torch.randn(n, 3), None, torch.randn(n, 2), *(torch.randn(n) for _ in range(3)), torch.randn(n))
+    rollout.returns[4] = np.nan
+    before = agent.state_dict()
+    with pytest.raises(NonFiniteError, match="the loss is nan"):
+        agent.update(rollout)
+    after = agent.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "rng")
+
+
+def test_it_goes_on_bit_for_bit(vectorized):
+    whole, first, second = (PPO(1, 1, config=SMALL, seed=s) for s in (0, 0, 7))
+    run = {"rollout": 64, "gamma": 0.99, "gae_lambda": 0.95, "seed": 0}
+    from copy import deepcopy
+
+    from simtoreal.policies.loops import LoopState
+
+    envs = vectorized(4, length=7, truncate=True)
+    twin = deepcopy(envs)
+    rest = [(r.step, r.metrics, r.episodes) for r in on_policy(whole, envs, steps=1024, **run)]
+    state = LoopState.start(0)
+    for _ in on_policy(first, twin, steps=512, state=state, **run):
+        pass
+    second.load_state_dict(first.state_dict())
+    state = LoopState.from_state_dict(state.state_dict())
+    again = [(r.step, r.metrics, r.episodes) for r in on_policy(second, twin, steps=1024, state=state, **run)]
+    assert again == rest[2:]
+    a, b = whole.state_dict(), second.state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"clip": 0.0}, "clip must be above 0"),
+        ({"gae_lambda": 1.5}, "gae_lambda must be from 0 to 1"),
+        ({"learning_rate": float("inf")}, "learning_rate must be finite"),
+        ({"activation": "sine"}, "activation must be elu, relu, tanh"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, words):
+    with pytest.raises(ValueError, match=words):
+        PPOConfig(**setting)
