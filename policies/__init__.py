@@ -12,6 +12,8 @@ _HOME = {
     "Replay": "replay",
     "SAC": "sac",
     "SACConfig": "sac",
+    "PPO": "ppo",
+    "PPOConfig": "ppo",
     "TD3": "td3",
     "TD3Config": "td3",
     "LoopState": "loops",

@@ -47,6 +47,21 @@ class Memory(Protocol):
         ...
 
 
+class NoMemory:
+    """Of a learner that keeps no transitions."""
+
+    added = oldest = 0
+
+    def rows(self, first: int, last: int) -> dict[str, Tensor]:
+        """None there are."""
+        return {}
+
+    def restore(self, first: int, parts: Iterable[Mapping[str, Tensor]]) -> None:
+        """Raises ValueError for any row."""
+        if any(len(tensor) for part in parts for tensor in part.values()):
+            raise ValueError("a learner that keeps no transitions was given some")
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Rows `first` to `last` - 1 in a file of their own."""

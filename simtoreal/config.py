@@ -19,6 +19,7 @@ Settings = TypeVar("Settings")
 ALGORITHMS = {
     "sac": "our SAC: twin stacked critics, automatic temperature",
     "td3": "our TD3: twin stacked critics, delayed and smoothed",
+    "ppo": "our PPO: generalized advantages, clipped steps",
     "sb3-sac": "Stable-Baselines3's SAC",
     "sb3-td3": "Stable-Baselines3's TD3",
 }
@@ -34,7 +35,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: str
-    algorithm: Literal["sac", "td3", "sb3-sac", "sb3-td3"] = "sac"
+    algorithm: Literal["sac", "td3", "ppo", "sb3-sac", "sb3-td3"] = "sac"
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     randomization: str = "none"

@@ -14,16 +14,18 @@ from torch import Tensor
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
-from simtoreal.policies.chunks import Memory
+from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
 from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.ppo import PPO, PPOConfig
 from simtoreal.policies.sac import SAC, SACConfig
 from simtoreal.policies.td3 import TD3, TD3Config
 from simtoreal.workers import OpenEpisode
 
-OURS: Mapping[str, tuple[type[SAC | TD3], type[SACConfig | TD3Config]]] = {
+OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "sac": (SAC, SACConfig),
     "td3": (TD3, TD3Config),
+    "ppo": (PPO, PPOConfig),
 }  # algorithm -> its agent and that one's settings
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
@@ -64,9 +66,10 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def agent_settings(config: RunConfig) -> SACConfig | TD3Config:
+def agent_settings(config: RunConfig) -> SACConfig | TD3Config | PPOConfig:
     """The settings of an agent of ours, complete. Raises ConfigError naming the one that it has not or cannot be."""
-    return settings_of(OURS[config.algorithm][1], config.agent, "agent.")
+    found: SACConfig | TD3Config | PPOConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
+    return found
 
 
 def complete_config(config: RunConfig) -> RunConfig:
@@ -86,28 +89,67 @@ def _baseline(config: RunConfig) -> str:
 
 def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:
     """The algorithm a configuration names. Raises ConfigError for settings it does not take or memory does not hold."""
-    kind = OffPolicyLearner if config.algorithm in OURS else BaselineLearner
+    kind: type[Any] = BaselineLearner
+    if config.algorithm in OURS:
+        kind = OnPolicyLearner if OURS[config.algorithm][0] is PPO else OffPolicyLearner
     try:
         return kind(config, envs, device)
     except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, MemoryError) as error:
         raise ConfigError(f"agent: {str(error).splitlines()[0] or type(error).__name__}") from error
 
 
-class OffPolicyLearner:
+class _OwnLearner:
+    """What our learners on a run's environments share: an agent, where its loop stands, and their state."""
+
+    _agent: Any
+    _envs: build.TrainingEnvs
+    _state: LoopState
+
+    def actor(self) -> DeterministicActor:
+        found: DeterministicActor = self._agent.actor()
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            **prefixed("agent", self._agent.state_dict()),
+            **prefixed("loop", self._state.state_dict()),
+            **prefixed("envs", episode_tensors(self._envs.open_episodes())),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        self._agent.load_state_dict(under("agent", tensors))
+        self._state = LoopState.from_state_dict(under("loop", tensors))
+        recorded = self._state.observation
+        if recorded is not None:
+            seen = self._envs.reopen(open_episodes(under("envs", tensors)))
+            stack, frame = split_observation(recorded)[0], split_observation(seen)[0]
+            older, newest = np.split(stack, [-frame.shape[1]], axis=1)
+            check_reopened(seen, with_policy_part(recorded, newest))
+            self._state.observation = with_policy_part(seen, np.concatenate([older, frame], axis=1))
+
+
+def _sizes(envs: build.TrainingEnvs) -> tuple[int, int, int]:
+    """Of the observation, the action and the privileged observation (0: none)."""
+    space = envs.single_observation_space
+    privileged = int(np.prod(space["privileged"].shape or ())) if isinstance(space, spaces.Dict) else 0
+    observation = int(np.prod(build.policy_space(envs.prototype).shape or ()))
+    return observation, int(np.prod(envs.single_action_space.shape or ())), privileged
+
+
+class OffPolicyLearner(_OwnLearner):
     """An off-policy agent of ours with its replay on a run's environments."""
 
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         from simtoreal.policies.replay import Replay
 
-        self._settings = agent_settings(config)
-        space = envs.single_observation_space
-        privileged = int(np.prod(space["privileged"].shape or ())) if isinstance(space, spaces.Dict) else 0
-        observation = int(np.prod(build.policy_space(envs.prototype).shape or ()))
-        action = int(np.prod(envs.single_action_space.shape or ()))
-        agent: Any = OURS[config.algorithm][0]
-        self._agent = agent(observation, action, privileged, self._settings, seed=config.seed, device=device)
-        capacity = min(self._settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
-        self._replay = Replay(capacity, self._settings.history * observation, action, privileged, device=device)
+        settings: Any = agent_settings(config)
+        self._settings = settings
+        observation, action, privileged = _sizes(envs)
+        self._agent = OURS[config.algorithm][0](
+            observation, action, privileged, settings, seed=config.seed, device=device
+        )
+        capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
+        self._replay = Replay(capacity, settings.history * observation, action, privileged, device=device)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
         self._rng = np.random.default_rng(config.seed)
@@ -132,16 +174,6 @@ class OffPolicyLearner:
             augment=self._augment,
         )
 
-    def actor(self) -> DeterministicActor:
-        return self._agent.actor()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            **prefixed("agent", self._agent.state_dict()),
-            **prefixed("loop", self._state.state_dict()),
-            **prefixed("envs", episode_tensors(self._envs.open_episodes())),
-        }
-
     def numbers(self) -> dict[str, Any]:
         return {"augment": self._rng.bit_generator.state}
 
@@ -149,16 +181,43 @@ class OffPolicyLearner:
         return self._replay
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        self._agent.load_state_dict(under("agent", tensors))
+        super().restore(tensors, numbers)
         self._rng.bit_generator.state = numbers["augment"]
-        self._state = LoopState.from_state_dict(under("loop", tensors))
-        recorded = self._state.observation
-        if recorded is not None:
-            seen = self._envs.reopen(open_episodes(under("envs", tensors)))
-            stack, frame = split_observation(recorded)[0], split_observation(seen)[0]
-            older, newest = np.split(stack, [-frame.shape[1]], axis=1)
-            check_reopened(seen, with_policy_part(recorded, newest))
-            self._state.observation = with_policy_part(seen, np.concatenate([older, frame], axis=1))
+
+
+class OnPolicyLearner(_OwnLearner):
+    """An on-policy agent of ours on a run's environments; it stands where it can be stored after every update."""
+
+    def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
+        settings: Any = agent_settings(config)
+        if config.augment:
+            raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")
+        self._settings = settings
+        self._agent = OURS[config.algorithm][0](*_sizes(envs), settings, seed=config.seed, device=device)
+        self._envs, self._seed, self._steps = envs, config.seed, config.steps
+        self._state = LoopState.start(config.seed)
+
+    def run(self) -> Iterator[Progress]:
+        from simtoreal.policies.on_policy import on_policy
+
+        s = self._settings
+        return on_policy(
+            self._agent,
+            self._envs,
+            steps=self._steps,
+            seed=self._seed,
+            rollout=s.rollout,
+            gamma=s.gamma,
+            gae_lambda=s.gae_lambda,
+            history=s.history,
+            state=self._state,
+        )
+
+    def numbers(self) -> dict[str, Any]:
+        return {}
+
+    def memory(self) -> Memory:
+        return NoMemory()
 
 
 def episode_tensors(episodes: Sequence[OpenEpisode]) -> dict[str, Tensor]:
