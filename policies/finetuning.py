@@ -28,7 +28,14 @@ from torch import Tensor
 
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.history import Driver
-from simtoreal.policies.networks import HIDDEN, DeterministicActor, StackedCritics, is_hidden
+from simtoreal.policies.networks import (
+    HIDDEN,
+    MAX_BATCH,
+    MAX_CRITICS,
+    DeterministicActor,
+    StackedCritics,
+    is_hidden,
+)
 from simtoreal.policies.replay import Batch, Replay
 from simtoreal.policies.sac import critic_loss, move
 from simtoreal.policies.targets import soft_target
@@ -69,9 +76,9 @@ class FineTuningConfig:
             "actor_lr": (self.actor_lr > 0, "above 0"),
             "critic_lr": (self.critic_lr > 0, "above 0"),
             "beta_lr": (self.beta_lr > 0, "above 0"),
-            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "batch_size": (2 <= self.batch_size <= MAX_BATCH, f"from 2 to {MAX_BATCH}"),
             "hidden": (is_hidden(self.hidden), HIDDEN),
-            "n_critics": (self.n_critics >= 1, "at least 1"),
+            "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
             "old_share": (0 <= self.old_share < 1, "at least 0 and below 1"),
             "first_radius": (0 < self.first_radius <= self.max_radius, f"above 0 and at most {self.max_radius}"),
             "max_radius": (self.max_radius > 0, "above 0"),

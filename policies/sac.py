@@ -38,6 +38,9 @@ from simtoreal.policies.agent import (
 )
 from simtoreal.policies.networks import (
     HIDDEN,
+    MAX_BATCH,
+    MAX_CRITICS,
+    MAX_HISTORY,
     DeterministicActor,
     SquashedGaussianActor,
     StackedCritics,
@@ -95,16 +98,17 @@ class SACConfig:
             "actor_lr": (self.actor_lr > 0, "above 0"),
             "critic_lr": (self.critic_lr > 0, "above 0"),
             "alpha_lr": (self.alpha_lr >= 0, "at least 0"),
-            "batch_size": (1 <= self.batch_size <= self.buffer_size, f"from 1 to buffer_size {self.buffer_size}"),
+            "batch_size": (1 <= self.batch_size <= MAX_BATCH, f"from 1 to {MAX_BATCH}"),
+            "buffer_size": (self.buffer_size >= self.batch_size, f"at least batch_size {self.batch_size}"),
             "hidden": (is_hidden(self.hidden), HIDDEN),
-            "n_critics": (self.n_critics >= 1, "at least 1"),
+            "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
             "learning_starts": (self.learning_starts >= 0, "at least 0"),
             "updates_per_step": (self.updates_per_step > 0, "above 0"),
             "initial_alpha": (self.initial_alpha > 0, "above 0"),
             "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
             "smoothness": (self.smoothness >= 0, "at least 0"),
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
-            "history": (self.history >= 1, "at least 1"),
+            "history": (1 <= self.history <= MAX_HISTORY, f"from 1 to {MAX_HISTORY}"),
             "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
         }
         for name, (holds, expected) in checks.items():

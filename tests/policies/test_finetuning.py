@@ -63,7 +63,7 @@ def test_the_actor_finds_the_new_robots_best_action_though_the_old_ones_was_else
 def test_the_actor_stays_within_its_radius_and_goes_on_when_that_widens():
     learner = tuner(first_radius=0.1, max_radius=0.25)
     learner.add(one_step([0.9, 0.9]), robot=NEW)
-    learner.update(500, move_actor=True)
+    learner.update(1000, move_actor=True)
     seen = torch.from_numpy(one_step([0, 0])["obs"]).float()
     assert learner.distance(seen) == pytest.approx(0.1, rel=0.2)
     for _ in range(10):
@@ -71,6 +71,20 @@ def test_the_actor_stays_within_its_radius_and_goes_on_when_that_widens():
     assert learner.radius == 0.25
     learner.update(500, move_actor=True)
     assert learner.distance(seen) == pytest.approx(0.25, rel=0.2)
+
+
+@pytest.mark.parametrize(("factor", "pulled"), [(1.0, True), (1.5, True), (4.0, False), (9.0, False)])
+def test_the_pull_back_grows_beyond_the_radius_of_now_and_weakens_within_it(factor, pulled):
+    """The actor is 0.2 from where it started; its radius is 0.1 at first and may become 0.5."""
+    learner = tuner(first_radius=0.1, max_radius=0.5)
+    learner.add(one_step([0.9, 0.9]), robot=NEW)
+    with torch.no_grad():
+        learner.actor.head.bias.fill_(np.arctanh(0.2))
+    learner.widen(factor)
+    seen = learner.update(2, move_actor=True)  # one of them is the actor's
+    assert (seen["distance"], seen["beta"]) == (pytest.approx(0.2), 1.0)
+    assert seen["radius"] == pytest.approx(min(0.1 * factor, 0.5))
+    assert (learner.log_beta.item() > 0) is pulled
 
 
 def test_the_critics_warm_up_while_the_actor_stands():
@@ -151,6 +165,9 @@ def test_what_is_not_finite_is_refused():
         {"first_radius": 0.4},
         {"noise": -0.1},
         {"batch_size": 1},
+        {"batch_size": 65_537},
+        {"n_critics": 0},
+        {"n_critics": 17},
         {"tau": 0.0},
         {"hidden": (16_385,)},
         {"hidden": (4,) * 33},

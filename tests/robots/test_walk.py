@@ -15,14 +15,18 @@ from simtoreal.robots.tasks.walk import A1Walk
 DT = 0.02
 
 
-def gait(k, *, frequency=2.5, height=0.05, speed=0.5, turn=0.2, duty=0.5, slip=0.05, power=60.0, change=0.5):
-    """Signals of step k of a trot: feet 0 and 3 stand in its first `duty`, 1 and 2 half a period later."""
+def tread(k, lag, *, frequency=2.5, height=0.05, duty=0.5):
+    """Contact and clearance at step k of a foot that stands in the first `duty` of each period, `lag` periods ahead."""
+    phase = (k * DT * frequency + lag) % 1.0
+    return (1.0, 0.0) if phase < duty else (0.0, height * math.sin(math.pi * (phase - duty) / (1.0 - duty)))
+
+
+def gait(k, *, speed=0.5, turn=0.2, slip=0.05, power=60.0, change=0.5, odd=None, **feet):
+    """Signals of step k of a trot: feet 0 and 3 stand first, 1 and 2 half a period later; all tread as `feet` says, but
+    for foot 2 as `odd` says."""
     age = ((k - 1) % 250 + 1) * DT
-    contact, clearance = [], []
-    for lag in (0.0, 0.5, 0.5, 0.0):
-        phase = (k * DT * frequency + lag) % 1.0
-        contact.append(float(phase < duty))
-        clearance.append(0.0 if phase < duty else height * math.sin(math.pi * (phase - duty) / (1.0 - duty)))
+    treads = [tread(k, lag, **(odd if odd and foot == 2 else feet)) for foot, lag in enumerate((0.0, 0.5, 0.5, 0.0))]
+    contact, clearance = zip(*treads, strict=True)
     return {
         "velocity_command": (0.5,),
         "yaw_rate_command": (0.2,),
@@ -69,6 +73,23 @@ def test_each_fault_of_a_gait_is_named(changed, failure):
     assert not any(seen)
 
 
+@pytest.mark.parametrize(
+    ("odd", "failures"),
+    [
+        ({"duty": 0.85}, ["duty"]),  # hardly lifted
+        ({"duty": 1.0}, ["duty", "swing_height", "touchdowns"]),  # never lifted
+        ({"duty": 0.0}, ["swing_height", "touchdowns"]),  # carried
+        ({"height": 0.005}, ["swing_height"]),  # dragged
+        ({"frequency": 5.0}, ["touchdowns"]),
+        ({"frequency": 1.0}, ["touchdowns"]),
+    ],
+)
+def test_one_bad_foot_of_four_is_named(odd, failures):
+    seen, found = judge(odd=odd)
+    assert found == failures
+    assert not any(seen)
+
+
 def test_figures_of_a_known_gait():
     """From 1 s on, 4 s of a 2.5 Hz trot of 5 cm: 10 touchdowns a foot, half the time on the ground."""
     scorer = WalkScorer(WalkLimits(), 4, 12, DT, 5.0)
@@ -79,6 +100,15 @@ def test_figures_of_a_known_gait():
     assert found["duty"] == pytest.approx([0.5] * 4, abs=0.03)
     assert found["swing_height"] == pytest.approx([0.05] * 4, rel=0.02)
     assert found["action_change"] == pytest.approx([math.sqrt(0.5 / 12)])
+    assert found["slip"] == pytest.approx([0.05])  # of a foot while it stands, however many do
+
+
+def test_a_foot_that_alone_slips_counts_by_its_share_of_the_standing():
+    """One foot stands all the time and slides at 0.3 m/s, the three others half of it and do not: 0.3 / 2.5 m/s."""
+    scorer = WalkScorer(WalkLimits(), 4, 12, DT, 5.0)
+    for k in range(1, 250):
+        scorer.see(gait(k, odd={"duty": 1.0}) | {"foot_slip": [0.0, 0.0, 0.3, 0.0]})
+    assert scorer.figures()["slip"] == pytest.approx([0.12], rel=0.02)
 
 
 def test_the_first_second_of_a_command_is_not_judged():
@@ -148,6 +178,24 @@ def test_the_mirror_image_of_a_motion_is_the_motion_of_the_mirrored_robot(walk):
     assert image == pytest.approx(reward, abs=0.05)
     moved = a["policy"][seen[0]] * seen[1] - a["policy"]
     assert np.abs(moved).max() > 0.3  # and it is not its own mirror image
+
+
+@pytest.mark.parametrize(
+    ("yaw", "forward"), [(0.0, (1.0, 0.0)), (math.pi / 2, (0.0, 1.0)), (math.pi, (-1.0, 0.0)), (-0.6, None)]
+)
+def test_velocities_are_in_the_robots_own_axes(yaw, forward, walk):
+    """Turned to the left by a quarter, what moves along the world's y moves forward."""
+    env = walk()
+    env.reset(seed=0)
+    x, y = forward or (math.cos(yaw), math.sin(yaw))
+    turn = (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+    linear = (0.5 * x - 0.1 * y, 0.5 * y + 0.1 * x, 0.02)  # 0.5 m/s forward, 0.1 to the left
+    angular = (0.3 * x - 0.4 * y, 0.3 * y + 0.4 * x, 0.2)
+    q, qd, _ = env.world.state()
+    env.world.reset(q, qd, (0.0, 0.0, 0.262, *turn, *linear, *angular))
+    signals = env.signals(env.world.state())
+    assert signals["base_velocity"] == pytest.approx([0.5, 0.1, 0.02], abs=1e-5)
+    assert signals["base_angular_velocity"] == pytest.approx([0.3, 0.4, 0.2], abs=1e-5)
 
 
 @pytest.mark.parametrize("privileged", [True, "state"])
