@@ -33,8 +33,8 @@ class RobotEnv(gym.Env[Any, Any]):
     the episode ends as a failure (`invalid_action`). A robot that stopped itself ends the episode by truncation
     (`stopped`): what its state was worth is not known.
 
-    `info` holds `is_success`, `fell`, `violation`, `reward_terms`, `reward_signals` and `action`, the action that was
-    really applied. `seconds` is the robot time [s] used so far, reset routines included.
+    `info` holds `is_success`, `fell`, `violation`, `reward_terms`, `reward_signals`, `action`, the action that was
+    really applied, and at an episode's end `unmet`, as the simulation's. `seconds` is the robot time [s] used so far, reset routines included.
 
     Args:
         link: the robot; the environment closes it.
@@ -120,6 +120,8 @@ class RobotEnv(gym.Env[Any, Any]):
             "reward_signals": tick.signals,
             "action": action,
         }
+        if terminated or truncated:
+            info["unmet"] = "; ".join([*self._scorer.unmet, *(["failed"] if terminated else [])])
         return self._observation.copy(), sum(terms.values()), terminated, truncated, info
 
     def close(self) -> None:

@@ -60,6 +60,7 @@ class Rollout:
     stopped: bool
     violations: int
     limited: int
+    unmet: str  # what kept it from being a success, where the task can tell
 
 
 @dataclass
@@ -190,7 +191,15 @@ class Session:
         if rows:
             self._store({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, signals)
         rollout = Rollout(
-            phase, total, info["is_success"], len(rows), info["fell"], info["stopped"], violations, limited
+            phase,
+            total,
+            info["is_success"],
+            len(rows),
+            info["fell"],
+            info["stopped"],
+            violations,
+            limited,
+            info.get("unmet", ""),
         )
         budget.episode = max(budget.episode, env.seconds - began)  # a reset may take longer than the robot said
         self._note(rollout, figures)
