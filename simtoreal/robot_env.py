@@ -33,8 +33,9 @@ class RobotEnv(gym.Env[Any, Any]):
     the episode ends as a failure (`invalid_action`). A robot that stopped itself ends the episode by truncation
     (`stopped`): what its state was worth is not known.
 
-    `info` holds `is_success`, `fell`, `violation`, `reward_terms`, `reward_signals`, `action`, the action that was
-    really applied, and at an episode's end `unmet`, as the simulation's. `seconds` is the robot time [s] used so far, reset routines included.
+    `info` holds `is_success`, `fell`, `violation`, `reward_terms`, `reward_signals`, `action` (the one that was really
+    applied) and at an episode's end `unmet`, as the simulation's. `seconds` is the robot time [s] used so far, reset
+    routines included.
 
     Args:
         link: the robot; the environment closes it.
