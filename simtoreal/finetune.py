@@ -24,7 +24,7 @@ from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
 from simtoreal.policies.networks import DeterministicActor
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_env import open_robot
-from simtoreal.robot_session import SIMULATED_STEPS, Budget, CapReached, Caps, Session, simulate
+from simtoreal.robot_session import RELABELLED, SIMULATED_STEPS, Budget, CapReached, Caps, Session, simulate
 from simtoreal.runs import (
     CHECKPOINTS,
     CONFIG,
@@ -97,7 +97,7 @@ def finetune(
         max_falls, max_stops, max_violations: falls, times the robot stopped itself, and control steps beyond a limit,
             after which the session ends and the base is kept.
         assignments: settings of the learner (`FineTuningConfig`), each "name=value". Unless they say otherwise, its
-            critics are as wide as the policy, and its discount is the run's, but at most 0.98.
+            critics are as wide as the policy, its smoothness is the run's, and its discount too, but at most 0.98.
         force: replace an earlier run at `out`.
 
     Raises:
@@ -114,9 +114,8 @@ def finetune(
     began = time.perf_counter()
     torch.set_num_threads(source.config.threads)
     gamma = min(float(source.config.agent.get("gamma", GAMMA)), GAMMA)
-    settings = settings_of(
-        FineTuningConfig, {"gamma": gamma, "hidden": actor.hidden} | parse_assignments(assignments), "finetune."
-    )
+    base = {"gamma": gamma, "hidden": actor.hidden, "smoothness": source.config.agent.get("smoothness", 0.0)}
+    settings = settings_of(FineTuningConfig, base | parse_assignments(assignments), "finetune.")
     with (
         claimed_output(folder, force=force, marker=CONFIG),
         locked(folder),
@@ -125,7 +124,8 @@ def finetune(
         _check_robot(source, actor, env.hello.task)
         budget = Budget(robot_seconds, env.episode_seconds)
         copies = 1 + source.config.augment
-        kept = {"old": copies * SIMULATED_STEPS, "new": copies * int(robot_seconds / env.control_dt + 1)}
+        new = 1 + max(source.config.augment, RELABELLED)
+        kept = {"old": copies * SIMULATED_STEPS, "new": new * int(robot_seconds / env.control_dt + 1)}
         tuner = FineTuner(actor, settings, **kept, seed=seed)
         augment = simulate(source.frozen_config, tuner, seed)
         session = Session(env, tuner, augment, budget, caps)

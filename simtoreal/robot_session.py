@@ -17,11 +17,13 @@ from simtoreal.policies.history import Driver, next_stack
 from simtoreal.policies.loops import Augment, Transition, final_observation, finite_rows, transition
 from simtoreal.policies.networks import DeterministicActor
 from simtoreal.robot_env import RobotEnv
+from simtoreal.robots.task import Task
 
 JUDGED_SHARE = 0.2  # of the budget, for the base and again for the candidate
 MIN_JUDGED, MAX_JUDGED = 6, 25  # rollouts
 BAD_IN_A_ROW = 2
 MAX_ROLLBACKS = 5
+RELABELLED = 3  # further transitions of a robot's own, where its commands may be relabelled
 MAX_ROBOT_SECONDS = 100_000.0
 SIMULATED_STEPS = 10_000
 SIMULATED_NOISE = 0.5  # at most: critics must know what other actions are worth
@@ -101,7 +103,7 @@ class Session:
 
     def __init__(self, env: RobotEnv, tuner: FineTuner, augment: Augment | None, budget: Budget, caps: Caps) -> None:
         self._env, self._tuner, self._budget, self._caps = env, tuner, budget, caps
-        self._augment = None if env.task.mirrors else augment  # who knows whether a real robot's sides are alike?
+        self._augment = relabelling(env.task) if env.task.mirrors else augment  # are a real robot's sides alike?
         self.rollouts: list[Rollout] = []
         self.metrics: list[dict[str, Any]] = []
         self.rollbacks = 0
@@ -223,6 +225,19 @@ class Session:
         ):
             if found >= cap:
                 raise CapReached(f"{found} {what} in {self._env.seconds:.0f} robot seconds, of at most {cap}")
+
+
+def relabelling(task: type[Task]) -> Augment | None:
+    """The same motions under other commands, `RELABELLED` for each; None where the task has none to give."""
+    if task.relabel is None:
+        return None
+    derive, rng = task.relabel, np.random.default_rng(0)
+
+    def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
+        found = [derive(rows, infos["reward_signals"], rng) for _ in range(RELABELLED)]
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    return augment
 
 
 def simulate(config: RunConfig, tuner: FineTuner, seed: int) -> Augment | None:

@@ -51,6 +51,28 @@ def mean_action(actor):
     return actor(torch.from_numpy(np.random.default_rng(9).normal(size=(200, 3)).astype(np.float32))).mean(dim=0)
 
 
+def test_smoothness_adds_the_gradient_of_the_squared_change_of_the_action():
+    plain, smooth = tuner(), tuner(smoothness=0.4)
+    gradients = []
+    for learner in (plain, smooth):
+        with torch.no_grad():
+            learner.actor.head.weight.copy_(torch.linspace(-1, 1, 32).reshape(2, 16))
+        learner.add(one_step([0.3, -0.2]), robot=NEW)
+        batch = learner._batch()
+        learner._actor_step(batch)
+        gradients.append([parameter.grad.clone() for parameter in learner.actor.parameters()])
+    reference = tuner()
+    reference.actor.load_state_dict(plain.base.state_dict())
+    with torch.no_grad():
+        reference.actor.head.weight.copy_(torch.linspace(-1, 1, 32).reshape(2, 16))
+    action = reference.actor(batch.obs)
+    q = reference.critics(torch.cat([reference._state(batch.obs, batch.privileged), action], -1)).min(dim=0).values
+    change = (action - reference.actor(batch.next_obs)).square().sum(-1).mean()
+    (0.4 * change / (q.detach().abs().mean() + 1e-6)).backward()
+    for without, found, parameter in zip(*gradients, reference.actor.parameters(), strict=True):
+        assert_close(found - without, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
 def test_the_actor_finds_the_new_robots_best_action_though_the_old_ones_was_elsewhere():
     learner = tuner(first_radius=0.5, max_radius=0.5)
     learner.add(one_step([-0.3, 0.3]), robot=OLD)

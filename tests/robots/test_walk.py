@@ -235,6 +235,60 @@ def test_a_tilted_imu_reads_gravity_and_rotation_in_its_own_axes(walk, tilt, gra
     assert seen[3:] == pytest.approx([-2.0 * x for x in gravity], abs=1e-6)
 
 
+def test_a_relabelled_step_is_the_one_that_the_other_command_would_have_given(walk):
+    """Commands move no physics, so the same actions under the other command go through the same states."""
+    rng = np.random.default_rng(3)
+    actions = rng.uniform(-0.3, 0.3, (41, 12)).astype(np.float32)
+
+    def play(goal):
+        env = walk()
+        seen = [env.reset(seed=5, options={"goal": goal})[0]]
+        for action in actions:
+            obs, reward, *_, info = env.step(action)
+            seen.append(obs)
+        row = {"obs": seen[-2][None], "next_obs": seen[-1][None], "action": actions[-1:], "reward": np.array([reward])}
+        return row | {"terminated": np.zeros(1)}, info["reward_signals"]
+
+    row, signals = play({"velocity_command": [0.3], "yaw_rate_command": [-0.4]})
+    found = A1Walk.relabel(row, [signals], rng)
+    forward, turn = found["obs"][0, -2:].tolist()
+    assert (forward, turn) != pytest.approx((0.3, -0.4), abs=0.01)
+    other, _ = play({"velocity_command": [forward], "yaw_rate_command": [turn]})
+    for name in row:
+        np.testing.assert_allclose(found[name], other[name], atol=1e-6, err_msg=name)
+    assert found["reward"][0] != pytest.approx(row["reward"][0], abs=1e-3)
+
+
+def test_relabelled_commands_stay_in_their_range_and_a_change_of_command_stays_as_it_was(walk):
+    env = walk()
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    obs, rows, signals = env._observation, [], []
+    for _ in range(260):
+        action = np.zeros(12, np.float32)
+        after, reward, _, _, info = env.step(action)
+        rows.append((obs, action, reward, after))
+        signals.append(info["reward_signals"])
+        obs = after
+    parts = [np.array(part) for part in zip(*rows, strict=True)]
+    batch = dict(zip(("obs", "action", "reward", "next_obs"), parts, strict=True)) | {"terminated": np.zeros(260)}
+    found = A1Walk.relabel(batch, signals, rng)
+    changed = (batch["obs"][:, -2:] != batch["next_obs"][:, -2:]).any(axis=1)
+    assert changed.sum() == 1
+    for name in batch:
+        assert (found[name][changed] == batch[name][changed]).all()
+    commands = found["obs"][~changed, -2:]
+    assert (commands == found["next_obs"][~changed, -2:]).all()
+    assert (commands.min(axis=0) >= np.float32([0.2, -0.6])).all()
+    assert (commands.max(axis=0) <= np.float32([0.8, 0.6])).all()
+    assert commands.std(axis=0) == pytest.approx([0.19, 0.28], rel=0.4)
+    assert (found["obs"][:, :-2] == batch["obs"][:, :-2]).all()
+    stacked = batch | {name: np.tile(batch[name], 3) for name in ("obs", "next_obs")}
+    again = A1Walk.relabel(stacked, signals, np.random.default_rng(0))
+    np.testing.assert_array_equal(again["reward"], found["reward"])
+    np.testing.assert_array_equal(again["next_obs"], np.tile(found["next_obs"], 3))
+
+
 @pytest.mark.parametrize("latency", [0.0, 0.003, 0.01, 0.0166, 0.02, 0.0999, 0.1])
 def test_the_base_is_read_where_the_imu_needs_it(walk, latency):
     """Nothing differs from a robot whose base is read in every substep."""
