@@ -32,7 +32,16 @@ from simtoreal.policies.agent import (
     prefixed,
     split_observation,
 )
-from simtoreal.policies.networks import HIDDEN, Actor, DeterministicActor, StackedCritics, is_hidden
+from simtoreal.policies.networks import (
+    HIDDEN,
+    MAX_BATCH,
+    MAX_CRITICS,
+    MAX_HISTORY,
+    Actor,
+    DeterministicActor,
+    StackedCritics,
+    is_hidden,
+)
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.replay import Batch
 
@@ -84,15 +93,16 @@ class OffPolicyConfig:
             "tau": (0 < self.tau <= 1, "above 0 and at most 1"),
             "actor_lr": (self.actor_lr > 0, "above 0"),
             "critic_lr": (self.critic_lr > 0, "above 0"),
-            "batch_size": (1 <= self.batch_size <= self.buffer_size, f"from 1 to buffer_size {self.buffer_size}"),
+            "batch_size": (1 <= self.batch_size <= MAX_BATCH, f"from 1 to {MAX_BATCH}"),
+            "buffer_size": (self.buffer_size >= self.batch_size, f"at least batch_size {self.batch_size}"),
             "hidden": (is_hidden(self.hidden), HIDDEN),
-            "n_critics": (self.n_critics >= 1, "at least 1"),
+            "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
             "learning_starts": (self.learning_starts >= 0, "at least 0"),
             "updates_per_step": (self.updates_per_step > 0, "above 0"),
             "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
             "smoothness": (self.smoothness >= 0, "at least 0"),
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
-            "history": (self.history >= 1, "at least 1"),
+            "history": (1 <= self.history <= MAX_HISTORY, f"from 1 to {MAX_HISTORY}"),
             "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
         }
 

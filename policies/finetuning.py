@@ -2,7 +2,8 @@
 
     y      = r + gamma (1 - terminated) min_i Q'_i(s', d, pi(s') + clip(eps))
     J_Q    = 1/2 sum_i mean (Q_i(s, d, a) - y)^2
-    J_pi   = mean (-Q(s, d, pi(s)) / scale + beta (|pi(s) - pi_0(s)|^2 / m - radius^2)),    Q = min_i Q_i
+    J_pi   = mean ((-Q(s, d, pi(s)) + smoothness |pi(s) - pi(s')|^2) / scale
+                   + beta (|pi(s) - pi_0(s)|^2 / m - radius^2)),                            Q = min_i Q_i
     J_beta = -log(beta) mean (|pi(s) - pi_0(s)|^2 / m - radius^2)
 
 Parts and their sources: old and new data mixed in every batch, LayerNorm in the critics, many updates a step (RLPD,
@@ -29,7 +30,14 @@ from torch import Tensor
 from simtoreal.policies.actor_critic import move
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.history import Driver
-from simtoreal.policies.networks import HIDDEN, DeterministicActor, StackedCritics, is_hidden
+from simtoreal.policies.networks import (
+    HIDDEN,
+    MAX_BATCH,
+    MAX_CRITICS,
+    DeterministicActor,
+    StackedCritics,
+    is_hidden,
+)
 from simtoreal.policies.replay import Batch, Replay
 from simtoreal.policies.sac import critic_loss
 from simtoreal.policies.targets import soft_target
@@ -45,7 +53,8 @@ class FineTuningConfig:
     `old_share` is the part of a batch that comes from the old robot; `first_radius` and `max_radius` bound the root
     mean square distance an element of the action, in [-1, 1], may move away from the first actor's; `noise` is the
     standard deviation of exploration; `actor_every` the critics' steps to one of the actor; `actor_average` the rate of
-    the average of its weights that is the candidate.
+    the average of its weights that is the candidate; `smoothness` the weight of the action's change from a state to
+    the next, as in SAC (CAPS, Mysore et al. 2021, arXiv 2012.06644).
     """
 
     gamma: float = 0.99
@@ -62,6 +71,7 @@ class FineTuningConfig:
     noise: float = 0.1
     actor_every: int = 2
     actor_average: float = 0.005
+    smoothness: float = 0.0
 
     def __post_init__(self) -> None:
         checks = {
@@ -70,15 +80,16 @@ class FineTuningConfig:
             "actor_lr": (self.actor_lr > 0, "above 0"),
             "critic_lr": (self.critic_lr > 0, "above 0"),
             "beta_lr": (self.beta_lr > 0, "above 0"),
-            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "batch_size": (2 <= self.batch_size <= MAX_BATCH, f"from 2 to {MAX_BATCH}"),
             "hidden": (is_hidden(self.hidden), HIDDEN),
-            "n_critics": (self.n_critics >= 1, "at least 1"),
+            "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
             "old_share": (0 <= self.old_share < 1, "at least 0 and below 1"),
             "first_radius": (0 < self.first_radius <= self.max_radius, f"above 0 and at most {self.max_radius}"),
             "max_radius": (self.max_radius > 0, "above 0"),
             "noise": (self.noise >= 0, "at least 0"),
             "actor_every": (self.actor_every >= 1, "at least 1"),
             "actor_average": (0 < self.actor_average <= 1, "above 0 and at most 1"),
+            "smoothness": (0 <= self.smoothness < math.inf, "at least 0"),
         }
         for name in (f.name for f in fields(self)):
             holds, expected = checks[name]
@@ -225,7 +236,11 @@ class FineTuner:
         moved = (action - start).square().mean()
         excess = moved - self.radius**2
         beta = self.log_beta.detach().exp()
-        loss = -q.mean() / (q.detach().abs().mean() + 1e-6) + beta * excess
+        gain = -q.mean()
+        if self.config.smoothness:
+            change = action - self.actor(batch.next_obs[-self._from_new :])
+            gain = gain + self.config.smoothness * change.square().sum(-1).mean()
+        loss = gain / (q.detach().abs().mean() + 1e-6) + beta * excess
         value = _finite(loss, "actor")
         _step(self._actor_optimizer, torch.autograd.grad(loss, list(self.actor.parameters())))
         _step(self._beta_optimizer, [-excess.detach()])

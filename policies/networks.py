@@ -20,6 +20,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "el
 OUTPUTS = ("tanh", "clip")
 MAX_LAYERS, MAX_WIDTH = 32, 16_384
 HIDDEN = f"1 to {MAX_LAYERS} layer widths from 1 to {MAX_WIDTH}"  # what a setting must be
+MAX_BATCH, MAX_CRITICS, MAX_HISTORY = 65_536, 16, 64  # of a learner's settings, as of layers
 threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 

@@ -34,7 +34,7 @@ from simtoreal.policies.agent import (
     prefixed,
     split_observation,
 )
-from simtoreal.policies.networks import ACTIVATIONS, HIDDEN, DeterministicActor, is_hidden, mlp
+from simtoreal.policies.networks import ACTIVATIONS, HIDDEN, MAX_BATCH, MAX_HISTORY, DeterministicActor, is_hidden, mlp
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.rollout import Rollout
 
@@ -84,7 +84,7 @@ class PPOConfig:
             "gae_lambda": (0 <= self.gae_lambda <= 1, "from 0 to 1"),
             "learning_rate": (self.learning_rate > 0, "above 0"),
             "rollout": (self.rollout >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "batch_size": (2 <= self.batch_size <= MAX_BATCH, f"from 2 to {MAX_BATCH}"),
             "epochs": (self.epochs >= 1, "at least 1"),
             "clip": (self.clip > 0, "above 0"),
             "clip_value": (self.clip_value >= 0, "at least 0"),
@@ -95,7 +95,7 @@ class PPOConfig:
             "hidden": (is_hidden(self.hidden), HIDDEN),
             "activation": (self.activation in ACTIVATIONS, ", ".join(sorted(ACTIVATIONS))),
             "log_std": (-20 <= self.log_std <= 2, "from -20 to 2"),
-            "history": (self.history >= 1, "at least 1"),
+            "history": (1 <= self.history <= MAX_HISTORY, f"from 1 to {MAX_HISTORY}"),
             "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
         }
         for name, (holds, expected) in checks.items():

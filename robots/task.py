@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import gt
 from typing import Any, ClassVar, Literal
@@ -82,6 +82,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
     compensates_gravity: bool = False
     goals: ClassVar[Mapping[str, tuple[Sequence[float], Sequence[float]]]] = {}  # what a reset may be asked for: bounds
+    relabel: ClassVar[Callable[..., dict[str, NDArray[Any]]] | None] = None  # rows under other commands
     mirrors: ClassVar[bool] = False  # does `augment` hold only for a robot whose left and right are alike?
     camera: Camera
 

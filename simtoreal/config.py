@@ -25,6 +25,9 @@ ALGORITHMS = {
 }
 
 
+MAY_DIFFER = ("steps", "workers", "step_timeout")  # between a run and its resumption
+
+
 class ConfigError(ValueError):
     """A configuration that cannot run; the message names the field."""
 
@@ -168,9 +171,9 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting, as a dotted path, that differs between two configurations, with both values.
 
-    The number of steps may differ: a run may go on for longer.
+    Those of `MAY_DIFFER` may: no result depends on the workers, and a run may go on for longer.
     """
-    for name in sorted({*one, *other} - {"steps"}):
+    for name in sorted({*one, *other} - {*MAY_DIFFER}):
         a, b = one.get(name), other.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             if found := difference(a, b):

@@ -18,18 +18,20 @@ from scipy.stats import boschloo_exact
 from simtoreal import build
 from simtoreal.config import ConfigError, parse_assignments, settings_of
 from simtoreal.intervals import Estimate, wilson
+from simtoreal.locks import check_unlocked, locked
 from simtoreal.policies.checkpoint import TENSORS, save_checkpoint
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
 from simtoreal.policies.networks import DeterministicActor
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_env import open_robot
-from simtoreal.robot_session import SIMULATED_STEPS, Budget, CapReached, Caps, Session, simulate
+from simtoreal.robot_session import RELABELLED, SIMULATED_STEPS, Budget, CapReached, Caps, Session, simulate
 from simtoreal.runs import (
     CHECKPOINTS,
     CONFIG,
     EVENTS,
     METRICS,
     RANDOMIZATION,
+    REPLAY,
     SUMMARY,
     Run,
     RunError,
@@ -58,6 +60,7 @@ class FineTuneResult:
     robot_seconds: float
     rollouts: int
     falls: int
+    stops: int
     violations: int
     rollbacks: int
     wall_seconds: float
@@ -76,6 +79,7 @@ def finetune(
     checkpoint: str = "best",
     seed: int = 0,
     max_falls: int = Caps.falls,
+    max_stops: int = Caps.stops,
     max_violations: int = Caps.violations,
     assignments: Sequence[str] = (),
     force: bool = False,
@@ -90,10 +94,10 @@ def finetune(
     Args:
         target: a target file, whose robot is started in another process, or a link (`tcp://HOST:PORT`, `unix:PATH`).
         robot_seconds: all that the robot may spend: reset routines, learning, judging base and candidate.
-        max_falls, max_violations: falls, and control steps beyond a limit, after which the session stops and the base
-            is kept.
+        max_falls, max_stops, max_violations: falls, times the robot stopped itself, and control steps beyond a limit,
+            after which the session ends and the base is kept.
         assignments: settings of the learner (`FineTuningConfig`), each "name=value". Unless they say otherwise, its
-            critics are as wide as the policy, and its discount is the run's, but at most 0.98.
+            critics are as wide as the policy, its smoothness is the run's, and its discount too, but at most 0.98.
         force: replace an earlier run at `out`.
 
     Raises:
@@ -102,21 +106,26 @@ def finetune(
     """
     source = Run.load(run)
     actor, meta = source.actor(checkpoint)
-    caps = Caps(max_falls, max_violations)
+    caps = Caps(max_falls, max_violations, max_stops)
     folder = output_path(out)
     if folder.resolve() == source.path.resolve():
         raise RunError(f"{folder} is the run to start from; choose another folder")
+    check_unlocked(folder)
     began = time.perf_counter()
     torch.set_num_threads(source.config.threads)
     gamma = min(float(source.config.agent.get("gamma", GAMMA)), GAMMA)
-    settings = settings_of(
-        FineTuningConfig, {"gamma": gamma, "hidden": actor.hidden} | parse_assignments(assignments), "finetune."
-    )
-    with claimed_output(folder, force=force, marker=CONFIG), open_robot(target, seed) as env:
+    base = {"gamma": gamma, "hidden": actor.hidden, "smoothness": source.config.agent.get("smoothness", 0.0)}
+    settings = settings_of(FineTuningConfig, base | parse_assignments(assignments), "finetune.")
+    with (
+        claimed_output(folder, force=force, marker=CONFIG),
+        locked(folder),
+        open_robot(target, seed) as env,
+    ):
         _check_robot(source, actor, env.hello.task)
         budget = Budget(robot_seconds, env.episode_seconds)
         copies = 1 + source.config.augment
-        kept = {"old": copies * SIMULATED_STEPS, "new": copies * int(robot_seconds / env.control_dt + 1)}
+        new = 1 + max(source.config.augment, RELABELLED)
+        kept = {"old": copies * SIMULATED_STEPS, "new": new * int(robot_seconds / env.control_dt + 1)}
         tuner = FineTuner(actor, settings, **kept, seed=seed)
         augment = simulate(source.frozen_config, tuner, seed)
         session = Session(env, tuner, augment, budget, caps)
@@ -125,12 +134,13 @@ def finetune(
             session.run(None if progress is None else lambda seconds: progress(int(seconds), int(robot_seconds)))
         except CapReached as stop:
             trouble = str(stop)
-        verdict = _verdict(session, trouble)
+        verdict = decide(session.outcomes("base"), session.outcomes("candidate"), trouble)
         result = FineTuneResult(
             run=folder,
             robot_seconds=round(env.seconds, 6),
             rollouts=len(session.rollouts),
             falls=session.falls,
+            stops=session.stops,
             violations=session.violations,
             rollbacks=session.rollbacks,
             wall_seconds=time.perf_counter() - began,
@@ -157,9 +167,9 @@ def _check_robot(source: Run, actor: DeterministicActor, task: str) -> None:
         raise RunError(f"{source.path}: its actor maps {actor.observation_size} observations, {task} has {sizes[0]}")
 
 
-def _verdict(session: Session, trouble: str | None) -> dict[str, Any]:
-    """The fields of the result that the two judgements decide; `trouble` is why the session ended early."""
-    base, tuned = session.outcomes("base"), session.outcomes("candidate")
+def decide(base: list[bool], tuned: list[bool], trouble: str | None = None) -> dict[str, Any]:
+    """The fields of the result that the successes of the two judgements decide; `trouble` is why the session ended
+    early."""
     rates = {name: Estimate(sum(o) / len(o), *wilson(sum(o), len(o))) if o else None for name, o in
              (("base", base), ("tuned", tuned))}  # fmt: skip
     if trouble is not None:
@@ -178,8 +188,8 @@ def _write(
     """The run folder: checkpoint 0 is the base; the tuned policy, if it was accepted, follows under its rollouts."""
     folder = result.run
     (folder / SUMMARY).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    shutil.rmtree(folder / EVENTS, ignore_errors=True)
+    for earlier in (CHECKPOINTS, EVENTS, REPLAY):
+        shutil.rmtree(folder / earlier, ignore_errors=True)
     (folder / RANDOMIZATION).unlink(missing_ok=True)
     write_yaml(folder / CONFIG, source.config.model_dump(exclude_none=True))
     if (source.path / RANDOMIZATION).is_file():

@@ -19,7 +19,7 @@ import torch
 
 from simtoreal.build import TrainingEnvs
 from simtoreal.config import RunConfig
-from simtoreal.errors import Interrupted, SaveError
+from simtoreal.errors import Interrupted, RunError, SaveError
 from simtoreal.judge import Judge
 from simtoreal.learners import Learner
 from simtoreal.metrics import Metrics
@@ -111,9 +111,10 @@ class Recorder:
     ) -> None:
         self.folder, self.config, self.device = folder, config, device
         self._learner, self._judge, self._envs, self._randomizer = learner, judge, envs, randomizer
-        self._snapshots = Snapshots(folder, config, device)
+        self._snapshots = Snapshots(folder, config, device, None if randomizer is None else randomizer.preset)
         self._now = Standing()
         self._saved: int | None = None
+        self._restarts = 0  # of workers, before this process went on
         self._clocks: tuple[float, float] | None = None  # wall and CPU [s] when `wall_seconds` was last brought up
 
     def begin(self) -> None:
@@ -140,13 +141,17 @@ class Recorder:
 
     def resume(self, *, fall_back: bool) -> None:
         """Go back to the run's newest checkpoint (or, with `fall_back`, the newest sound one), to the beginning where
-        none was ever written. Raises SaveError, and as `Snapshots.restore` does.
+        none was ever written. Raises RunError where one was and is gone, SaveError, and as `Snapshots.restore` does.
         """
         found = self._snapshots.restore(self._learner, fall_back=fall_back)
         if found is None:
+            if (self.folder / SUMMARY).is_file():  # it is written after a checkpoint
+                raise RunError(
+                    f"{self.folder} has a {SUMMARY} but nothing in {CHECKPOINTS}/ to resume from; --force trains anew"
+                )
             self.begin()
             return
-        self._now, self._saved = found, found.step
+        self._now, self._saved, self._restarts = found, found.step, found.worker_restarts
         if found.step < self.config.steps:
             found.resumed_at.append(found.step)
         with self._disk():
@@ -242,6 +247,7 @@ class Recorder:
     def _take(self, progress: Progress) -> None:
         now = self._now
         now.step, now.faults = progress.step, progress.faults
+        now.worker_restarts = self._restarts + self._envs.restarts
         now.recent = (now.recent + progress.episodes)[-100:]
         for name, value in progress.metrics.items():
             if math.isfinite(value):
@@ -313,7 +319,7 @@ class Recorder:
                 "last": {"step": now.step, **(vars(last) if last else unknown)},
                 "evaluations": now.evaluations,
                 "physics_faults": now.faults,
-                "worker_restarts": self._envs.restarts,
+                "worker_restarts": now.worker_restarts,
                 "training_ranges": {} if self._randomizer is None else self._randomizer.ranges,
                 "wall_seconds": now.wall_seconds,
                 "cpu_seconds": now.cpu_seconds,

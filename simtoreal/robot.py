@@ -32,11 +32,10 @@ from simtoreal.contract import contract_digest
 from simtoreal.randomization.randomizer import Preset, Randomizer, read_entries, read_header
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.randomization.yaml_files import read_yaml
-from simtoreal.robot_link import PROTOCOL, Address, Channel, CommandLimits, RobotLinkError
+from simtoreal.robot_link import MAX_RESET_SECONDS, PROTOCOL, Address, Channel, CommandLimits, RobotLinkError
 from simtoreal.robots.task import Task
 
 FIRST_CALL = 60.0  # [s] a robot that was started for one learner waits for it
-MAX_RESET_SECONDS = 3600.0
 READY = "listening at"
 
 
@@ -69,14 +68,17 @@ class Target:
         """What the safety layer lets through: the command's own limits where the file has none.
 
         Raises:
-            ConfigError: a list of another length than the command.
+            ConfigError: a list of another length than the command, or limits that let nothing through.
         """
         layout = task.command_layout
         own = {"low": tuple(layout.low.tolist()), "high": tuple(layout.high.tolist())}
         for name, values in self.limits.items():
             if len(values) != layout.size:
                 raise ConfigError(f"{self.preset.path}: {name} has {len(values)} numbers, a command {layout.size}")
-        return CommandLimits(**(own | self.limits))
+        try:
+            return CommandLimits(**(own | self.limits))
+        except ValueError as error:
+            raise ConfigError(f"{self.preset.path}: {error}") from None
 
 
 class Robot:
@@ -102,11 +104,15 @@ class Robot:
         if what == "reset":
             return self._reset()
         if what == "hold":
-            self._running = False
-            return {}
+            return self.hold()
         if what == "step":
             return self._step(request.get("command")) if self._running else {"error": "the robot holds still: reset it"}
         return {"error": f"no request {what!r}; requests: hello, reset, step, hold"}
+
+    def hold(self) -> dict[str, Any]:
+        """Stand still until the next reset."""
+        self._running = False
+        return {}
 
     def close(self) -> None:
         self._env.close()
@@ -154,13 +160,24 @@ class Robot:
 
 
 def serve(robot: Robot, listener: socket.socket, *, once: bool) -> None:
-    """Answer one learner after another, for ever; with `once`, one."""
+    """Answer one learner after another, for ever; with `once`, one. The robot holds still when a learner has gone.
+
+    Raises:
+        RobotLinkError: with `once`, the learner speaks no sense; otherwise that is said, and the next one may come.
+    """
     while True:
         listener.settimeout(FIRST_CALL if once else None)
         connection, _ = listener.accept()
-        with closing(Channel(connection, "the learner")) as channel, suppress(OSError):
-            while (request := channel.receive(None)) is not None:
-                channel.send({"id": request.get("id"), **robot.answer(request)})
+        try:
+            with closing(Channel(connection, "the learner")) as channel, suppress(OSError):
+                while (request := channel.receive(None)) is not None:
+                    channel.send({"id": request.get("id"), **robot.answer(request)})
+        except RobotLinkError as error:
+            if once:
+                raise
+            print(f"simtoreal.robot: {error}", file=sys.stderr)
+        finally:
+            robot.hold()
         if once:
             return
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ class RobotEnv(gym.Env[Any, Any]):
     the episode ends as a failure (`invalid_action`). A robot that stopped itself ends the episode by truncation
     (`stopped`): what its state was worth is not known.
 
-    `info` holds `is_success`, `fell`, `violation`, `reward_terms`, `reward_signals` and `action`, the action that was
-    really applied. `seconds` is the robot time [s] used so far, reset routines included.
+    `info` holds `is_success`, `fell`, `violation`, `reward_terms`, `reward_signals`, `action` (the one that was really
+    applied) and at an episode's end `unmet`, as the simulation's. `seconds` is the robot time [s] used so far, reset
+    routines included.
 
     Args:
         link: the robot; the environment closes it.
@@ -47,15 +48,16 @@ class RobotEnv(gym.Env[Any, Any]):
         self._link = link
         self.hello = link.hello()
         self.task = build.task_class(self.hello.task)
-        if self.hello.contract != contract_digest(self.task):
+        if self.hello.contract != contract_digest(self.task) or self.hello.control_dt != self.task.control_dt:
             raise ConfigError(f"{link.name} has another contract of {self.hello.task} than this version")
         self._layout = self.task.command_layout
+        self._check_size("command limits", len(self.hello.limits.low), self._layout.size)
         self._scorer = self.task.scorer()
         self.observation_space = self.task.observation_layout.space()
         self.action_space = self._layout.space()
         self.control_dt = self.task.control_dt
         self.seconds = 0.0
-        self._running = False
+        self._running, self._holds = False, True
 
     @property
     def episode_seconds(self) -> float:
@@ -69,8 +71,10 @@ class RobotEnv(gym.Env[Any, Any]):
         super().reset(seed=seed)
         if options:
             raise ValueError(f"a robot has no reset option {', '.join(map(repr, options))}")
+        self._running = self._holds = False  # until it has answered
         start = self._link.reset()
         self.seconds += start.seconds
+        self._check_size("commands in force", len(start.command), self._layout.size)
         self._command = start.command
         self._observation = self._checked(start.observation)
         self._scorer.start()
@@ -91,10 +95,14 @@ class RobotEnv(gym.Env[Any, Any]):
         limited = command != wanted
         if limited:
             action = layout.action(np.array(command), self._observation, task.observation_layout)
+        self._running = False  # until it has answered: one that is late or gone gets no further command
         tick = self._link.step(command)
+        self._running = True
         self._steps += 1
         self.seconds += self.control_dt
         self._command, self._observation = command, self._checked(tick.observation)
+        for field in task.reward_layout.fields:
+            self._check_size(f"numbers of {field.name}", len(tick.signals.get(field.name, ())), field.size)
         terms = task.reward_terms(tick.signals, action.tolist())
         terminated = tick.fell or task.fails(tick.signals)
         if terminated:
@@ -113,9 +121,15 @@ class RobotEnv(gym.Env[Any, Any]):
             "reward_signals": tick.signals,
             "action": action,
         }
+        if terminated or truncated:
+            info["unmet"] = "; ".join([*self._scorer.unmet, *(["failed"] if terminated else [])])
         return self._observation.copy(), sum(terms.values()), terminated, truncated, info
 
     def close(self) -> None:
+        """Let the robot hold still, if it still listens, and hang up."""
+        if not self._holds:
+            with suppress(RobotLinkError):  # it is gone, and its own monitor's
+                self._link.hold()
         self._link.close()
 
     def _refuse(self) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -126,12 +140,15 @@ class RobotEnv(gym.Env[Any, Any]):
     def _hold(self) -> None:
         self._running = False
         self._link.hold()
+        self._holds = True
 
     def _checked(self, observation: list[float]) -> NDArray[np.float32]:
-        if len(observation) != self.task.observation_layout.size:
-            size = self.task.observation_layout.size
-            raise RobotLinkError(f"{self._link.name} answered {len(observation)} observations, the contract has {size}")
+        self._check_size("observations", len(observation), self.task.observation_layout.size)
         return np.array(observation, np.float32)
+
+    def _check_size(self, what: str, found: int, expected: int) -> None:
+        if found != expected:
+            raise RobotLinkError(f"{self._link.name} answered {found} {what}, the contract has {expected}")
 
 
 @contextmanager

@@ -25,6 +25,9 @@ from typing import Any, NoReturn
 from simtoreal.config import ConfigError
 
 PROTOCOL = 1
+MAX_RESET_SECONDS = 3600.0
+MAX_DIGITS = 18  # of a whole number
+LARGEST = 1e30  # of a number on the line: what is larger is no measurement, and near to what float32 cannot hold
 MAX_LINE = 1 << 16  # bytes: a hundred times what any robot here says at once
 CHUNK = 1 << 14
 
@@ -88,7 +91,7 @@ class Channel:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            message = json.loads(line, parse_constant=_refuse)
+            message = json.loads(line, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
         except (ValueError, RecursionError) as error:
             raise RobotLinkError(f"{self._name} sent what is no message: {error}") from None
         if not isinstance(message, dict):
@@ -103,14 +106,38 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not abs(value) <= LARGEST:
+        raise ValueError(f"{text[:30]} is not a number that can be measured or commanded")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{text[:30]} has more than {MAX_DIGITS} digits")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class CommandLimits:
     """What a robot's safety layer lets through: `low`, `high` [m] in the command's units and `slew` [m] in them a
-    second."""
+    second. Raises ValueError for limits that let nothing through, or of several lengths."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     slew: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {len(values) for values in (self.low, self.high, self.slew) if values is not None}
+        if len(sizes) > 1:
+            raise ValueError(f"limits of several lengths: {', '.join(map(str, sorted(sizes)))}")
+        for low, high in zip(self.low, self.high, strict=True):
+            if not low <= high:
+                raise ValueError(f"a lower limit of {low} above an upper one of {high}")
+        for rate in self.slew or ():
+            if not rate > 0:
+                raise ValueError(f"a slew limit must be above 0, got {rate}")
 
     def clip(self, command: Sequence[float], last: Sequence[float], dt: float) -> list[float]:
         """The nearest command that may follow `last` after `dt` [s]."""
@@ -122,8 +149,9 @@ class CommandLimits:
 
     def allow(self, command: Sequence[float], last: Sequence[float], dt: float) -> bool:
         """Is `command` within the limits, but for rounding?"""
+        nearest = self.clip(command, last, dt)
         return all(
-            abs(a - b) <= 1e-6 * max(1.0, abs(a)) for a, b in zip(command, self.clip(command, last, dt), strict=True)
+            math.isfinite(a) and abs(a - b) <= 1e-6 * max(1.0, abs(b)) for a, b in zip(command, nearest, strict=True)
         )
 
 
@@ -189,15 +217,19 @@ class RobotLink:
         limits = self._part(answer, "limits", dict)
         low, high = self._numbers(limits, "low"), self._numbers(limits, "high")
         slew = None if limits.get("slew") is None else tuple(self._numbers(limits, "slew"))
-        dt, seconds = (self._part(answer, key, float) for key in ("control_dt", "reset_seconds"))
+        dt, seconds = self._part(answer, "control_dt", float), self._seconds(answer, "reset_seconds")
         task, contract = (self._part(answer, key, str) for key in ("task", "contract"))
-        return Hello(task, contract, dt, seconds, CommandLimits(tuple(low), tuple(high), slew))
+        try:
+            allowed = CommandLimits(tuple(low), tuple(high), slew)
+        except ValueError as error:
+            raise RobotLinkError(f"{self.name} has {error}") from None
+        return Hello(task, contract, dt, seconds, allowed)
 
     def reset(self) -> Start:
         """Let the robot run its reset routine."""
         self._tick = 0
         answer = self._ask("reset", self._reset_timeout)
-        seconds = self._part(answer, "seconds", float)
+        seconds = self._seconds(answer, "seconds")
         return Start(self._numbers(answer, "observation"), self._numbers(answer, "command"), seconds)
 
     def step(self, command: Sequence[float]) -> Tick:
@@ -216,7 +248,7 @@ class RobotLink:
         self._ask("hold", self._timeout)
 
     def close(self) -> None:
-        """Hang up; the robot holds still."""
+        """Hang up: a robot that nobody commands holds still."""
         self._channel.close()
 
     def _ask(self, what: str, timeout: float, **more: Any) -> dict[str, Any]:
@@ -244,6 +276,12 @@ class RobotLink:
         if type(value) is not kind:
             raise RobotLinkError(f"{self.name} answered {key} = {value!r}, expected a {kind.__name__}")
         return value
+
+    def _seconds(self, answer: Mapping[str, Any], key: str) -> float:
+        seconds: float = self._part(answer, key, float)
+        if not 0 <= seconds <= MAX_RESET_SECONDS:
+            raise RobotLinkError(f"{self.name} answered {key} = {seconds:g}, expected 0 to {MAX_RESET_SECONDS:g} s")
+        return seconds
 
     def _numbers(self, answer: Mapping[str, Any], key: str) -> list[float]:
         values = self._part(answer, key, list)

@@ -17,11 +17,14 @@ from simtoreal.policies.history import Driver, next_stack
 from simtoreal.policies.loops import Augment, Transition, final_observation, finite_rows, transition
 from simtoreal.policies.networks import DeterministicActor
 from simtoreal.robot_env import RobotEnv
+from simtoreal.robots.task import Task
 
 JUDGED_SHARE = 0.2  # of the budget, for the base and again for the candidate
 MIN_JUDGED, MAX_JUDGED = 6, 25  # rollouts
 BAD_IN_A_ROW = 2
 MAX_ROLLBACKS = 5
+RELABELLED = 3  # further transitions of a robot's own, where its commands may be relabelled
+MAX_ROBOT_SECONDS = 100_000.0
 SIMULATED_STEPS = 10_000
 SIMULATED_NOISE = 0.5  # at most: critics must know what other actions are worth
 PRETRAINING = 3_000  # updates on simulated transitions
@@ -35,14 +38,16 @@ Report = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Caps:
-    """What a session may cost the robot: falls, and control steps in which a limit was broken."""
+    """What a session may cost the robot: falls, times it stopped itself, control steps in which a limit was broken."""
 
     falls: int = 20
     violations: int = 1_000
+    stops: int = 20
 
     def __post_init__(self) -> None:
-        if self.falls < 1 or self.violations < 1:
-            raise ConfigError(f"caps must be at least 1, got {self.falls} falls and {self.violations} violations")
+        for name, cap in vars(self).items():
+            if cap < 1:
+                raise ConfigError(f"caps must be at least 1, got {cap} {name}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Rollout:
     stopped: bool
     violations: int
     limited: int
+    unmet: str  # what kept it from being a success, where the task can tell
 
 
 @dataclass
@@ -64,7 +70,7 @@ class Budget:
     """Robot seconds, and how many rollouts of base and candidate they are to judge.
 
     Raises:
-        ConfigError: too few seconds to learn and to judge.
+        ConfigError: too few seconds to learn and to judge, or more than any session takes.
     """
 
     seconds: float
@@ -72,6 +78,8 @@ class Budget:
     judged: int = field(init=False)
 
     def __post_init__(self) -> None:
+        if not self.seconds <= MAX_ROBOT_SECONDS:
+            raise ConfigError(f"{self.seconds:g} robot seconds are more than {MAX_ROBOT_SECONDS:,.0f}")
         least = (2 * MIN_JUDGED + WINDOW) * self.episode
         if self.seconds < least:
             raise ConfigError(
@@ -80,13 +88,13 @@ class Budget:
             )
         self.judged = min(max(int(JUDGED_SHARE * self.seconds / self.episode), MIN_JUDGED), MAX_JUDGED)
 
-    def allows_learning(self, used: float) -> bool:
-        """Is there time for one more rollout, and then for the candidate's?"""
-        return used + (1 + self.judged) * self.episode <= self.seconds + 1e-6
+    def allows(self, used: float, rollouts: int) -> bool:
+        """Is there time for so many more?"""
+        return used + rollouts * self.episode <= self.seconds + 1e-6
 
 
 class CapReached(Exception):
-    """The robot has fallen or broken a limit as often as it may."""
+    """The robot has fallen, stopped itself or broken a limit as often as it may, or its time is spent."""
 
 
 class Session:
@@ -95,7 +103,7 @@ class Session:
 
     def __init__(self, env: RobotEnv, tuner: FineTuner, augment: Augment | None, budget: Budget, caps: Caps) -> None:
         self._env, self._tuner, self._budget, self._caps = env, tuner, budget, caps
-        self._augment = None if env.task.mirrors else augment  # who knows whether a real robot's sides are alike?
+        self._augment = relabelling(env.task) if env.task.mirrors else augment  # are a real robot's sides alike?
         self.rollouts: list[Rollout] = []
         self.metrics: list[dict[str, Any]] = []
         self.rollbacks = 0
@@ -103,6 +111,10 @@ class Session:
     @property
     def falls(self) -> int:
         return sum(rollout.fell for rollout in self.rollouts)
+
+    @property
+    def stops(self) -> int:
+        return sum(rollout.stopped for rollout in self.rollouts)
 
     @property
     def violations(self) -> int:
@@ -127,7 +139,7 @@ class Session:
         worst = min(rollout.return_ for rollout in self.rollouts)
         good, bad, rest = tuner.snapshot(), 0, 0
         best, candidate = (0.0, -math.inf), good
-        while budget.allows_learning(self._env.seconds) and self.rollbacks < MAX_ROLLBACKS:
+        while budget.allows(self._env.seconds, 1 + budget.judged) and self.rollbacks < MAX_ROLLBACKS:
             before = tuner.snapshot()
             rollout = self._rollout("learn", tuner.actor, tuner.config.noise, figures)
             rest = max(0, rest - 1)
@@ -157,8 +169,11 @@ class Session:
         return sum(r.success for r in last) / WINDOW, sum(r.return_ for r in last) / WINDOW
 
     def _rollout(self, phase: str, actor: DeterministicActor, noise: float, figures: Mapping[str, float]) -> Rollout:
-        env, tuner = self._env, self._tuner
-        driver = Driver(actor)
+        env, tuner, budget = self._env, self._tuner, self._budget
+        if not budget.allows(env.seconds, 1):
+            used = f"{env.seconds:.0f} of {budget.seconds:.0f} robot seconds are used"
+            raise CapReached(f"{used}, and a rollout takes {budget.episode:.1f}")
+        driver, began = Driver(actor), env.seconds
         obs, _ = env.reset()
         rows: list[Transition] = []
         signals: list[Any] = []
@@ -178,8 +193,17 @@ class Session:
         if rows:
             self._store({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, signals)
         rollout = Rollout(
-            phase, total, info["is_success"], len(rows), info["fell"], info["stopped"], violations, limited
+            phase,
+            total,
+            info["is_success"],
+            len(rows),
+            info["fell"],
+            info["stopped"],
+            violations,
+            limited,
+            info.get("unmet", ""),
         )
+        budget.episode = max(budget.episode, env.seconds - began)  # a reset may take longer than the robot said
         self._note(rollout, figures)
         return rollout
 
@@ -196,16 +220,30 @@ class Session:
             self._report(self._env.seconds)
         for what, found, cap in (
             ("falls", self.falls, self._caps.falls),
+            ("stops", self.stops, self._caps.stops),
             ("limit violations", self.violations, self._caps.violations),
         ):
             if found >= cap:
                 raise CapReached(f"{found} {what} in {self._env.seconds:.0f} robot seconds, of at most {cap}")
 
 
+def relabelling(task: type[Task]) -> Augment | None:
+    """The same motions under other commands, `RELABELLED` for each; None where the task has none to give."""
+    if task.relabel is None:
+        return None
+    derive, rng = task.relabel, np.random.default_rng(0)
+
+    def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
+        found = [derive(rows, infos["reward_signals"], rng) for _ in range(RELABELLED)]
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    return augment
+
+
 def simulate(config: RunConfig, tuner: FineTuner, seed: int) -> Augment | None:
     """Fill the tuner's old transitions with the base's, noisy, under the run's training conditions, and let the
     critics learn from them; returns how the task derives further transitions, as the run did."""
-    plain = config.model_copy(update={"privileged": False, "envs": 1, "seed": seed})
+    plain = config.model_copy(update={"privileged": False, "envs": 1, "workers": 0, "seed": seed})
     envs = build.TrainingEnvs(plain)
     try:
         augment = augmentation(envs, plain, np.random.default_rng(seed)) if plain.augment else None

@@ -25,7 +25,10 @@ from simtoreal.policies.checkpoint import (
 )
 from simtoreal.policies.chunks import ChunkStore
 from simtoreal.policies.networks import DeterministicActor
-from simtoreal.runs import CHECKPOINTS, CONFIG, REPLAY
+from simtoreal.policies.tensor_files import digest
+from simtoreal.randomization.randomizer import Preset
+from simtoreal.randomization.yaml_files import dump_yaml
+from simtoreal.runs import CHECKPOINTS, CONFIG, RANDOMIZATION, REPLAY
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Standing:
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
     resumed_at: list[int] = field(default_factory=list)
+    worker_restarts: int = 0
 
 
 class Snapshots:
@@ -57,11 +61,15 @@ class Snapshots:
 
     Two generations stay, each with the best checkpoint it knew of, and those kept for ever. A chunk of the replay
     stays as long as one of them needs it.
+
+    Args:
+        preset: what the run's environments draw from, None for nothing.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, device: str) -> None:
+    def __init__(self, folder: Path, config: RunConfig, device: str, preset: Preset | None) -> None:
         self.folder = folder / CHECKPOINTS
         self._config, self._device = config, device
+        self._preset = None if preset is None else digest(dump_yaml(preset.to_data()).encode())
         self._chunks = ChunkStore(folder / REPLAY)
         self._newest: set[int] = set()  # the newest checkpoint and the best it knew of
         self._keep: set[int] = set()
@@ -145,19 +153,22 @@ class Snapshots:
         self._chunks.sweep(0)
 
     def _identity(self) -> dict[str, Any]:
-        """What must be alike to go on; the number of steps may grow."""
+        """What must be alike to go on, but for what `difference` lets differ."""
         return {
             "task": self._config.task,
             "algorithm": self._config.algorithm,
             "seed": self._config.seed,
             "device": self._device,
             "config": self._config.model_dump(mode="json"),
+            "preset": self._preset,
         }
 
     def _check_identity(self, meta: Mapping[str, Any]) -> None:
         identity = self._identity()
-        config = identity.pop("config")
+        config, preset = identity.pop("config"), identity.pop("preset")
         check_compatible(meta, identity)
+        if meta.get("preset", preset) != preset:  # checkpoints of before have none
+            raise CheckpointError(f"was written under another {RANDOMIZATION}: the run's was changed since")
         written = complete_config(RunConfig.model_validate(meta["config"]))  # settings may have been added since
         if found := difference(written.model_dump(mode="json"), config):
             name, theirs, ours = found

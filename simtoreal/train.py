@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from simtoreal import build
-from simtoreal.config import ConfigError, RunConfig, amended_config, difference, load_config, make_config
+from simtoreal.config import MAY_DIFFER, ConfigError, RunConfig, amended_config, difference, load_config, make_config
 from simtoreal.judge import Judge
 from simtoreal.learners import complete_config, make_learner, pick_device
 from simtoreal.locks import check_unlocked, locked
@@ -50,7 +50,8 @@ def train(
         force: replace an earlier run at `out`.
         resume: go on with the run at `out` from its newest checkpoint, under its own configuration; on a CPU all that
             comes of it is what an undisturbed run would have given, bit for bit. What is given besides must agree
-            with that configuration; only `steps` may be larger, None leaves it. A finished run is left as it is.
+            with that configuration; only `steps` may be larger, None leaves it, and `workers` and the setting
+            `step_timeout` may differ. A finished run is left as it is.
         fall_back: where the newest checkpoint is damaged, resume from the newest sound one.
 
     Raises:
@@ -118,7 +119,7 @@ def train(
 
 
 def _config_to_resume(folder: Path, task: str, algorithm: str | None, arguments: Mapping[str, Any]) -> RunConfig:
-    """The configuration of the run at `folder`, its steps perhaps more.
+    """The configuration of the run at `folder`, its steps perhaps more, its workers perhaps others.
 
     Raises:
         RunError: there is none, it was not stored to be resumed, or what is asked for contradicts it.
@@ -132,7 +133,8 @@ def _config_to_resume(folder: Path, task: str, algorithm: str | None, arguments:
     wanted = complete_config(amended_config(config, **arguments))
     if found := difference(config.model_dump(mode="json"), wanted.model_dump(mode="json")):
         setting, theirs, asked = found
-        raise RunError(f"{folder} was begun with {setting} {theirs!r}, not {asked!r}; only steps can change")
+        can = ", ".join(MAY_DIFFER)
+        raise RunError(f"{folder} was begun with {setting} {theirs!r}, not {asked!r}; only {can} can change")
     if wanted.steps < config.steps:
         raise RunError(f"{folder} is a run of {config.steps} steps; {wanted.steps} are fewer")
     if not config.resumable:

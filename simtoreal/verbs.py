@@ -189,6 +189,7 @@ def _finetune(verbs: Any) -> None:
                 checkpoint=options.checkpoint,
                 seed=options.seed,
                 max_falls=options.max_falls,
+                max_stops=options.max_stops,
                 max_violations=options.max_violations,
                 assignments=options.set,
                 force=options.force,
@@ -197,7 +198,7 @@ def _finetune(verbs: Any) -> None:
         if not options.json:
             print(
                 f"{result.reason}\n{result.robot_seconds:.0f} robot seconds, {result.rollouts} rollouts, "
-                f"{result.falls} falls, {result.violations} control steps beyond a limit, "
+                f"{result.falls} falls, {result.stops} stops, {result.violations} control steps beyond a limit, "
                 f"{result.rollbacks} roll-backs\nrun: {result.run}"
             )
         return result.to_json(), DONE if result.accepted else NO
@@ -215,6 +216,9 @@ def _finetune(verbs: Any) -> None:
     verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument(
         "--max-falls", type=count, metavar="N", default=20, help="stop and keep the base then (default 20)"
+    )
+    verb.add_argument(
+        "--max-stops", type=count, metavar="N", default=20, help="of its own: stop and keep the base then (default 20)"
     )
     verb.add_argument(
         "--max-violations",

@@ -24,25 +24,20 @@ def verdict(summary: Summary, comparisons: Sequence[PairedDifference] = ()) -> l
         ranked = sorted(judged, key=lambda s: strength(s.pooled))
         judged = [ranked[-1], ranked[0]]
     spoken = {s.bundle for s in judged}
+    told = judged[0].pooled.success is not None
     where = "under conditions it never saw" if unseen else f"in suite {name}"
-    if judged[0].pooled.success is not None:
-        first, *others = [f"in {rate(s.pooled)}" for s in judged]
-        first, where = f"{judged[0].bundle} succeeds {first}", f"of its episodes {where}"
-    else:
-        first, *others = [rate(s.pooled) for s in judged]
-        first = f"{judged[0].bundle} has a {first} {where}; this task reports no success"
-        where = ""
-    said = [
-        " ".join(f"{opening}{first} {where}".split())
-        + "".join(f"; {s.bundle} {other}" for s, other in zip(judged[1:], others, strict=True))
-        + ".",
-        *_weakest(judged),
-    ]
+    first, *others = [f"in {rate(s.pooled)}" if told else rate(s.pooled) for s in judged]
+    lead = f"succeeds {first} of its episodes {where}" if told else f"has {first} {where}"
+    rest = "".join(f"; {s.bundle} {other}" for s, other in zip(judged[1:], others, strict=True))
+    said = [f"{opening}{judged[0].bundle} {lead}{rest}."]
+    if not told:
+        said.append("This task reports no success, so there is no rate of it.")
+    said += _weakest(judged)
     for other in summary.suite_names:
         found = [(s.bundle, s.pooled) for s in summary.suites if s.suite == other != name and s.bundle in spoken]
         if found:
             said.append(f"In suite {other}: {_rates(found)}.")
-    metric = "return_mean" if judged[0].pooled.success is None else "success"
+    metric = "success" if told else "return_mean"
     said += [_difference(c) for c in comparisons if (c.suite, c.metric) == (name, metric) and {c.a, c.b} <= spoken]
     if not unseen:
         said.append("No suite lay outside every bundle's training ranges: nothing here tells how they do beyond them.")
@@ -75,7 +70,7 @@ def _rates(found: Sequence[tuple[str, Figures]]) -> str:
 
 def rate(figures: Figures) -> str:
     """The success rate as people read it, or the return where the task reports no success."""
-    return f"return of {quantity(figures.return_iqm)}" if figures.success is None else percent(figures.success)
+    return f"a return of {quantity(figures.return_iqm)}" if figures.success is None else percent(figures.success)
 
 
 def _difference(c: PairedDifference) -> str:

@@ -157,7 +157,8 @@ class _Worker:
 
     def __init__(self, block: SharedBlock, channel: Channel, seat: Seat, envs: LocalVectorEnv) -> None:
         self._channel, self._envs, self._seat = channel, envs, seat
-        envs.busy = block.arrays.pop("busy")[seat.worker * WORDS :][:1]
+        envs.busy = block.arrays.pop("busy")[seat.worker * WORDS :][:2]
+        envs.busy[1] = False  # whatever the one before died of
         rows = block.rows(seat.rows)
         self._action, self._signals = rows.pop("action"), rows.pop("signals")
         self._return, self._length, self._episode = (rows.pop(name) for name in ("return", "length", "episode"))

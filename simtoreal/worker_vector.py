@@ -50,7 +50,9 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     """A `LocalVectorEnv` whose environments live in worker processes; the same results, bit for bit.
 
     Every step's numbers cross in shared memory; what has no fixed size (`final_info`, a reset's infos, a traceback)
-    crosses on a pipe. The environments are dealt to the workers in order, as evenly as possible.
+    crosses on a pipe. Of a step's own infos only `physics_fault` and `reward_signals` cross, as `infos["valid"]` and
+    `infos["reward_signals"]`; others are dropped until an episode's last, which `final_info` holds whole. The
+    environments are dealt to the workers in order, as evenly as possible.
 
     A worker that dies in a step, or between steps, is replaced, up to `max_restarts` times each: its environments'
     transitions of that step are lost. They are marked by `infos["lost"]` [E] (only there when something was lost),
@@ -255,9 +257,12 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     def _place(self, worker: Worker) -> tuple[int, str]:
         """Which environment a worker is busy with, and where in its life that is."""
-        i = worker.seat.first + int(self._arrays["busy"][worker.seat.worker * w.WORDS])
+        env, resetting = self._arrays["busy"][worker.seat.worker * w.WORDS :][:2].tolist()
+        i = worker.seat.first + env
+        if self._doing != "step":
+            return i, self._doing
         step = int(self._arrays["length"][i]) + 1
-        return i, f"step {step} of its episode" if self._doing == "step" else self._doing
+        return i, f"the reset after step {step} of its episode" if resetting else f"step {step} of its episode"
 
     def _failed(self, worker: Worker, message: str, envs: Sequence[int] = (), traceback: str = "") -> WorkerError:
         """The error to raise, after the end of all workers."""

@@ -84,7 +84,7 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.envs = [make() for make in factories]
         self.num_envs = len(self.envs)
-        self.busy = np.zeros(1, np.int64)  # which environment is being reset or stepped, for whoever watches
+        self.busy = np.zeros(2, np.int64)  # for whoever watches: which environment, is it in the reset inside a step
         self.single_observation_space = self.envs[0].observation_space
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -133,7 +133,9 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
                     episode = {"r": float(self._returns[i]), "l": int(self._lengths[i])}
                     final_obs[i], final_info[i] = copy.deepcopy(obs), info | {"episode": episode}
                     self._returns[i], self._lengths[i], self._actions[i] = 0.0, 0, []
+                    self.busy[1] = True
                     obs, _ = env.reset()
+                    self.busy[1] = False
                 observations.append(obs)
         infos: dict[str, Any] = {"valid": valid, "reward_signals": signals}
         if terminated.any() or truncated.any():

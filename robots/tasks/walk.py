@@ -24,6 +24,8 @@ from simtoreal.robots.world import Camera, State
 
 GAIT = 2.5  # [Hz] of the clock that the controller keeps
 HOLD = 5.0  # [s] for which a command is given
+COMMANDS = ("velocity_command", "yaw_rate_command")
+COMMAND_SPREAD = (0.1, 0.15)  # [m/s, rad/s] of relabelled commands around how the robot moved
 FORWARD = (0.2, 0.8)  # [m/s] of velocity commands
 TURN = (-0.6, 0.6)  # [rad/s] of yaw-rate commands
 UPRIGHT = 0.8  # cosine of the tilt at which it has fallen
@@ -310,6 +312,42 @@ class A1Walk(Task):
 
     def violates(self) -> bool:
         return self.too_fast() or self._touches
+
+    @classmethod
+    def relabel(
+        cls,
+        rows: Mapping[str, NDArray[Any]],
+        signals: Sequence[Mapping[str, Sequence[float]]],
+        rng: np.random.Generator,
+    ) -> dict[str, NDArray[Any]]:
+        """The same motions under other commands: hindsight, as of Andrychowicz et al. 2017 (arXiv 1707.01495).
+
+        `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated, obs and
+        next_obs [E, 46] or stacks of frames [E, k 46]; `signals` [E] the reward signals each led to. Half of the new
+        commands lie near to how the robot moved, half are drawn as a reset draws them. Where the command changed within
+        a row it stays as it was.
+        """
+        n = len(signals)
+        moved = np.array([(s["base_velocity"][0], s["base_angular_velocity"][2]) for s in signals])
+        low, high = (np.array(ends) for ends in zip(FORWARD, TURN, strict=True))
+        near = np.clip(moved + rng.normal(0.0, COMMAND_SPREAD, (n, 2)), low, high)
+        commands = np.where(rng.random((n, 1)) < 0.5, near, rng.uniform(low, high, (n, 2)))
+        where = [cls.observation_layout.slices[name].start for name in COMMANDS]
+        frames = {name: rows[name].reshape(n, -1, cls.observation_layout.size) for name in ("obs", "next_obs")}
+        steady = (frames["next_obs"][:, -1, where] == frames["obs"][:, -1, where]).all(axis=1)
+        commands = np.where(steady[:, None], commands, frames["obs"][:, -1, where])
+        out = dict(rows)
+        for name, frame in frames.items():
+            changed = frame.copy()
+            changed[:, :, where] = np.where(steady[:, None, None], commands[:, None], frame[:, :, where])
+            out[name] = changed.reshape(rows[name].shape)
+        rewards = rows["reward"].astype(float)
+        for i, (s, action, command) in enumerate(zip(signals, rows["action"].tolist(), commands.tolist(), strict=True)):
+            if steady[i]:
+                other = {**s, **{name: (value,) for name, value in zip(COMMANDS, command, strict=True)}}
+                rewards[i] += sum(cls.reward_terms(other, action).values()) - sum(cls.reward_terms(s, action).values())
+        out["reward"] = rewards
+        return out
 
     def augment(
         self,

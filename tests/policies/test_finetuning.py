@@ -51,6 +51,28 @@ def mean_action(actor):
     return actor(torch.from_numpy(np.random.default_rng(9).normal(size=(200, 3)).astype(np.float32))).mean(dim=0)
 
 
+def test_smoothness_adds_the_gradient_of_the_squared_change_of_the_action():
+    plain, smooth = tuner(), tuner(smoothness=0.4)
+    gradients = []
+    for learner in (plain, smooth):
+        with torch.no_grad():
+            learner.actor.head.weight.copy_(torch.linspace(-1, 1, 32).reshape(2, 16))
+        learner.add(one_step([0.3, -0.2]), robot=NEW)
+        batch = learner._batch()
+        learner._actor_step(batch)
+        gradients.append([parameter.grad.clone() for parameter in learner.actor.parameters()])
+    reference = tuner()
+    reference.actor.load_state_dict(plain.base.state_dict())
+    with torch.no_grad():
+        reference.actor.head.weight.copy_(torch.linspace(-1, 1, 32).reshape(2, 16))
+    action = reference.actor(batch.obs)
+    q = reference.critics(torch.cat([reference._state(batch.obs, batch.privileged), action], -1)).min(dim=0).values
+    change = (action - reference.actor(batch.next_obs)).square().sum(-1).mean()
+    (0.4 * change / (q.detach().abs().mean() + 1e-6)).backward()
+    for without, found, parameter in zip(*gradients, reference.actor.parameters(), strict=True):
+        assert_close(found - without, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
 def test_the_actor_finds_the_new_robots_best_action_though_the_old_ones_was_elsewhere():
     learner = tuner(first_radius=0.5, max_radius=0.5)
     learner.add(one_step([-0.3, 0.3]), robot=OLD)
@@ -63,7 +85,7 @@ def test_the_actor_finds_the_new_robots_best_action_though_the_old_ones_was_else
 def test_the_actor_stays_within_its_radius_and_goes_on_when_that_widens():
     learner = tuner(first_radius=0.1, max_radius=0.25)
     learner.add(one_step([0.9, 0.9]), robot=NEW)
-    learner.update(500, move_actor=True)
+    learner.update(1000, move_actor=True)
     seen = torch.from_numpy(one_step([0, 0])["obs"]).float()
     assert learner.distance(seen) == pytest.approx(0.1, rel=0.2)
     for _ in range(10):
@@ -71,6 +93,20 @@ def test_the_actor_stays_within_its_radius_and_goes_on_when_that_widens():
     assert learner.radius == 0.25
     learner.update(500, move_actor=True)
     assert learner.distance(seen) == pytest.approx(0.25, rel=0.2)
+
+
+@pytest.mark.parametrize(("factor", "pulled"), [(1.0, True), (1.5, True), (4.0, False), (9.0, False)])
+def test_the_pull_back_grows_beyond_the_radius_of_now_and_weakens_within_it(factor, pulled):
+    """The actor is 0.2 from where it started; its radius is 0.1 at first and may become 0.5."""
+    learner = tuner(first_radius=0.1, max_radius=0.5)
+    learner.add(one_step([0.9, 0.9]), robot=NEW)
+    with torch.no_grad():
+        learner.actor.head.bias.fill_(np.arctanh(0.2))
+    learner.widen(factor)
+    seen = learner.update(2, move_actor=True)  # one of them is the actor's
+    assert (seen["distance"], seen["beta"]) == (pytest.approx(0.2), 1.0)
+    assert seen["radius"] == pytest.approx(min(0.1 * factor, 0.5))
+    assert (learner.log_beta.item() > 0) is pulled
 
 
 def test_the_critics_warm_up_while_the_actor_stands():
@@ -151,6 +187,9 @@ def test_what_is_not_finite_is_refused():
         {"first_radius": 0.4},
         {"noise": -0.1},
         {"batch_size": 1},
+        {"batch_size": 65_537},
+        {"n_critics": 0},
+        {"n_critics": 17},
         {"tau": 0.0},
         {"hidden": (16_385,)},
         {"hidden": (4,) * 33},

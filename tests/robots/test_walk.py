@@ -15,14 +15,18 @@ from simtoreal.robots.tasks.walk import A1Walk
 DT = 0.02
 
 
-def gait(k, *, frequency=2.5, height=0.05, speed=0.5, turn=0.2, duty=0.5, slip=0.05, power=60.0, change=0.5):
-    """Signals of step k of a trot: feet 0 and 3 stand in its first `duty`, 1 and 2 half a period later."""
+def tread(k, lag, *, frequency=2.5, height=0.05, duty=0.5):
+    """Contact and clearance at step k of a foot that stands in the first `duty` of each period, `lag` periods ahead."""
+    phase = (k * DT * frequency + lag) % 1.0
+    return (1.0, 0.0) if phase < duty else (0.0, height * math.sin(math.pi * (phase - duty) / (1.0 - duty)))
+
+
+def gait(k, *, speed=0.5, turn=0.2, slip=0.05, power=60.0, change=0.5, odd=None, **feet):
+    """Signals of step k of a trot: feet 0 and 3 stand first, 1 and 2 half a period later; all tread as `feet` says, but
+    for foot 2 as `odd` says."""
     age = ((k - 1) % 250 + 1) * DT
-    contact, clearance = [], []
-    for lag in (0.0, 0.5, 0.5, 0.0):
-        phase = (k * DT * frequency + lag) % 1.0
-        contact.append(float(phase < duty))
-        clearance.append(0.0 if phase < duty else height * math.sin(math.pi * (phase - duty) / (1.0 - duty)))
+    treads = [tread(k, lag, **(odd if odd and foot == 2 else feet)) for foot, lag in enumerate((0.0, 0.5, 0.5, 0.0))]
+    contact, clearance = zip(*treads, strict=True)
     return {
         "velocity_command": (0.5,),
         "yaw_rate_command": (0.2,),
@@ -69,6 +73,23 @@ def test_each_fault_of_a_gait_is_named(changed, failure):
     assert not any(seen)
 
 
+@pytest.mark.parametrize(
+    ("odd", "failures"),
+    [
+        ({"duty": 0.85}, ["duty"]),  # hardly lifted
+        ({"duty": 1.0}, ["duty", "swing_height", "touchdowns"]),  # never lifted
+        ({"duty": 0.0}, ["swing_height", "touchdowns"]),  # carried
+        ({"height": 0.005}, ["swing_height"]),  # dragged
+        ({"frequency": 5.0}, ["touchdowns"]),
+        ({"frequency": 1.0}, ["touchdowns"]),
+    ],
+)
+def test_one_bad_foot_of_four_is_named(odd, failures):
+    seen, found = judge(odd=odd)
+    assert found == failures
+    assert not any(seen)
+
+
 def test_figures_of_a_known_gait():
     """From 1 s on, 4 s of a 2.5 Hz trot of 5 cm: 10 touchdowns a foot, half the time on the ground."""
     scorer = WalkScorer(WalkLimits(), 4, 12, DT, 5.0)
@@ -79,6 +100,15 @@ def test_figures_of_a_known_gait():
     assert found["duty"] == pytest.approx([0.5] * 4, abs=0.03)
     assert found["swing_height"] == pytest.approx([0.05] * 4, rel=0.02)
     assert found["action_change"] == pytest.approx([math.sqrt(0.5 / 12)])
+    assert found["slip"] == pytest.approx([0.05])  # of a foot while it stands, however many do
+
+
+def test_a_foot_that_alone_slips_counts_by_its_share_of_the_standing():
+    """One foot stands all the time and slides at 0.3 m/s, the three others half of it and do not: 0.3 / 2.5 m/s."""
+    scorer = WalkScorer(WalkLimits(), 4, 12, DT, 5.0)
+    for k in range(1, 250):
+        scorer.see(gait(k, odd={"duty": 1.0}) | {"foot_slip": [0.0, 0.0, 0.3, 0.0]})
+    assert scorer.figures()["slip"] == pytest.approx([0.12], rel=0.02)
 
 
 def test_the_first_second_of_a_command_is_not_judged():
@@ -150,6 +180,24 @@ def test_the_mirror_image_of_a_motion_is_the_motion_of_the_mirrored_robot(walk):
     assert np.abs(moved).max() > 0.3  # and it is not its own mirror image
 
 
+@pytest.mark.parametrize(
+    ("yaw", "forward"), [(0.0, (1.0, 0.0)), (math.pi / 2, (0.0, 1.0)), (math.pi, (-1.0, 0.0)), (-0.6, None)]
+)
+def test_velocities_are_in_the_robots_own_axes(yaw, forward, walk):
+    """Turned to the left by a quarter, what moves along the world's y moves forward."""
+    env = walk()
+    env.reset(seed=0)
+    x, y = forward or (math.cos(yaw), math.sin(yaw))
+    turn = (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+    linear = (0.5 * x - 0.1 * y, 0.5 * y + 0.1 * x, 0.02)  # 0.5 m/s forward, 0.1 to the left
+    angular = (0.3 * x - 0.4 * y, 0.3 * y + 0.4 * x, 0.2)
+    q, qd, _ = env.world.state()
+    env.world.reset(q, qd, (0.0, 0.0, 0.262, *turn, *linear, *angular))
+    signals = env.signals(env.world.state())
+    assert signals["base_velocity"] == pytest.approx([0.5, 0.1, 0.02], abs=1e-5)
+    assert signals["base_angular_velocity"] == pytest.approx([0.3, 0.4, 0.2], abs=1e-5)
+
+
 @pytest.mark.parametrize("privileged", [True, "state"])
 def test_mirroring_twice_changes_nothing(walk, privileged):
     env = walk(privileged=privileged)
@@ -185,6 +233,60 @@ def test_a_tilted_imu_reads_gravity_and_rotation_in_its_own_axes(walk, tilt, gra
     seen = reader.read(env._ring, 0)
     assert seen[:3] == pytest.approx(gravity, abs=1e-6)
     assert seen[3:] == pytest.approx([-2.0 * x for x in gravity], abs=1e-6)
+
+
+def test_a_relabelled_step_is_the_one_that_the_other_command_would_have_given(walk):
+    """Commands move no physics, so the same actions under the other command go through the same states."""
+    rng = np.random.default_rng(3)
+    actions = rng.uniform(-0.3, 0.3, (41, 12)).astype(np.float32)
+
+    def play(goal):
+        env = walk()
+        seen = [env.reset(seed=5, options={"goal": goal})[0]]
+        for action in actions:
+            obs, reward, *_, info = env.step(action)
+            seen.append(obs)
+        row = {"obs": seen[-2][None], "next_obs": seen[-1][None], "action": actions[-1:], "reward": np.array([reward])}
+        return row | {"terminated": np.zeros(1)}, info["reward_signals"]
+
+    row, signals = play({"velocity_command": [0.3], "yaw_rate_command": [-0.4]})
+    found = A1Walk.relabel(row, [signals], rng)
+    forward, turn = found["obs"][0, -2:].tolist()
+    assert (forward, turn) != pytest.approx((0.3, -0.4), abs=0.01)
+    other, _ = play({"velocity_command": [forward], "yaw_rate_command": [turn]})
+    for name in row:
+        np.testing.assert_allclose(found[name], other[name], atol=1e-6, err_msg=name)
+    assert found["reward"][0] != pytest.approx(row["reward"][0], abs=1e-3)
+
+
+def test_relabelled_commands_stay_in_their_range_and_a_change_of_command_stays_as_it_was(walk):
+    env = walk()
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    obs, rows, signals = env._observation, [], []
+    for _ in range(260):
+        action = np.zeros(12, np.float32)
+        after, reward, _, _, info = env.step(action)
+        rows.append((obs, action, reward, after))
+        signals.append(info["reward_signals"])
+        obs = after
+    parts = [np.array(part) for part in zip(*rows, strict=True)]
+    batch = dict(zip(("obs", "action", "reward", "next_obs"), parts, strict=True)) | {"terminated": np.zeros(260)}
+    found = A1Walk.relabel(batch, signals, rng)
+    changed = (batch["obs"][:, -2:] != batch["next_obs"][:, -2:]).any(axis=1)
+    assert changed.sum() == 1
+    for name in batch:
+        assert (found[name][changed] == batch[name][changed]).all()
+    commands = found["obs"][~changed, -2:]
+    assert (commands == found["next_obs"][~changed, -2:]).all()
+    assert (commands.min(axis=0) >= np.float32([0.2, -0.6])).all()
+    assert (commands.max(axis=0) <= np.float32([0.8, 0.6])).all()
+    assert commands.std(axis=0) == pytest.approx([0.19, 0.28], rel=0.4)
+    assert (found["obs"][:, :-2] == batch["obs"][:, :-2]).all()
+    stacked = batch | {name: np.tile(batch[name], 3) for name in ("obs", "next_obs")}
+    again = A1Walk.relabel(stacked, signals, np.random.default_rng(0))
+    np.testing.assert_array_equal(again["reward"], found["reward"])
+    np.testing.assert_array_equal(again["next_obs"], np.tile(found["next_obs"], 3))
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.003, 0.01, 0.0166, 0.02, 0.0999, 0.1])

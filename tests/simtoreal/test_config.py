@@ -157,7 +157,7 @@ def test_a_missing_file_is_named():
         (f"agent.hidden={[8] * 33}", "hidden must be 1 to 32 layer widths from 1 to 16384, got (8, 8, "),
         ("agent.batch_size=2.5", "agent.batch_size"),
         ("agent.batch_size=x", "agent.batch_size"),
-        ("agent.buffer_size=10", "batch_size must be from 1 to buffer_size 10, got 256"),
+        ("agent.buffer_size=10", "buffer_size must be at least batch_size 256, got 10"),
     ],
 )
 def test_settings_of_the_learner_are_checked_before_anything_is_simulated(assignment, words, tmp_path, monkeypatch):

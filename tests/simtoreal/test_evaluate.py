@@ -162,7 +162,7 @@ def test_a_task_that_reports_no_success_gets_no_success_rate(controllers, tmp_pa
     out = tmp_path / "v"
     said = cli("evaluate", name, other, "--task", "Pendulum-v1", "--episodes", 3, "--out", out)
     assert said.code == 0
-    assert "this task reports no success" in said.out
+    assert "This task reports no success" in said.out
     assert "a return of" in said.out
     assert "%" not in said.out
     assert all(e.success is None for e in read_episodes(out / "episodes.csv"))

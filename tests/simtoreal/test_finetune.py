@@ -1,5 +1,6 @@
 """Fine-tuning from end to end on robots in other processes, cut to seconds, and its guards one by one."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -13,7 +14,8 @@ import simtoreal
 import simtoreal.finetune  # a module that is called as a verb; the tests need the module
 from simtoreal import robot_session
 from simtoreal.config import ConfigError
-from simtoreal.finetune import better
+from simtoreal.finetune import better, decide
+from simtoreal.locks import locked
 from simtoreal.policies.checkpoint import save_checkpoint
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
 from simtoreal.policies.networks import DeterministicActor
@@ -231,23 +233,29 @@ def test_a_session_stopped_by_a_cap_leaves_the_base_and_says_why(reach, tmp_path
 def test_two_bad_rollouts_in_a_row_roll_back_to_the_last_good_weights(tmp_path):
     target = write_target(tmp_path, "PandaReach", {})
     config = FineTuningConfig(batch_size=16, hidden=(8,), noise=0.0)
-    tuner = FineTuner(actor(), config, old=10, new=20_000, seed=0)
+    tuner = FineTuner(actor(bias=0.1), config, old=10, new=20_000, seed=0)
     lessons = 0
 
     def update(steps, *, move_actor):
-        """A learner that goes mad in its second lesson: full speed ahead, which is worse than standing still."""
+        """A base that drifts, a first lesson to stand still, which is better, a second to go full speed ahead."""
         nonlocal lessons
         lessons += move_actor
         with torch.no_grad():
             for module in (tuner.actor, tuner.average):
                 if move_actor:
-                    module.head.bias.fill_(5.0 if lessons >= 2 and session.rollbacks == 0 else 0.001)
+                    module.head.bias.fill_(5.0 if lessons >= 2 and session.rollbacks == 0 else 0.0)
         return {}
 
     tuner.update = update
+    biases = []
     with open_robot(target, 0) as env:
         session = Session(env, tuner, None, Budget(70, env.episode_seconds), Caps(100, 10_000))
+        rollout = session._rollout
+        session._rollout = lambda phase, actor, *more: (
+            biases.append((phase, round(actor.head.bias[0].item(), 3))) or rollout(phase, actor, *more)
+        )
         session.run()
+    assert [bias for phase, bias in biases if phase == "learn"][:5] == [0.1, 0.0, 5.0, 5.0, 0.0]
     returns = {
         phase: [rollout.return_ for rollout in session.rollouts if rollout.phase == phase]
         for phase in ("base", "learn", "candidate")
@@ -257,7 +265,84 @@ def test_two_bad_rollouts_in_a_row_roll_back_to_the_last_good_weights(tmp_path):
     assert max(learned[2:4]) < worst, "mad"
     assert min(learned[4:]) > max(learned[2:4]), "back"
     assert tuner.radius < config.first_radius * 1.2**6 / 2
-    assert float(tuner.average.head.bias[0]) == pytest.approx(0.001)
+    assert float(tuner.average.head.bias[0]) == 0.0
+
+
+def test_what_is_judged_is_the_best_over_five_rollouts_not_the_last(tmp_path):
+    target = write_target(tmp_path, "PandaReach", {})
+    tuner = FineTuner(
+        actor(bias=0.1), FineTuningConfig(batch_size=16, hidden=(8,), noise=0.0), old=10, new=20_000, seed=0
+    )
+    lessons = 0
+
+    def update(steps, *, move_actor):
+        """A base that drifts, a learner that stands still, which is better, and goes mad in its last two lessons."""
+        nonlocal lessons
+        lessons += move_actor
+        with torch.no_grad():
+            for module in (tuner.actor, tuner.average):
+                module.head.bias.fill_(5.0 if lessons > 6 else 0.0)
+        return {}
+
+    tuner.update = update
+    with open_robot(target, 0) as env:
+        session = Session(env, tuner, None, Budget(70, env.episode_seconds), Caps(100, 10_000))
+        session.run()
+    assert lessons == 8
+    assert session.rollbacks == 0
+    assert float(tuner.average.head.bias[0]) == 0.0
+
+
+def test_time_that_the_robot_had_not_announced_is_kept_to(tmp_path):
+    """Its resets take 10 s, and it had spoken of 1 s."""
+    with open_robot(write_target(tmp_path, "PandaReach", {}, reset_seconds=10.0), 0) as env:
+        session = Session(env, tuner_of(actor()), None, Budget(70, 3.5), Caps(100, 10_000))
+        with pytest.raises(CapReached, match=r"62 of 70 robot seconds are used, and a rollout takes 12.5"):
+            session.run()
+        assert env.seconds <= 70
+    with pytest.raises(ConfigError, match="more than 100,000"):
+        Budget(1e15, 3.5)
+
+
+def test_a_robot_that_keeps_stopping_itself_ends_the_session(tmp_path):
+    with open_robot(write_target(tmp_path, "PandaReach", {}), 0) as env:
+        step = env._link.step
+        env._link.step = lambda command: dataclasses.replace(step(command), stopped=True)
+        session = Session(env, tuner_of(actor()), None, Budget(70, env.episode_seconds), Caps(stops=3))
+        with pytest.raises(CapReached, match=r"3 stops in .* of at most 3"):
+            session.run()
+    assert (session.stops, session.falls) == (3, 0)
+
+
+def test_a_base_that_was_trained_in_workers_can_be_tuned(target, tmp_path, cli):
+    settings = ("agent.hidden=[16, 16]", "agent.learning_starts=50", "evaluate_episodes=1", "envs=2", "workers=2")
+    run = simtoreal.train("PandaReach", steps=60, out=tmp_path / "run", assignments=settings).run
+    said = cli("finetune", run, "--target", target, "--robot-seconds", SECONDS, "--out", tmp_path / "new", "--json")
+    assert said.code == 1, said
+    assert said.result["stops"] == 0
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(reach, target, tmp_path, cli):
+    busy = tmp_path / "busy"
+    shutil.copytree(reach, busy)
+    before = {path: path.read_bytes() for path in busy.rglob("*") if path.is_file()}
+    with locked(busy):
+        said = cli("finetune", reach, "--target", target, "--robot-seconds", SECONDS, "--out", busy, "--force")
+    said.refused("is being trained by process")
+    assert {path: path.read_bytes() for path in busy.rglob("*") if path.is_file()} == before
+    assert cli("finetune", reach, "--target", target, "--robot-seconds", SECONDS, "--out", busy, "--force").code == 1
+    assert not (busy / "replay").exists()
+    assert cli("export", busy, "--out", tmp_path / "bundle").code == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "accepted"), [(7, 8, False), (5, 8, False), (3, 8, True), (8, 8, False), (8, 3, False)]
+)
+def test_more_successes_are_not_enough_to_be_better(base, tuned, accepted):
+    """Of ten each: the difference has to be one that luck alone would not give in twenty sessions."""
+    found = decide([True] * base + [False] * (10 - base), [True] * tuned + [False] * (10 - tuned))
+    assert found["accepted"] is accepted
+    assert (found["p_value"] <= 0.05) is accepted
 
 
 def test_the_test_that_decides_is_exact_and_one_sided():
@@ -278,8 +363,8 @@ def test_the_test_that_decides_is_exact_and_one_sided():
 def test_the_budget_keeps_time_for_the_candidate():
     budget = Budget(600, 12.0)
     assert budget.judged == 10
-    assert budget.allows_learning(600 - 11 * 12.0)
-    assert not budget.allows_learning(600 - 11 * 12.0 + 0.1)
+    assert budget.allows(600 - 11 * 12.0, 1 + budget.judged)
+    assert not budget.allows(600 - 11 * 12.0 + 0.1, 1 + budget.judged)
     assert Budget(600, 3.5).judged == 25
     with pytest.raises(ConfigError, match="takes 204 s"):
         Budget(203, 12.0)

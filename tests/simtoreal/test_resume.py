@@ -141,14 +141,16 @@ def test_more_steps_train_on_as_if_there_had_been_as_many_from_the_start(undistu
     assert late[0] == late[1] != []
 
 
-def test_in_worker_processes_it_goes_on_as_in_one(undisturbed, tmp_path, cli):
-    run, two = tmp_path / "run", ["--workers", "2"]
+@pytest.mark.parametrize(("first", "then"), [(2, 2), (0, 2), (2, 0)])
+def test_in_worker_processes_it_goes_on_as_in_one(first, then, undisturbed, tmp_path, cli):
+    run, others = tmp_path / "run", [] if first == then else ["--workers", then, "--set", "step_timeout=90"]
     short = [*RUNS["cartpole"][:2], "600", *RUNS["cartpole"][3:]]
-    assert cli("train", *short, *two, "--out", run).code == 0
-    said = cli("train", "CartPoleSwingUp", "--steps", 1200, "--out", run, "--resume", "--json")
+    assert cli("train", *short, "--workers", first, "--out", run).code == 0
+    said = cli("train", "CartPoleSwingUp", "--steps", 1200, "--out", run, "--resume", "--json", *others)
     assert (said.code, said.result["resumed_at"]) == (0, [600])
     (one, _), (other, _) = (checkpoint(folder, 1200) for folder in (undisturbed("cartpole"), run))
     assert odd(one, other) == []
+    assert Run.load(run).config.workers == then
 
 
 def test_a_finished_run_says_so_and_is_left_as_it_is(undisturbed, tmp_path, cli):
@@ -163,13 +165,23 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(undisturbed, tmp_path, cli)
     assert (result.was_finished, result.steps) == (True, 1200)
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(cut, cli):
+    run = cut("cartpole", 0)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for more in ([], ["--steps", 2000], ["--fall-back"]):
+        said = cli("train", "CartPoleSwingUp", "--out", run, "--resume", *more)
+        said.refused("has a summary.json but nothing in checkpoints/ to resume from; --force trains anew")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["PandaReach"], "is a run of task CartPoleSwingUp, not PandaReach"),
         (["CartPoleSwingUp", "--algorithm", "sb3-sac"], "is a run of algorithm sac, not sb3-sac"),
-        (["CartPoleSwingUp", "--seed", "1"], "was begun with seed 0, not 1; only steps can change"),
+        (["CartPoleSwingUp", "--seed", "1"], "was begun with seed 0, not 1; only steps, workers"),
         (["CartPoleSwingUp", "--envs", "4"], "was begun with envs 2, not 4"),
+        (["CartPoleSwingUp", "--workers", "3"], "3 workers need at least as many environments"),
         (["CartPoleSwingUp", "--randomization", "none"], "begun with randomization 'CartPoleSwingUp', not 'none'"),
         (["CartPoleSwingUp", "--set", "agent.gamma=0.5"], "begun with agent.gamma 0.99, not 0.5"),
         (["CartPoleSwingUp", "--set", "agent.gama=0.5"], "no setting agent.gama"),
@@ -208,6 +220,19 @@ def test_a_configuration_edited_since_is_refused(cut, cli):
     said.refused("was written under agent.gamma 0.99, config.yaml says 0.98")
 
 
+def test_draws_edited_since_are_refused_and_a_comment_is_not(cut, undisturbed, cli):
+    run = cut("cartpole", 1000)
+    preset = run / "randomization.yaml"
+    text = preset.read_text()
+    assert "1.2" in text
+    preset.write_text(text.replace("1.2", "1.3", 1))
+    said = cli("train", "CartPoleSwingUp", "--out", run, "--resume")
+    said.refused("checkpoints/1000: was written under another randomization.yaml: the run's was changed since")
+    preset.write_text(f"# as it was\n{text}")
+    assert cli("train", "CartPoleSwingUp", "--out", run, "--resume").code == 0
+    assert unlike(undisturbed("cartpole"), run) == []
+
+
 def test_a_run_from_before_a_setting_was_added_goes_on(cut, undisturbed, cli):
     run = cut("cartpole", 1000)
     config = run / "config.yaml"
@@ -216,6 +241,7 @@ def test_a_run_from_before_a_setting_was_added_goes_on(cut, undisturbed, cli):
     config.write_text(text.replace("resumable: true\n", ""))
     tensors, meta = load_checkpoint(run / "checkpoints" / "1000")
     del meta["config"]["resumable"], meta["config"]["agent"]["matmul_precision"]
+    del meta["preset"], meta["standing"]["worker_restarts"]
     save_checkpoint(run / "checkpoints" / "1000", tensors, meta, replace=True)
     assert cli("train", "CartPoleSwingUp", "--out", run, "--resume").code == 0
     assert unlike(undisturbed("cartpole"), run) == []

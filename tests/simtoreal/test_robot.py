@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from stable_baselines3.common.env_checker import check_env
 
 from simtoreal import build
 from simtoreal.config import ConfigError
+from simtoreal.contract import contract_digest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robot import Target
@@ -166,6 +168,74 @@ def test_limits_clip_to_the_range_and_to_what_may_follow():
     assert limits.clip([5.0, -3.0], [0.9, -0.99], 0.05) == [1.0, -1.0]
     assert limits.allow([0.5, 0.05], [0.0, 0.0], 0.05)
     assert not limits.allow([0.51, 0.05], [0.0, 0.0], 0.05)
+    for broken in (np.inf, -np.inf, np.nan):
+        assert not limits.allow([broken, 0.0], [0.0, 0.0], 0.05)
+        assert not CommandLimits((-1.0,), (1.0,)).allow([broken], [0.0], 0.05)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (((1.0,), (-1.0,)), "lower limit of 1.0 above an upper one of -1.0"),
+        (((-1.0,), (1.0,), (0.0,)), "slew limit must be above 0, got 0.0"),
+        (((-1.0,), (1.0,), (-3.0,)), "slew limit must be above 0"),
+        (((-1.0, 0.0), (1.0,)), "several lengths: 1, 2"),
+        (((float("nan"),), (1.0,)), "lower limit of nan"),
+    ],
+)
+def test_limits_that_let_nothing_through_are_refused(limits, words):
+    with pytest.raises(ValueError, match=words):
+        CommandLimits(*limits)
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1e31", b"1" * 400, b"Infinity"])
+def test_a_number_that_no_robot_can_follow_ends_the_talk_and_the_robot_holds(number, tmp_path):
+    with running_robot(write_target(tmp_path, "CartPoleSwingUp", {})) as (address, process):
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+
+        def say(*lines):
+            with socket.create_connection((host, int(port)), timeout=20) as line:
+                for text in lines:
+                    line.sendall(text + b"\n")
+                line.shutdown(socket.SHUT_WR)
+                with line.makefile("rb") as file:
+                    return [json.loads(answer) for answer in file]
+
+        reset = b'{"id": 1, "do": "reset"}'
+        assert len(say(reset, b'{"id": 2, "do": "step", "command": [%s]}' % number)) == 1
+        (answer,) = say(b'{"id": 1, "do": "step", "command": [0.0]}')
+        assert answer["error"] == "the robot holds still: reset it"
+        assert process.poll() is None
+
+
+def test_a_robot_that_did_not_answer_gets_no_further_command(tmp_path):
+    with scripted(line(KNOWN), line(START, id=2), None) as address:
+        env = RobotEnv(RobotLink(address, timeout=0.4))
+        env.reset()
+        with pytest.raises(RobotLinkError, match="did not answer"):
+            env.step(np.zeros(1))
+        with pytest.raises(ValueError, match="reset the robot first"):
+            env.step(np.zeros(1))
+    with scripted(line(KNOWN), line(START, id=2), line({"id": 3, "error": "jammed"})) as address:
+        env = RobotEnv(RobotLink(address, timeout=0.4))
+        env.reset()
+        with pytest.raises(RobotLinkError, match="refused reset: jammed"):
+            env.reset()
+        with pytest.raises(ValueError, match="reset the robot first"):
+            env.step(np.zeros(1))
+
+
+def test_a_robot_that_is_left_in_mid_episode_is_told_to_hold(tmp_path):
+    with (
+        running_robot(write_target(tmp_path, "CartPoleSwingUp", {})) as (address, _),
+        tapped(address) as (line, crossed),
+    ):
+        env = RobotEnv(RobotLink(line))
+        env.reset()
+        env.step(np.zeros(1))
+        env.close()
+        asked = [json.loads(text).get("do") for text in bytes(crossed).splitlines() if b'"do"' in text]
+        assert asked == ["hello", "reset", "step", "hold"]
 
 
 def test_a_robot_that_is_killed_is_a_named_error(tmp_path):
@@ -222,6 +292,7 @@ HELLO = {
     "id": 1, "protocol": 1, "task": "simtoreal/CartPoleSwingUp-v0", "contract": "x", "control_dt": 0.02,
     "reset_seconds": 1, "limits": {"low": [-1], "high": [1], "slew": None},
 }  # fmt: skip
+KNOWN = HELLO | {"contract": contract_digest(build.task_class("simtoreal/CartPoleSwingUp-v0"))}
 START = {"id": 1, "observation": [0.0] * 6, "command": [0.0], "seconds": 1.0}
 TICK = {
     "id": 2,
@@ -246,6 +317,8 @@ def line(message, **changed):
         ([line(START), line(TICK, id=1)], "answered request 1, not 2"),
         ([line(START), line(TICK, fell=0)], "answered fell = 0, expected a bool"),
         ([line(START), line(TICK, signals=[1])], "expected a dict"),
+        ([line(START), line(TICK).replace(b"0.0", b"1e999", 1)], "1e999 is not a number that can be measured"),
+        ([line(START), line(TICK).replace(b"0.0", b"9" * 400, 1)], "has more than 18 digits"),
         ([line(START), line(TICK).replace(b"0.0", b"NaN", 1)], "NaN is not a number"),
         ([line(START), line(TICK).replace(b"0.0", b'"0"', 1)], "what is no number"),
         ([line(START), b"\x80\x04K\x01.\n"], "sent what is no message"),
@@ -265,6 +338,26 @@ def test_an_answer_that_makes_no_sense_is_a_named_error(answers, words):
             link.step([0.0])
             link.step([0.0])
         link.close()
+
+
+@pytest.mark.parametrize(
+    ("hello", "start", "words"),
+    [
+        ({"reset_seconds": -1}, {}, "reset_seconds = -1, expected 0 to 3600 s"),
+        ({"limits": {"low": [1], "high": [-1], "slew": None}}, {}, "has a lower limit of 1.0 above"),
+        ({"limits": {"low": [-1, -1], "high": [1, 1], "slew": None}}, {}, "2 command limits, the contract has 1"),
+        ({}, {"seconds": -50}, "seconds = -50, expected 0 to 3600 s"),
+        ({}, {"command": [0.0, 0.0]}, "2 commands in force, the contract has 1"),
+        ({}, {"observation": [0.0]}, "1 observations, the contract has 6"),
+        ({}, {}, "0 numbers of cart_position, the contract has 1"),
+    ],
+)
+def test_what_does_not_fit_the_contract_is_a_named_error(hello, start, words):
+    answers = line(KNOWN, **hello), line(START, **{"id": 2} | start), line(TICK, id=3), None
+    with scripted(*answers) as address, pytest.raises(RobotLinkError, match=words):  # noqa: PT012
+        env = RobotEnv(RobotLink(address, timeout=2.0))
+        env.reset()
+        env.step(np.zeros(1))
 
 
 def test_a_robot_of_another_contract_or_protocol_or_task_is_refused():
@@ -293,6 +386,8 @@ def test_an_address_that_is_none_is_refused(text):
         ({"reset_seconds": -1}, "reset_seconds must be from 0"),
         ({"limits": {"slew": [1.0, 2.0]}}, "slew has 2 numbers, a command 1"),
         ({"limits": {"slew": "fast"}}, "slew must be a list of numbers"),
+        ({"limits": {"low": [20.0]}}, "t.yaml: a lower limit of 20.0 above an upper one of 10.0"),
+        ({"limits": {"slew": [-1.0]}}, "t.yaml: a slew limit must be above 0"),
         ({"limits": {"speed": [1.0]}}, 'unknown key "speed"'),
         ({"gravity": 1}, 'unknown key "gravity"'),
     ],

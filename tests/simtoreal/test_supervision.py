@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from simtoreal.foreign import SeededEnv
 from simtoreal.shared_memory import Channel
 from simtoreal.worker_handle import WorkerError, WorkerRestart
 
@@ -138,6 +139,32 @@ def test_a_step_that_never_returns_is_ended(what):
         envs.step(action(0, 0, what, 0))
     assert time.monotonic() - began < 5
     assert not gone(pids, 1)
+
+
+def test_a_hang_and_a_death_in_the_reset_inside_a_step_are_said_to_be_there():
+    class Last(Drift):
+        """Its first episode ends in a reset that never returns, or in its death."""
+
+        end, begun = HANG, 0
+
+        def reset(self, **given):
+            self.begun += 1
+            self.misbehave(self.end if self.begun == 2 else 0)
+            return super().reset(**given)
+
+    class Dies(Last):
+        end = KILL
+
+    there = r"environment 1 {} the reset after step [1-7] of its episode"
+    envs = make(2, 2, timeout=0.5, factory=lambda i: SeededEnv(Last() if i else Drift(), 5, i))
+    with pytest.raises(WorkerError, match=there.format("did not return from")):
+        drive(envs, 7)
+    envs = make(2, 2, factory=lambda i: SeededEnv(Dies() if i else Drift(), 5, i))
+    with pytest.warns(WorkerRestart, match=there.format("was at")):
+        drive(envs, 7)
+    with pytest.warns(WorkerRestart, match=r"environment 1 was at step [1-7] of its episode"):
+        envs.step(action(0, KILL))
+    envs.close()
 
 
 def test_a_stopped_worker_is_ended_like_one_that_hangs():

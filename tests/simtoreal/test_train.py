@@ -19,6 +19,7 @@ from simtoreal.policies.checkpoint import load_checkpoint
 from simtoreal.policies.loops import FaultRateError
 from simtoreal.runs import Run, RunError
 
+HUGE = 9_000_000_000_000
 SMALL = ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32")
 QUICK = (*SMALL, "evaluate_every=100", "evaluate_episodes=1")
 
@@ -229,7 +230,9 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, CartPoleSwingUp, PandaReach"),
         (["CartPoleSwingUp", "--randomization", "./nope.yaml"], "no such file"),
         (["CartPoleSwingUp", "--randomization", "PandaReach"], "is a preset for PandaReach"),
-        (["CartPoleSwingUp", "--set", "agent.n_critics=9000000000"], "can't allocate memory"),
+        (["CartPoleSwingUp", "--set", "agent.n_critics=17"], "n_critics must be from 1 to 16, got 17"),
+        (["CartPoleSwingUp", "--set", "agent.batch_size=1000000000"], "batch_size must be from 1 to 65536, got"),
+        (["CartPoleSwingUp", "--steps", HUGE, "--set", f"agent.buffer_size={HUGE}"], "can't allocate memory"),
         (["CartPoleSwingUp", "--out", ""], "out is an empty path; name the folder to write"),
         (["Pendulum-v1", "--set", "augment=2"], "augment: task Pendulum-v1 derives no further transitions"),
     ],

@@ -75,10 +75,13 @@ def test_the_command_line_says_in_one_line_what_failed_in_a_worker(tmp_path):
 
 
 class Assassin:
-    """Kills a worker at a report."""
+    """Kills a worker at the report of a step."""
+
+    def __init__(self, at):
+        self.at = at
 
     def update(self, step, figures):
-        if step == 200:
+        if step == self.at:
             workers_of(psutil.Process())[0].kill()
 
 
@@ -91,10 +94,15 @@ def test_a_training_survives_the_death_of_a_worker(tmp_path):
             workers=2,
             out=tmp_path / "run",
             assignments=SMALL,
-            reporter=Assassin(),
+            reporter=Assassin(at=200),
         ).run
     summary = Run.load(run).summary
     assert (summary["worker_restarts"], summary["physics_faults"], summary["finished"]) == (1, 0, True)
+    with pytest.warns(WorkerRestart):
+        simtoreal.train("CartPoleSwingUp", steps=800, out=run, resume=True, reporter=Assassin(at=600))
+    assert Run.load(run).summary["worker_restarts"] == 2
+    simtoreal.train("CartPoleSwingUp", steps=840, out=run, resume=True)
+    assert Run.load(run).summary["worker_restarts"] == 2
 
 
 def test_a_terminals_interrupt_is_the_parents_to_answer(tmp_path):

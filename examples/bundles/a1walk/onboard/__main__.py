@@ -44,8 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.self_test:
         parser.error("nothing to do; say --self-test")
     try:
-        runtime = importlib.import_module(own_package() + ".runtime").Runtime(options.bundle)
-        error, latency = runtime.golden_error(), runtime.latency()
+        module = importlib.import_module(own_package() + ".runtime")
+        runtime = module.Runtime(options.bundle)
+        try:
+            error, latency = runtime.golden_error(), runtime.latency()
+        except module.CommandError as problem:
+            result = {"passed": False, "bundle": runtime.bundle, "task": runtime.spec.task, "problem": str(problem)}
+            print(json.dumps(result) if options.json else f"FAILED: {runtime.bundle} ({runtime.spec.task}): {problem}")
+            return 1
     except ImportError as problem:
         print(f"{problem}; the runtime needs numpy and onnxruntime: pip install numpy onnxruntime", file=sys.stderr)
         return 2

@@ -47,8 +47,6 @@ class Runtime:
     otherwise SpecError (or FileNotFoundError), before any session is opened.
     """
 
-    input_name = INPUT_NAME
-
     def __init__(self, bundle: str | os.PathLike[str]) -> None:
         self.bundle = os.fspath(bundle)
         self.spec: Spec = read_spec(bundle)
