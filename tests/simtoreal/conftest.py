@@ -25,6 +25,9 @@ STEPS = 600  # more than one episode
 QUICK = ("evaluate_every=200", "evaluate_episodes=1")
 SMALL = {
     "sac": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32"),
+    "td3": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32"),
+    "ppo": ("agent.hidden=[16, 16]", "agent.rollout=50", "agent.epochs=2"),
+    "sb3-td3": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.learning_starts=50", "agent.train_freq=10"),
     "sb3-sac": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.learning_starts=50", "agent.train_freq=10"),
 }
 

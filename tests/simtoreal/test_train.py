@@ -18,6 +18,7 @@ from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import load_checkpoint
 from simtoreal.policies.loops import FaultRateError
 from simtoreal.runs import Run, RunError
+from tests.simtoreal.conftest import quick
 
 HUGE = 9_000_000_000_000
 SMALL = ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32")
@@ -285,7 +286,22 @@ def test_a_reward_that_is_not_a_number_stops_the_baseline_too(breaks, tmp_path):
     assert Run.load(tmp_path / "run").actor("last")[1]["step"] == 100
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "sb3-sac"])
+@pytest.mark.parametrize("algorithm", ["td3", "ppo", "sb3-td3"])
+def test_every_learner_goes_the_whole_way_and_on_again_bit_for_bit(algorithm, tmp_path, cli):
+    whole, parts, bundle = tmp_path / "whole", tmp_path / "parts", tmp_path / "bundle"
+    command = ("train", "CartPoleSwingUp", "--algorithm", algorithm, "--envs", 2, *sets(quick(algorithm)))
+    assert cli(*command, "--steps", 1200, "--out", whole).code == 0
+    assert cli(*command, "--steps", 600, "--out", parts).code == 0
+    assert cli("train", "CartPoleSwingUp", "--out", parts, "--resume", "--steps", 1200).code == 0
+    one, other = (Run.load(run).actor("1200")[0].state_dict() for run in (whole, parts))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert cli("export", parts, "--out", bundle).code == 0
+    said = cli("verify", bundle, "--json")
+    assert said.code == 0, said
+    assert said.result["skipped"] == []
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "ppo", "sb3-sac", "sb3-td3"])
 def test_an_environment_that_raises_before_the_first_checkpoint_leaves_nothing(algorithm, raises, tmp_path, cli):
     out = tmp_path / "deep" / "run"
     command = ("train", raises, "--algorithm", algorithm, "--steps", 1000, "--out", out)
