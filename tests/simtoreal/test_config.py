@@ -114,8 +114,8 @@ def test_a_runs_configuration_that_was_damaged_is_refused_with_its_line(tmp_path
 
 
 def test_an_unknown_algorithm_names_the_choices():
-    with pytest.raises(ConfigError, match="no algorithm 'a3c'; choices: sac, td3, ppo, sb3-sac, sb3-td3"):
-        make(algorithm="a3c")
+    with pytest.raises(ConfigError, match="no algorithm 'reinforce'; choices: sac, td3, ppo, sb3-sac, sb3-td3"):
+        make(algorithm="reinforce")
 
 
 @pytest.mark.parametrize(
