@@ -114,7 +114,7 @@ def test_a_runs_configuration_that_was_damaged_is_refused_with_its_line(tmp_path
 
 
 def test_an_unknown_algorithm_names_the_choices():
-    with pytest.raises(ConfigError, match="no algorithm 'reinforce'; choices: sac, td3, ppo, sb3-sac, sb3-td3"):
+    with pytest.raises(ConfigError, match="no algorithm 'reinforce'; choices: ppo, sac, sb3-sac, sb3-td3, td3"):
         make(algorithm="reinforce")
 
 
