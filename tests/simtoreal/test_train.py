@@ -225,7 +225,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
     [
         (["CartPoleSwing"], "did you mean CartPoleSwingUp?"),
         (["CartPole-v1"], "needs a bounded Box of actions"),
-        (["CartPoleSwingUp", "--algorithm", "ppo"], "no algorithm 'ppo'; choices: sac, sb3-sac"),
+        (["CartPoleSwingUp", "--algorithm", "reinforce"], "no algorithm 'reinforce'; choices: ppo, sac"),
         (["CartPoleSwingUp", "--seed", "-1"], "argument --seed: must be a whole number from 0, got '-1'"),
         (["CartPoleSwingUp", "--envs", "0"], "argument --envs: must be a whole number from 1, got '0'"),
         (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, CartPoleSwingUp, PandaReach"),
