@@ -15,7 +15,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -44,6 +44,7 @@ from simtoreal.policies.networks import (
 )
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.replay import Batch
+from simtoreal.policies.settings import check_finite, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +79,8 @@ class OffPolicyConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{f.name} must be finite, got {value}")
-        for name, (holds, expected) in self.checks().items():
-            if not holds:
-                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+        check_finite(self)
+        check_ranges(self, self.checks())
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""

@@ -40,6 +40,7 @@ from simtoreal.policies.networks import (
 )
 from simtoreal.policies.replay import Batch, Replay
 from simtoreal.policies.sac import critic_loss
+from simtoreal.policies.settings import check_ranges
 from simtoreal.policies.targets import soft_target
 
 OLD, NEW = 0.0, 1.0
@@ -91,10 +92,7 @@ class FineTuningConfig:
             "actor_average": (0 < self.actor_average <= 1, "above 0 and at most 1"),
             "smoothness": (0 <= self.smoothness < math.inf, "at least 0"),
         }
-        for name in (f.name for f in fields(self)):
-            holds, expected = checks[name]
-            if not holds:
-                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+        check_ranges(self, checks)
 
 
 class FineTuner:

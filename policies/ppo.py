@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from simtoreal.policies.agent import (
 from simtoreal.policies.networks import ACTIVATIONS, HIDDEN, MAX_BATCH, MAX_HISTORY, DeterministicActor, is_hidden, mlp
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.rollout import Rollout
+from simtoreal.policies.settings import check_finite, check_ranges
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -75,10 +76,7 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{f.name} must be finite, got {value}")
+        check_finite(self)
         checks = {
             "gamma": (0 <= self.gamma <= 1, "from 0 to 1"),
             "gae_lambda": (0 <= self.gae_lambda <= 1, "from 0 to 1"),
@@ -98,9 +96,7 @@ class PPOConfig:
             "history": (1 <= self.history <= MAX_HISTORY, f"from 1 to {MAX_HISTORY}"),
             "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
         }
-        for name, (holds, expected) in checks.items():
-            if not holds:
-                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+        check_ranges(self, checks)
 
 
 class GaussianPolicy(nn.Module):
