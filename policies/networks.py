@@ -9,15 +9,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simtoreal.policies.distributions import LOG_2PI, chosen_action, tanh_correction
 from simtoreal.policies.normalizer import FrozenNormalizer
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 LAYER_NORM_EPS = 1e-5
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
-OUTPUTS = ("tanh", "clip")
+OUTPUTS = ("tanh", "clip", "choice")
 MAX_LAYERS, MAX_WIDTH = 32, 16_384
 HIDDEN = f"1 to {MAX_LAYERS} layer widths from 1 to {MAX_WIDTH}"  # what a setting must be
 MAX_BATCH, MAX_CRITICS, MAX_HISTORY = 65_536, 16, 64  # of a learner's settings, as of layers
@@ -183,18 +183,16 @@ class SquashedGaussianActor(Actor):
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """tanh of a Gaussian sample and its log-density; Haarnoja et al. 2018a, appendix C.
-
-    log(1 - tanh(u)^2) is taken as 2 (log 2 - u - softplus(-2 u)), exact where the direct form underflows.
-    """
+    """tanh of a Gaussian sample and its log-density."""
     u = mean + log_std.exp() * noise
-    correction = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
-    log_prob = (-0.5 * noise.square() - log_std - correction).sum(-1) - 0.5 * math.log(2 * math.pi) * noise.shape[-1]
+    log_prob = (-0.5 * noise.square() - log_std - tanh_correction(u)).sum(-1) - 0.5 * LOG_2PI * noise.shape[-1]
     return u.tanh(), log_prob
 
 
 class DeterministicActor(nn.Module):
     """Raw SI observation [B, n] -> action [B, m] in [-1, 1]: what is exported, whoever trained it.
+
+    With `output` "choice" the action [B, 1] is the likeliest of `choices`, as -1 for the first to 1 for the last.
 
     With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
     of one of them. `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint
@@ -209,20 +207,26 @@ class DeterministicActor(nn.Module):
         activation: str = "relu",
         output: str = "tanh",
         history: int = 1,
+        choices: int = 0,
     ) -> None:
         super().__init__()
         if output not in OUTPUTS:
             raise ValueError(f"no output {output!r}; outputs: {', '.join(OUTPUTS)}")
+        if (output == "choice") != (choices > 1) or (choices and action_size != 1):
+            raise ValueError(f"{choices} choices do not go with the output {output!r} of size {action_size}")
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
+        self.choices = choices
         self.normalizer = FrozenNormalizer(observation_size)
         sizes = [history * observation_size, *hidden]
         self.body = mlp(sizes, activation)
-        self.head = nn.Linear(sizes[-1], action_size)
+        self.head = nn.Linear(sizes[-1], choices or action_size)
 
     def forward(self, obs: Tensor) -> Tensor:
-        mean = self.head(self.body(self.normalizer(obs)))
-        return mean.tanh() if self.output == "tanh" else mean.clamp(-1.0, 1.0)
+        found = self.head(self.body(self.normalizer(obs)))
+        if self.output == "choice":
+            return chosen_action(found.argmax(dim=-1, keepdim=True), self.choices)
+        return found.tanh() if self.output == "tanh" else found.clamp(-1.0, 1.0)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -233,14 +237,15 @@ class DeterministicActor(nn.Module):
             "activation": self.activation,
             "output": self.output,
             "history": self.history,
+            "choices": self.choices,
         }
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> DeterministicActor:
-        """Without a "history", as it was once written, that is 1. Raises ValueError when another key is missing,
-        unknown or of the wrong kind."""
-        description = {"history": 1} | description
-        keys = {"kind", "observation_size", "action_size", "hidden", "activation", "output", "history"}
+        """Without "history" or "choices", as it was once written, these are 1 and 0. Raises ValueError when another key
+        is missing, unknown or of the wrong kind."""
+        description = {"history": 1, "choices": 0} | description
+        keys = {"kind", "observation_size", "action_size", "hidden", "activation", "output", "history", "choices"}
         if set(description) != keys:
             raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
         if description["kind"] != "mlp":
@@ -251,8 +256,9 @@ class DeterministicActor(nn.Module):
             description["action_size"],
             description["history"],
             *(hidden if isinstance(hidden, list) else [None]),
+            description["choices"] or 1,
         ]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
         n, m, history = sizes[:3]
-        return cls(n, m, hidden, description["activation"], description["output"], history)
+        return cls(n, m, hidden, description["activation"], description["output"], history, description["choices"])

@@ -118,5 +118,5 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
     def _tensors(self) -> dict[str, Tensor]:
         return {"updates": self.updates, "actor_loss": self._last_actor_loss}
 
-    def _modules(self) -> dict[str, nn.Module]:
-        return super()._modules() | {"target_policy": self.target_policy}
+    def _networks(self) -> dict[str, nn.Module]:
+        return super()._networks() | {"target_policy": self.target_policy}

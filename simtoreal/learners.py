@@ -17,8 +17,11 @@ from simtoreal.policies.agent import Observation, prefixed, split_observation, u
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
 from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.neural import NeuralConfig
 from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
 from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.stochastic import StochasticAgent
 from simtoreal.policies.td3 import TD3, TD3Config
 from simtoreal.workers import OpenEpisode
 
@@ -26,7 +29,9 @@ OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "sac": (SAC, SACConfig),
     "td3": (TD3, TD3Config),
     "ppo": (PPO, PPOConfig),
+    "reinforce": (Reinforce, ReinforceConfig),
 }  # algorithm -> its agent and that one's settings
+FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
 
@@ -66,9 +71,9 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def agent_settings(config: RunConfig) -> SACConfig | TD3Config | PPOConfig:
+def agent_settings(config: RunConfig) -> NeuralConfig:
     """The settings of an agent of ours, complete. Raises ConfigError naming the one that it has not or cannot be."""
-    found: SACConfig | TD3Config | PPOConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
+    found: NeuralConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
     return found
 
 
@@ -91,7 +96,13 @@ def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Le
     """The algorithm a configuration names. Raises ConfigError for settings it does not take or memory does not hold."""
     kind: type[Any] = BaselineLearner
     if config.algorithm in OURS:
-        kind = OnPolicyLearner if OURS[config.algorithm][0] is PPO else OffPolicyLearner
+        kind = OnPolicyLearner if issubclass(OURS[config.algorithm][0], StochasticAgent) else OffPolicyLearner
+    choices = build.choices_of(envs.prototype)
+    if choices and config.algorithm not in FOR_CHOICES:
+        raise ConfigError(
+            f"{config.algorithm} needs continuous actions, {config.task} takes one of {choices} choices; "
+            f"algorithms for these: {', '.join(FOR_CHOICES)}"
+        )
     try:
         return kind(config, envs, device)
     except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, MemoryError) as error:
@@ -193,25 +204,22 @@ class OnPolicyLearner(_OwnLearner):
         if config.augment:
             raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")
         self._settings = settings
-        self._agent = OURS[config.algorithm][0](*_sizes(envs), settings, seed=config.seed, device=device)
+        choices = build.choices_of(envs.prototype)
+        self._agent = OURS[config.algorithm][0](
+            *_sizes(envs), settings, choices=choices, seed=config.seed, device=device
+        )
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
 
     def run(self) -> Iterator[Progress]:
-        from simtoreal.policies.on_policy import on_policy
+        from simtoreal.policies.on_policy import monte_carlo, on_policy
 
         s = self._settings
-        return on_policy(
-            self._agent,
-            self._envs,
-            steps=self._steps,
-            seed=self._seed,
-            rollout=s.rollout,
-            gamma=s.gamma,
-            gae_lambda=s.gae_lambda,
-            history=s.history,
-            state=self._state,
-        )
+        common = {"steps": self._steps, "seed": self._seed, "gamma": s.gamma, "history": s.history}
+        if isinstance(self._agent, Reinforce):
+            return monte_carlo(self._agent, self._envs, state=self._state, **common)
+        rollout = {"rollout": s.rollout, "gae_lambda": s.gae_lambda}
+        return on_policy(self._agent, self._envs, state=self._state, **rollout, **common)
 
     def numbers(self) -> dict[str, Any]:
         return {}
@@ -284,6 +292,7 @@ class BaselineLearner:
             config.agent,
             steps=config.steps,
             seed=config.seed,
+            choices=build.choices_of(envs.prototype),
             device=device,
             report_every=REPORT_EVERY,
         )
