@@ -1,10 +1,11 @@
 """What off-policy actor-critics share: networks, normalizers, inputs, optimizer steps, and their state as tensors.
 
-Options beyond the papers, for any of them: LayerNorm in the critics; observations normalized by running statistics;
-critics that also see a privileged observation (Pinto et al. 2017, arXiv 1710.06542); an exponential average of the
-actor's weights as the policy to deploy; a penalty on how much the deterministic action differs between a state and the
-next (CAPS, Mysore et al. 2021, arXiv 2012.06644, eq. 2, with the square of the distance), so that noise in the
-observation is not passed on to the motors:
+Options beyond the papers, for any of them: LayerNorm and dropout in the critics (DroQ, Hiraoka et al. 2022, arXiv
+2110.02034); targets that sum the rewards of several steps (n-step, uncorrected for the policy's change); observations
+normalized by running statistics; critics that also see a privileged observation (Pinto et al. 2017, arXiv 1710.06542);
+an exponential average of the actor's weights as the policy to deploy; a penalty on how much the deterministic action
+differs between a state and the next (CAPS, Mysore et al. 2021, arXiv 2012.06644, eq. 2, with the square of the
+distance), so that noise in the observation is not passed on to the motors:
 
     J_pi += smoothness mean |pi(s) - pi(s')|^2
 """
@@ -22,8 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.actors import Actor, DeterministicActor
 from simtoreal.policies.agent import NonFiniteError, Observation, matmul_precision
-from simtoreal.policies.networks import MAX_CRITICS, Actor, DeterministicActor, StackedCritics
+from simtoreal.policies.n_step import MAX_N_STEP
+from simtoreal.policies.networks import MAX_CRITICS, Layer, StackedCritics
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
 from simtoreal.policies.replay import Batch
 
@@ -35,7 +38,9 @@ class OffPolicyConfig(NeuralConfig):
     `updates_per_step` is gradient steps per environment step; `actor_average` is the rate of the deployed average of
     the actor's weights, 0 = off; `smoothness` is the weight of the penalty on the deterministic action's change from a
     state to the next, 0 = off; `critic_inputs` "privileged" leaves critics that have a privileged observation that
-    alone, "both" the policy's newest too.
+    alone, "both" the policy's newest too; `dropout` is the share of the critics' units that drop out of an update
+    (DroQ: 0.01 with `layer_norm` and 20 `updates_per_step`); `n_step` is over how many rewards a target sums before it
+    bootstraps.
     """
 
     tau: float = 0.005
@@ -49,6 +54,8 @@ class OffPolicyConfig(NeuralConfig):
     actor_average: float = 0.0
     smoothness: float = 0.0
     critic_inputs: str = "both"
+    dropout: float = 0.0
+    n_step: int = 1
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
@@ -63,6 +70,8 @@ class OffPolicyConfig(NeuralConfig):
             "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
             "smoothness": (self.smoothness >= 0, "at least 0"),
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
+            "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
+            "n_step": (1 <= self.n_step <= MAX_N_STEP, f"from 1 to {MAX_N_STEP}"),
         }
 
 
@@ -90,7 +99,8 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
             policy = self._make_policy(stack)
             also = 0 if config.critic_inputs == "privileged" else observation_size
             state = privileged_size + also if privileged_size else stack
-            critics = StackedCritics(state + action_size, config.hidden, config.n_critics, config.layer_norm)
+            width = state + action_size
+            critics = StackedCritics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
         self.policy = policy.to(self.device)
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
@@ -141,6 +151,16 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
             "target_critics": self.target_critics,
         }
         return networks | ({"average": self.average} if self.config.actor_average else {})
+
+    def _q(
+        self, critics: StackedCritics, state: Tensor, action: Tensor, count: int | None = None
+    ) -> tuple[Tensor, list[Layer]]:
+        """As `StackedCritics.trace`, of what they see and an action."""
+        return critics.trace(torch.cat([state, action], dim=-1), count, self.rng if self.config.dropout else None)
+
+    def _discount(self, batch: Batch) -> Tensor | float:
+        """What a target's bootstrap is worth: gamma, or its power where rewards of several steps were summed."""
+        return self.config.gamma if batch.discount is None else batch.discount
 
     def _inputs(self, obs: Tensor, privileged: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the actor sees and what the critics see, normalized: of a stack, critics that see the true state are

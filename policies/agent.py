@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.replay import Batch
 
 Observation = np.ndarray | Mapping[str, np.ndarray]

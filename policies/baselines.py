@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from torch import Tensor, nn
 
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import (
     NonFiniteError,
     load_module,
@@ -32,7 +33,7 @@ from simtoreal.policies.agent import (
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.loops import Progress, final_observation, final_value
-from simtoreal.policies.networks import ACTIVATIONS, DeterministicActor
+from simtoreal.policies.networks import ACTIVATIONS
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC, "td3": TD3, "ppo": PPO, "dqn": DQN}
 FOR_CHOICES = ("ppo", "dqn")  # those that act by one of several choices

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import (
     NonFiniteError,
     Observation,
@@ -20,7 +21,7 @@ from simtoreal.policies.agent import (
     prefixed,
     split_observation,
 )
-from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, DeterministicActor, is_hidden
+from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.settings import check_finite, check_ranges
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import Observation
 from simtoreal.policies.distributions import Categorical, Gaussian, Head, SquashedGaussian, StateDependentGaussian
-from simtoreal.policies.networks import ACTIVATIONS, DeterministicActor, mlp
+from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
 from simtoreal.policies.rollout import Rollout
 

@@ -19,9 +19,9 @@ from simtoreal import build
 from simtoreal.config import ConfigError, parse_assignments, settings_of
 from simtoreal.intervals import Estimate, wilson
 from simtoreal.locks import check_unlocked, locked
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import TENSORS, save_checkpoint
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_env import open_robot
 from simtoreal.robot_session import RELABELLED, SIMULATED_STEPS, Budget, CapReached, Caps, Session, simulate

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
-from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.n_step import NStep
 from simtoreal.policies.neural import NeuralConfig
 from simtoreal.policies.ppo import PPO, PPOConfig
 from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
@@ -160,7 +161,12 @@ class OffPolicyLearner(_OwnLearner):
             observation, action, privileged, settings, seed=config.seed, device=device
         )
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
-        self._replay = Replay(capacity, settings.history * observation, action, privileged, device=device)
+        several = settings.n_step > 1
+        if several and config.augment:
+            raise ValueError("n_step: augmented transitions are of one step; set augment to 0")
+        self._n_step = NStep(settings.n_step, settings.gamma) if several else None
+        stack = settings.history * observation
+        self._replay = Replay(capacity, stack, action, privileged, device=device, discounted=several)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
         self._rng = np.random.default_rng(config.seed)
@@ -183,7 +189,12 @@ class OffPolicyLearner(_OwnLearner):
             report_every=REPORT_EVERY,
             state=self._state,
             augment=self._augment,
+            n_step=self._n_step,
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        waiting = {} if self._n_step is None else prefixed("n_step", self._n_step.state_dict())
+        return super().tensors() | waiting
 
     def numbers(self) -> dict[str, Any]:
         return {"augment": self._rng.bit_generator.state}
@@ -193,6 +204,8 @@ class OffPolicyLearner(_OwnLearner):
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         super().restore(tensors, numbers)
+        if self._n_step is not None:
+            self._n_step.load_state_dict(under("n_step", tensors))
         self._rng.bit_generator.state = numbers["augment"]
 
 

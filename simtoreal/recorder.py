@@ -23,9 +23,9 @@ from simtoreal.errors import Interrupted, RunError, SaveError
 from simtoreal.judge import Judge
 from simtoreal.learners import Learner
 from simtoreal.metrics import Metrics
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import checkpoints
 from simtoreal.policies.loops import Progress
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.randomization.randomizer import Randomizer
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.runs import (

@@ -17,7 +17,7 @@ from simtoreal.errors import RunError as RunError
 from simtoreal.locks import LOCK
 
 if TYPE_CHECKING:
-    from simtoreal.policies.networks import DeterministicActor
+    from simtoreal.policies.actors import DeterministicActor
 
 CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS, REPLAY = (
     "config.yaml",

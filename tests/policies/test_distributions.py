@@ -5,8 +5,8 @@ import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from torch.testing import assert_close
 
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.distributions import Categorical, Gaussian, SquashedGaussian, StateDependentGaussian
-from simtoreal.policies.networks import DeterministicActor
 
 B, H, M = 6, 5, 3
 
