@@ -28,14 +28,13 @@ from simtoreal.robot_session import RELABELLED, SIMULATED_STEPS, Budget, CapReac
 from simtoreal.runs import (
     CHECKPOINTS,
     CONFIG,
-    EVENTS,
     METRICS,
     RANDOMIZATION,
-    REPLAY,
     SUMMARY,
     Run,
     RunError,
     claimed_output,
+    clear_run,
     output_path,
     versions,
     write_json,
@@ -187,10 +186,7 @@ def _write(
 ) -> None:  # fmt: skip
     """The run folder: checkpoint 0 is the base; the tuned policy, if it was accepted, follows under its rollouts."""
     folder = result.run
-    (folder / SUMMARY).unlink(missing_ok=True)
-    for earlier in (CHECKPOINTS, EVENTS, REPLAY):
-        shutil.rmtree(folder / earlier, ignore_errors=True)
-    (folder / RANDOMIZATION).unlink(missing_ok=True)
+    clear_run(folder)
     write_yaml(folder / CONFIG, source.config.model_dump(exclude_none=True))
     if (source.path / RANDOMIZATION).is_file():
         shutil.copyfile(source.path / RANDOMIZATION, folder / RANDOMIZATION)
