@@ -119,9 +119,8 @@ def _algorithm(about: Mapping[str, Any], weights: Mapping[str, Tensor], where: P
             if module not in (None, expected):
                 raise Sb3ZipError(f"{where}: a policy of {module} has no counterpart here, only SB3's MlpPolicy")
             return algorithm
-    raise Sb3ZipError(
-        f"{where}: no policy of {', '.join(POLICIES)} in it; weights: {', '.join(sorted(weights)[:4])} ..."
-    )
+    found = ", ".join(sorted(weights)[:3])
+    raise Sb3ZipError(f"{where}: no policy of {', '.join(MARKS)} in it, but {found}")
 
 
 def _layers(
@@ -179,7 +178,7 @@ def _bounds(space: Mapping[str, Any], size: int, where: Path) -> tuple[np.ndarra
             bounds.append(np.array([float(word) for word in text.split()]))
         except ValueError:
             raise Sb3ZipError(f"{where}: the action space's {name} is {text.strip()!r}") from None
-    low, high = (np.full(size, bound[0]) if len(bound) == 1 else bound for bound in bounds)
+    low, high = bounds
     if not (len(low) == len(high) == size and np.isfinite([low, high]).all() and (low < high).all()):
         raise Sb3ZipError(f"{where}: the action space is {low} to {high} for {size} actions")
     return low, high, 0

@@ -153,7 +153,7 @@ def edited(**changes):
         ("policy.pth", lambda _: torch_file([1]), "no state dict needs"),
         ("policy.pth", lambda _: torch_file({"a": 1}), "that is no tensor"),
         ("policy.pth", lambda _: torch_file({"a": torch.zeros(1)}), "no policy of sac, td3, ppo, dqn in it, but a"),
-        ("policy.pth", lambda _: torch_file({"actor.mu.0.weight": torch.zeros(2, 2)}), "no weight"),
+        ("policy.pth", lambda _: torch_file({"actor.latent_pi.0.weight": torch.zeros(2, 2)}), "no weight"),
         (
             "policy.pth",
             lambda _: torch_file(
