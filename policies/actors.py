@@ -18,6 +18,7 @@ from simtoreal.policies.distributions import (
 )
 from simtoreal.policies.networks import mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
+from simtoreal.policies.products import FastLinear
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 OUTPUTS = ("tanh", "clip", "choice")
@@ -32,7 +33,7 @@ class Actor(nn.Module):
     def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
         self.action_size = action_size
-        self.body = mlp([observation_size, *hidden])
+        self.body = mlp([observation_size, *hidden], linear=FastLinear)
         self.head = nn.Linear(([observation_size, *hidden])[-1], outputs)
 
     def mean(self, obs: Tensor) -> Tensor:

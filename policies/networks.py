@@ -10,6 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.products import product, stacked_product
+
 LAYER_NORM_EPS = 1e-5
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 MAX_LAYERS, MAX_WIDTH = 32, 16_384
@@ -77,7 +79,8 @@ class StackedCritics(nn.Module):
         h = x.expand(count or self.head_weight.shape[0], *x.shape)
         layers = []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            z = torch.baddbmm(bias[:count], h, weight[:count])
+            plain = not self.layer_norm and not (self.dropout and rng is not None)
+            z = self._affine(h, weight[:count], bias[:count], "relu" if plain else "none")
             mask = None
             if self.dropout and rng is not None:
                 mask = torch.empty_like(z).bernoulli_(1 - self.dropout, generator=rng).div_(1 - self.dropout)
@@ -87,10 +90,16 @@ class StackedCritics(nn.Module):
                 normalized, mean, rstd = torch.native_layer_norm(z, z.shape[-1:], None, None, LAYER_NORM_EPS)
                 y = (normalized * self.gains[i][:count] + self.shifts[i][:count]).relu_()
             else:
-                y = z.relu_()
+                y = z if plain else z.relu_()
             layers.append(Layer(h, y, z, normalized, mean, rstd, mask))
             h = y
         return (h * self.head_weight[:count]).sum(-1) + self.head_bias[:count], layers
+
+    def _affine(self, h: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
+        if torch.is_grad_enabled():  # by torch, whose products record their gradients
+            z = torch.baddbmm(bias, h, weight)
+            return z.relu_() if activation == "relu" else z
+        return stacked_product(h, weight, bias, activation)
 
     @torch.no_grad()
     def weight_gradients(self, layers: Sequence[Layer], dq: Tensor) -> list[Tensor]:
@@ -106,10 +115,10 @@ class StackedCritics(nn.Module):
                 g = _layer_norm_backward(g * self.gains[i], layer.z, layer.mean, layer.rstd)
             if layer.mask is not None:
                 g = g * layer.mask
-            found[f"weights.{i}"] = torch.bmm(layer.x.transpose(1, 2), g)
+            found[f"weights.{i}"] = stacked_product(layer.x.transpose(1, 2), g)
             found[f"biases.{i}"] = g.sum(1, keepdim=True)
             if i > 0:
-                g = torch.bmm(g, self.weights[i].transpose(1, 2))
+                g = stacked_product(g, self.weights[i].transpose(1, 2))
         return [found[name] for name, _ in self.named_parameters()]
 
     @torch.no_grad()
@@ -128,7 +137,7 @@ class StackedCritics(nn.Module):
                     g = _layer_norm_backward(g * self.gains[i][c], z, mean, rstd)
                 if layer.mask is not None:
                     g = g * layer.mask[c].index_select(0, rows)
-                g = g @ (self.weights[i][c] if i > 0 else self.weights[0][c, -width:]).T
+                g = product(g, (self.weights[i][c] if i > 0 else self.weights[0][c, -width:]).T)
             gradient[rows] = g
         return gradient
 
@@ -144,11 +153,11 @@ def is_hidden(widths: Sequence[int]) -> bool:
     return 1 <= len(widths) <= MAX_LAYERS and all(type(n) is int and 1 <= n <= MAX_WIDTH for n in widths)
 
 
-def mlp(sizes: Sequence[int], activation: str = "relu") -> nn.Sequential:
-    """Linear and activation for each pair of `sizes`."""
+def mlp(sizes: Sequence[int], activation: str = "relu", linear: type[nn.Linear] = nn.Linear) -> nn.Sequential:
+    """A `linear` layer and an activation for each pair of `sizes`."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"no activation {activation!r}; activations: {', '.join(sorted(ACTIVATIONS))}")
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+        layers += [linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)

@@ -17,6 +17,7 @@ from simtoreal.policies.agent import Observation
 from simtoreal.policies.distributions import Categorical, Gaussian, Head, SquashedGaussian, StateDependentGaussian
 from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
+from simtoreal.policies.products import FastLinear
 from simtoreal.policies.rollout import Rollout
 
 DISTRIBUTIONS: dict[str, Callable[[int, int, float], Head]] = {
@@ -105,10 +106,10 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         width = config.hidden[-1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            body = mlp([stack, *config.hidden], config.activation)
+            body = mlp([stack, *config.hidden], config.activation, FastLinear)
             make = DISTRIBUTIONS[config.distribution]
             head = Categorical(width, choices) if choices else make(width, action_size, config.log_std)
-            value_body = body if config.shared else mlp([state, *config.hidden], config.activation)
+            value_body = body if config.shared else mlp([state, *config.hidden], config.activation, FastLinear)
             self.value = nn.Sequential(value_body, nn.Linear(width, 1))
             for module, gain in ((body, math.sqrt(2)), (value_body, math.sqrt(2)), (head, 0.01), (self.value[1], 1.0)):
                 _orthogonal(module, gain)
