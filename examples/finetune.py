@@ -25,6 +25,7 @@ STEPS = {
     "CartPoleSwingUp": (30_000, 30_000),
     "A1Walk": (50_000, 50_000),
 }  # of the base, of the trained one
+BASE = {"CartPoleSwingUp": ["agent.smoothness=0"]}  # a base that holds the pole by chattering: see docs/learners.md
 ROBOT_SECONDS = {"PandaReach": 300.0, "CartPoleSwingUp": 600.0, "A1Walk": 600.0}
 SETTINGS = {"A1Walk": ["noise=0.05"]}  # a walk does not bear the default of 0.1 in twelve joints
 EPISODES = 500
@@ -43,7 +44,16 @@ def policies(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
     runs = {name: folder / f"run-{name}" for name in ("base", "trained", *(f"tuned-{seed}" for seed in seeds))}
     for name, randomization, steps in zip(runs, ("none", str(folder / "preset.yaml")), STEPS[task], strict=False):
         if not is_finished(runs[name]):
-            simtoreal.train(task, steps=steps, seed=0, out=runs[name], randomization=randomization, force=True)
+            settings = BASE.get(task, ()) if name == "base" else ()
+            simtoreal.train(
+                task,
+                steps=steps,
+                seed=0,
+                out=runs[name],
+                randomization=randomization,
+                assignments=settings,
+                force=True,
+            )
     for seed in seeds:
         run = runs[f"tuned-{seed}"]
         if not is_finished(run):

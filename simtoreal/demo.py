@@ -32,7 +32,7 @@ class Plan:
     episodes: int
 
 
-PLANS = {"PandaReach": Plan(15_000, 20), "CartPoleSwingUp": Plan(30_000, 10), "A1Walk": Plan(40_000, 4)}
+PLANS = {"PandaReach": Plan(15_000, 20), "CartPoleSwingUp": Plan(30_000, 10), "A1Walk": Plan(70_000, 4)}
 
 Say = Callable[[str], None]
 
