@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from simtoreal.policies.backprop import linear_gradients
+from simtoreal.policies.products import product
+
 LOG_2PI = math.log(2.0 * math.pi)
+Gradients = tuple[Tensor, list[Tensor]]
 SDE_FLOOR = 1e-6  # added to the variance of state-dependent exploration, as Stable-Baselines3 does
 
 
@@ -39,6 +43,11 @@ class Head(nn.Module):
     @abstractmethod
     def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(u) [B] of actions that were taken, and the mean entropy of the distributions they are held against."""
+
+    @abstractmethod
+    def gradients(self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float) -> Gradients:
+        """From the gradients to both of `evaluate`, [B] and a number, to the one to `latent` [B, h] and those to the
+        weights, in the order of `parameters()`."""
 
     @abstractmethod
     def bounded(self, u: Tensor) -> Tensor:
@@ -74,6 +83,15 @@ class Gaussian(Head):
         log_prob = gaussian_log_prob(u, self(latent), self.log_std)
         return log_prob, (self.log_std + 0.5 * (1.0 + LOG_2PI)).sum()
 
+    def gradients(
+        self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        inverse = (-self.log_std).exp()
+        z = (u - self(latent)) * inverse
+        to_mean, to_log_std = _normal_gradients(z, inverse, to_log_prob)
+        to_latent, of_linear = _linear_back(self.linear, latent, to_mean)
+        return to_latent, [to_log_std.sum(0) + to_entropy, *of_linear]
+
     def bounded(self, u: Tensor) -> Tensor:
         return u.clamp(-1.0, 1.0)
 
@@ -90,6 +108,11 @@ class SquashedGaussian(Gaussian):
     def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         log_prob = gaussian_log_prob(u, self(latent), self.log_std)
         return log_prob, (tanh_correction(u).sum(-1) - log_prob).mean()
+
+    def gradients(
+        self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        return super().gradients(latent, u, to_log_prob - to_entropy / len(u), 0.0)
 
     def bounded(self, u: Tensor) -> Tensor:
         return u.tanh()
@@ -131,6 +154,18 @@ class StateDependentGaussian(Head):
         log_std = 0.5 * (latent.detach().square() @ self.log_std.exp().square() + SDE_FLOOR).log()
         return gaussian_log_prob(u, self(latent), log_std), (log_std + 0.5 * (1.0 + LOG_2PI)).sum(-1).mean()
 
+    def gradients(
+        self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        squares, variances = latent.square(), self.log_std.exp().square()
+        variance = squares @ variances + SDE_FLOOR
+        inverse = variance.rsqrt()
+        z = (u - self(latent)) * inverse
+        to_mean, to_log_std = _normal_gradients(z, inverse, to_log_prob)
+        to_log_std = to_log_std + to_entropy / len(u)
+        to_latent, of_linear = _linear_back(self.linear, latent, to_mean)
+        return to_latent, [(squares.t() @ (to_log_std / variance)) * variances, *of_linear]
+
     def bounded(self, u: Tensor) -> Tensor:
         return u.clamp(-1.0, 1.0)
 
@@ -160,11 +195,34 @@ class Categorical(Head):
         log_prob = F.log_softmax(self(latent), dim=-1)
         return log_prob.gather(1, u.long())[:, 0], -(log_prob.exp() * log_prob).sum(-1).mean()
 
+    def gradients(
+        self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        log_prob = F.log_softmax(self(latent), dim=-1)
+        p = log_prob.exp()
+        to_logits = -to_log_prob[:, None] * p
+        to_logits.scatter_add_(1, u.long(), to_log_prob[:, None])
+        if to_entropy:
+            entropy = -(p * log_prob).sum(-1, keepdim=True)
+            to_logits -= to_entropy / len(u) * p * (log_prob + entropy)
+        return _linear_back(self.linear, latent, to_logits)
+
     def bounded(self, u: Tensor) -> Tensor:
         return chosen_action(u, self.linear.out_features)
 
     def spread(self) -> Tensor:
         return torch.ones(())
+
+
+def _normal_gradients(z: Tensor, inverse: Tensor, to_log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """From the gradient [B] to log N(u) to those to its mean and its log standard deviation, [B, m]; `z` is u in
+    standard deviations from the mean, `inverse` one over that deviation."""
+    weighed = to_log_prob[:, None] * z
+    return weighed * inverse, weighed * z - to_log_prob[:, None]
+
+
+def _linear_back(linear: nn.Linear, latent: Tensor, g: Tensor) -> tuple[Tensor, list[Tensor]]:
+    return product(g, linear.weight), linear_gradients(latent, g)
 
 
 def chosen_action(number: Tensor, choices: int) -> Tensor:

@@ -14,15 +14,16 @@ observations normalized by running statistics; values that also see a privileged
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simtoreal.policies.agent import NonFiniteError, matmul_precision
+from simtoreal.policies.backprop import backward, forward, linear_gradients
 from simtoreal.policies.networks import MAX_BATCH
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig
@@ -64,11 +65,6 @@ class PPOConfig(StochasticConfig):
         }
 
 
-def clipped_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """-mean min(ratio A, clip(ratio) A), eq. 7; `ratio`, `advantage` [B]."""
-    return -torch.min(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage).mean()
-
-
 class PPO(StochasticAgent[PPOConfig]):
     """Proximal policy optimization over raw observations."""
 
@@ -82,59 +78,137 @@ class PPO(StochasticAgent[PPOConfig]):
     def _update(self, rollout: Rollout) -> dict[str, Tensor]:
         config = self.config
         x, state = self._inputs(rollout.obs, rollout.privileged)
-        sums: dict[str, Tensor] = {}
-        count, stopped = 0, False
+        data = _Columns(x, state if state is not x else None, rollout)
+        seen: list[Parts] = []
         for _ in range(config.epochs):
-            for rows in self._minibatches(len(x)):
-                loss, metrics = self.loss(x[rows], state[rows], rollout, rows)
-                if config.target_kl and metrics["approx_kl"] > 1.5 * config.target_kl:
-                    stopped = True
-                    break
-                self._step(loss)
-                count += 1
-                for name, value in metrics.items():
-                    sums[name] = sums[name] + value if name in sums else value
-            if stopped:
-                break
-        means = {name: value / count for name, value in sums.items()}
-        return means | {"std": self.policy.head.spread()}
+            order = torch.randperm(len(x), generator=self.rng, device=self.device)
+            for batch in data.shuffled(order).split(config.batch_size):
+                parts, gradients = self.gradients(batch)
+                if config.target_kl and _kl(parts.log_ratio) > 1.5 * config.target_kl:
+                    return self._metrics(seen)
+                self._step(parts, gradients)
+                seen.append(parts)
+        return self._metrics(seen)
 
-    def loss(self, x: Tensor, state: Tensor, rollout: Rollout, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The whole loss of a minibatch, normalized inputs `x` and `state`, and its parts."""
-        config = self.config
-        log_prob, entropy = self.policy.evaluate(x, rollout.action[rows])
-        advantage = rollout.advantage[rows]
-        if config.normalize_advantage and len(rows) > 1:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        log_ratio = log_prob - rollout.log_prob[rows]
-        ratio = log_ratio.exp()
-        policy_loss = clipped_loss(ratio, advantage, config.clip)
-        value, old = self.value(state)[:, 0], rollout.value[rows]
-        if config.clip_value:
-            value = old + (value - old).clamp(-config.clip_value, config.clip_value)
-        value_loss = F.mse_loss(value, rollout.returns[rows])
-        loss = policy_loss - config.entropy_weight * entropy + config.value_weight * value_loss
+    def gradients(self, batch: Minibatch) -> tuple[Parts, list[Tensor]]:
+        """What the loss of a minibatch is made of, and its gradients to all weights, in the order of the optimizer's.
+
+        By hand, as autograd would: dL/dlog pi = -ratio A / B where the unclipped term is the smaller one, else 0.
+        """
+        config, head = self.config, self.policy.head
         with torch.no_grad():
-            metrics = {
-                "policy_gradient_loss": policy_loss.detach(),
-                "value_loss": value_loss.detach(),
-                "entropy_loss": -entropy.detach(),
-                "approx_kl": ((ratio - 1.0) - log_ratio).mean(),
-                "clip_fraction": ((ratio - 1.0).abs() > config.clip).float().mean(),
-            }
-        return loss, metrics
+            trace = forward(self.policy.body, batch.x)
+            log_prob, entropy = head.evaluate(trace.output, batch.action)
+            value_body, value_head = self.value[0], self.value[1]
+            assert isinstance(value_body, nn.Sequential)
+            assert isinstance(value_head, nn.Linear)
+            judged = trace if config.shared else forward(value_body, batch.state)
+            value = value_head(judged.output)[:, 0]
 
-    def _minibatches(self, n: int) -> Iterator[Tensor]:
-        order = torch.randperm(n, generator=self.rng, device=self.device)
-        return iter(order.split(self.config.batch_size))
+            advantage = batch.advantage
+            if config.normalize_advantage and len(advantage) > 1:
+                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            log_ratio = log_prob - batch.log_prob
+            ratio = log_ratio.exp()
+            gain, clipped = ratio * advantage, ratio.clamp(1.0 - config.clip, 1.0 + config.clip) * advantage
+            to_log_prob = torch.where(gain <= clipped, gain, 0.0) / -len(gain)
+            error = value - batch.returns
+            to_value = error
+            if config.clip_value:
+                change = value - batch.value
+                error = batch.value + change.clamp(-config.clip_value, config.clip_value) - batch.returns
+                to_value = torch.where(change.abs() <= config.clip_value, error, 0.0)
+            to_value = (to_value * (2.0 * config.value_weight / len(error)))[:, None]
 
-    def _step(self, loss: Tensor) -> None:
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NonFiniteError(f"the loss is {value}")
-        self.optimizers["all"].zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.max_gradient, foreach=True)
+            to_latent, of_head = head.gradients(trace.output, batch.action, to_log_prob, -config.entropy_weight)
+            of_value_head = linear_gradients(judged.output, to_value)
+            to_judged = to_value * value_head.weight
+            if config.shared:
+                of_body, of_value_body = backward(self.policy.body, trace, to_latent + to_judged), []
+            else:
+                of_body = backward(self.policy.body, trace, to_latent)
+                of_value_body = backward(value_body, judged, to_judged)
+        parts = Parts(torch.min(gain, clipped), log_ratio, error, entropy)
+        return parts, [*of_body, *of_head, *of_value_body, *of_value_head]
+
+    def _step(self, parts: Parts, gradients: list[Tensor]) -> None:
+        """One step along the gradients, clipped to a norm. Raises NonFiniteError."""
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
         if not math.isfinite(norm.item()):
-            raise NonFiniteError(f"the gradient's norm is {norm.item()}")
+            raise NonFiniteError(f"the gradient's norm is {norm.item()}, the loss {self._loss(parts).item()}")
+        torch._foreach_mul_(gradients, (self.config.max_gradient / (norm + 1e-6)).clamp(max=1.0))
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
         self.optimizers["all"].step()
+
+    def _loss(self, parts: Parts) -> Tensor:
+        config = self.config
+        value_loss = parts.value_error.square().mean()
+        return config.value_weight * value_loss - parts.gain.mean() - config.entropy_weight * parts.entropy
+
+    def _metrics(self, seen: list[Parts]) -> dict[str, Tensor]:
+        """Means over all minibatches that were learned from, under SB3's names; empty where there was none."""
+        if not seen:
+            return {}
+        log_ratio = torch.cat([parts.log_ratio for parts in seen])
+        return {
+            "policy_gradient_loss": -torch.cat([parts.gain for parts in seen]).mean(),
+            "value_loss": torch.cat([parts.value_error for parts in seen]).square().mean(),
+            "entropy_loss": -torch.stack([parts.entropy for parts in seen]).mean(),
+            "approx_kl": _kl(log_ratio),
+            "clip_fraction": ((log_ratio.exp() - 1.0).abs() > self.config.clip).float().mean(),
+            "std": self.policy.head.spread(),
+        }
+
+
+@dataclass
+class Parts:
+    """Of a minibatch: min(ratio A, clip(ratio) A), log ratio and error of the value, [B]; the mean entropy."""
+
+    gain: Tensor
+    log_ratio: Tensor
+    value_error: Tensor
+    entropy: Tensor
+
+
+@dataclass
+class Minibatch:
+    """Rows of a rollout; `x` and `state` are what actor and value see, normalized."""
+
+    x: Tensor
+    state: Tensor
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    advantage: Tensor
+    returns: Tensor
+
+
+class _Columns:
+    """A rollout as one table, so that an epoch's order is taken once and not of each of its columns."""
+
+    def __init__(self, x: Tensor, state: Tensor | None, rollout: Rollout) -> None:
+        """`state` None: the value sees what the actor sees."""
+        numbers = (rollout.log_prob, rollout.value, rollout.advantage, rollout.returns)
+        parts = [x, *([] if state is None else [state]), rollout.action, *(column[:, None] for column in numbers)]
+        self._alike, self._widths = state is None, [part.shape[1] for part in parts]
+        self._table = torch.cat(parts, dim=1)
+
+    def shuffled(self, order: Tensor) -> _Columns:
+        """The same rows in another order."""
+        found = copy.copy(self)
+        found._table = self._table.index_select(0, order)
+        return found
+
+    def split(self, size: int) -> Iterator[Minibatch]:
+        """Minibatches of `size` rows, the last perhaps of fewer."""
+        for rows in self._table.split(size):
+            x, *rest = rows.split(self._widths, dim=1)
+            state, action, *numbers = [x, *rest] if self._alike else rest
+            log_prob, value, advantage, returns = (column[:, 0] for column in numbers)
+            yield Minibatch(x, state, action, log_prob, value, advantage, returns)
+
+
+def _kl(log_ratio: Tensor) -> Tensor:
+    """mean (ratio - 1 - log ratio): an estimate of KL(old || new) (Schulman 2020, joschu.net/blog/kl-approx.html)."""
+    return ((log_ratio.exp() - 1.0) - log_ratio).mean()
