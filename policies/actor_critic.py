@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actors import Actor, DeterministicActor
-from simtoreal.policies.agent import NonFiniteError, Observation, matmul_precision
+from simtoreal.policies.agent import NonFiniteError, Observation, arithmetic
 from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Layer, StackedCritics
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
@@ -130,7 +130,7 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step on raw transitions; metrics under SB3's names. Raises NonFiniteError."""
-        with matmul_precision(self.config.matmul_precision):
+        with arithmetic(self.config.matmul_precision, self.config.products):
             return self._update(batch)
 
     def actor(self) -> DeterministicActor:

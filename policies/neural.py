@@ -23,6 +23,7 @@ from simtoreal.policies.agent import (
 )
 from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden
 from simtoreal.policies.normalizer import Normalizer
+from simtoreal.policies.products import LIBRARIES
 from simtoreal.policies.settings import check_finite, check_ranges
 
 
@@ -41,6 +42,7 @@ class NeuralConfig:
     normalize_observations: bool = True
     history: int = 1
     matmul_precision: str = "highest"
+    products: str = "torch"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -55,6 +57,7 @@ class NeuralConfig:
             "hidden": (is_hidden(self.hidden), HIDDEN),
             "history": (1 <= self.history <= MAX_HISTORY, f"from 1 to {MAX_HISTORY}"),
             "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
+            "products": (self.products in LIBRARIES, " or ".join(LIBRARIES)),
         }
 
 

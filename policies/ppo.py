@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.agent import NonFiniteError, matmul_precision
+from simtoreal.policies.agent import NonFiniteError, arithmetic
 from simtoreal.policies.backprop import backward, forward, linear_gradients
 from simtoreal.policies.networks import MAX_BATCH
 from simtoreal.policies.rollout import Rollout
@@ -72,7 +72,7 @@ class PPO(StochasticAgent[PPOConfig]):
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """All epochs over one rollout; the means of its metrics, under SB3's names. Raises NonFiniteError."""
-        with matmul_precision(self.config.matmul_precision):
+        with arithmetic(self.config.matmul_precision, self.config.products):
             return self._update(rollout)
 
     def _update(self, rollout: Rollout) -> dict[str, Tensor]:

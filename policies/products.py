@@ -7,20 +7,38 @@ torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LIBRARIES = ("torch", "onednn")
 FEWEST, NARROWEST = 2**20, 32  # multiplications and widths from which oneDNN is faster
 _linear = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
+
+
+_by = "torch"
+
+
+@contextmanager
+def products_by(library: str) -> Iterator[None]:
+    """Which of `LIBRARIES` large float32 products on the CPU are made by within the block; outside it is torch."""
+    global _by
+    before, _by = _by, library
+    try:
+        yield
+    finally:
+        _by = before
 
 
 def by_onednn(rows: int, fan_in: int, fan_out: int, device: torch.device) -> bool:
     """Is the product [rows, fan_in] [fan_in, fan_out] one for oneDNN?"""
     narrow = min(rows, fan_in, fan_out) < NARROWEST
-    return _linear is not None and device.type == "cpu" and not narrow and rows * fan_in * fan_out >= FEWEST
+    large = not narrow and rows * fan_in * fan_out >= FEWEST
+    return _by == "onednn" and _linear is not None and device.type == "cpu" and large
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:

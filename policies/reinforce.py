@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simtoreal.policies.agent import NonFiniteError, matmul_precision
+from simtoreal.policies.agent import NonFiniteError, arithmetic
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig
 
@@ -58,7 +58,7 @@ class Reinforce(StochasticAgent[ReinforceConfig]):
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """One step on whole episodes; metrics under SB3's names. Raises NonFiniteError."""
         config = self.config
-        with matmul_precision(config.matmul_precision):
+        with arithmetic(config.matmul_precision, config.products):
             x, state = self._inputs(rollout.obs, rollout.privileged)
             log_prob, entropy = self.policy.evaluate(x, rollout.action)
             advantage = rollout.advantage

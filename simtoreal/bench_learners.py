@@ -21,13 +21,18 @@ from simtoreal.benchmarks import Row, interleaved
 from simtoreal.policies.loops import off_policy
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, PPOConfig
-from simtoreal.policies.products import product
+from simtoreal.policies.products import product, products_by
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.sac import SAC, SACConfig
 from simtoreal.policies.td3 import TD3, TD3Config
 
 OBSERVATION, ACTION, HIDDEN, BATCH = 48, 12, (256, 256), 256  # the size of a quadruped's policy
-MODES = {"highest": "fp32", "medium": "fast: bf16 products"}
+MODES = {  # (matmul_precision, products) -> what it is
+    ("highest", "torch"): "fp32",
+    ("highest", "onednn"): "fp32 by oneDNN",
+    ("medium", "torch"): "bf16 products",
+}
+Mode = tuple[str, str]
 FILLED = 4096  # transitions in the replay
 PPO_ENVS, PPO_ROLLOUT, PPO_BATCH, PPO_EPOCHS, PPO_HIDDEN = 8, 256, 64, 10, (64, 64)
 
@@ -72,11 +77,12 @@ def filled_replay() -> Replay:
     return replay
 
 
-def ours(name: str, precision: str = "highest") -> SAC | TD3:
+def ours(name: str, mode: Mode = ("highest", "torch")) -> SAC | TD3:
     """Our SAC or TD3 of the benchmark's size."""
+    settings: dict[str, Any] = {"hidden": HIDDEN, "batch_size": BATCH, "matmul_precision": mode[0], "products": mode[1]}
     if name == "sac":
-        return SAC(OBSERVATION, ACTION, 0, SACConfig(hidden=HIDDEN, batch_size=BATCH, matmul_precision=precision))
-    return TD3(OBSERVATION, ACTION, 0, TD3Config(hidden=HIDDEN, batch_size=BATCH, matmul_precision=precision))
+        return SAC(OBSERVATION, ACTION, 0, SACConfig(**settings))
+    return TD3(OBSERVATION, ACTION, 0, TD3Config(**settings))
 
 
 def sb3(name: str) -> Any:
@@ -110,12 +116,13 @@ def multiplications(name: str) -> float:
     return BATCH * (critics + actor + improve * (1.0 if name == "sac" else 0.5))
 
 
-def product_limit(precision: str) -> float:
-    """The most multiply-adds a second that a product of this size reaches here."""
-    dtype = torch.bfloat16 if precision == "medium" else torch.float32
-    a, b = (torch.randn(BATCH, HIDDEN[0]).to(dtype) for _ in range(2))
-    multiply = (lambda: a @ b) if precision == "medium" else (lambda: product(a, b))
-    with torch.inference_mode():
+def product_limit(mode: Mode) -> float:
+    """The most multiply-adds a second that a product of this size reaches here: in float32 by whichever library is
+    faster, in bf16 where that is what is multiplied."""
+    low = mode[0] == "medium"
+    a, b = (torch.randn(BATCH, HIDDEN[0]).to(torch.bfloat16 if low else torch.float32) for _ in range(2))
+    multiply = (lambda: a @ b) if low else (lambda: product(a, b))
+    with torch.inference_mode(), products_by("onednn"):
         times = []
         for _ in range(30):
             began = time.process_time()
@@ -130,8 +137,8 @@ def bench_update(rounds: int) -> list[Row]:
     rows, replay = [], filled_replay()
     for name in ("sac", "td3"):
         model = sb3(name).model
-        for precision, mode in MODES.items():
-            agent, generator = ours(name, precision), torch.Generator().manual_seed(0)
+        for mode, said in MODES.items():
+            agent, generator = ours(name, mode), torch.Generator().manual_seed(0)
 
             def mine(agent: Any = agent, generator: torch.Generator = generator) -> None:
                 agent.update(replay.sample(BATCH, generator))
@@ -140,8 +147,8 @@ def bench_update(rounds: int) -> list[Row]:
                 model.train(gradient_steps=1, batch_size=BATCH)
 
             a, b, ratio = interleaved(mine, theirs, repeat=40, rounds=rounds)
-            share = multiplications(name) / a / product_limit(precision)
-            what = f"{name.upper()} updates, {_size()}, {mode}; {share:.0%} of the product limit"
+            share = multiplications(name) / a / product_limit(mode)
+            what = f"{name.upper()} updates, {_size()}, {said}; {share:.0%} of the product limit"
             rows.append(Row("update", what, 1 / a, "Stable-Baselines3", 1 / b, "updates/s", ratio))
     return rows
 
@@ -155,12 +162,12 @@ def bench_loop(rounds: int) -> list[Row]:
     rows = []
     for name in ("sac", "td3"):
         peer = iter(sb3(name))
-        for precision, mode in MODES.items():
+        for mode, said in MODES.items():
             loop = off_policy(
-                ours(name, precision), FreeVector(1), filled_replay(), steps=10**9, seed=0, batch_size=BATCH,
+                ours(name, mode), FreeVector(1), filled_replay(), steps=10**9, seed=0, batch_size=BATCH,
                 learning_starts=0, report_every=100,
             )  # fmt: skip
-            what = f"{name.upper()} loop, one environment, an update a step, {_size()}, {mode}"
+            what = f"{name.upper()} loop, one environment, an update a step, {_size()}, {said}"
             rows.append(_loop(what, loop, peer, 100, rounds))
     config = PPOConfig(rollout=PPO_ROLLOUT, batch_size=PPO_BATCH, epochs=PPO_EPOCHS, hidden=PPO_HIDDEN)
     agent = PPO(OBSERVATION, ACTION, config=config)

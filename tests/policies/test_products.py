@@ -3,14 +3,21 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from simtoreal.policies.products import FastLinear, by_onednn, product, stacked_product
+from simtoreal.policies.products import FastLinear, by_onednn, product, products_by, stacked_product
+
+
+@pytest.fixture(autouse=True, params=["onednn", "torch"])
+def library(request):
+    with products_by(request.param):
+        yield request.param
+
 
 CPU = torch.device("cpu")
 SHAPES = [(256, 60, 256), (256, 256, 256), (256, 256, 24), (300, 33, 130), (8, 48, 256), (1, 3, 2)]
 
 
-def test_large_products_are_onednns_and_small_ones_torchs():
-    assert by_onednn(256, 256, 256, CPU) == torch.backends.mkldnn.is_available()
+def test_large_products_are_onednns_where_that_is_asked_for_and_small_ones_torchs(library):
+    assert by_onednn(256, 256, 256, CPU) == (library == "onednn" and torch.backends.mkldnn.is_available())
     assert not by_onednn(64, 64, 64, CPU)
     assert not by_onednn(4096, 4096, 1, CPU)
     assert not by_onednn(256, 256, 256, torch.device("cuda"))
@@ -56,3 +63,9 @@ def test_a_fast_linear_layer_is_a_linear_layer(shape):
 def test_the_same_product_is_the_same_to_the_last_bit():
     x, w = torch.randn(256, 256), torch.randn(256, 256)
     assert torch.equal(product(x, w), product(x.clone(), w.clone()))
+
+
+def test_outside_of_a_block_products_are_torchs(library):
+    with products_by("torch"):
+        assert not by_onednn(256, 256, 256, CPU)
+    assert by_onednn(256, 256, 256, CPU) == (library == "onednn" and torch.backends.mkldnn.is_available())
