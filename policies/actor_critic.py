@@ -1,10 +1,11 @@
 """What off-policy actor-critics share: networks, normalizers, inputs, optimizer steps, and their state as tensors.
 
-Options beyond the papers, for any of them: LayerNorm in the critics; observations normalized by running statistics;
-critics that also see a privileged observation (Pinto et al. 2017, arXiv 1710.06542); an exponential average of the
-actor's weights as the policy to deploy; a penalty on how much the deterministic action differs between a state and the
-next (CAPS, Mysore et al. 2021, arXiv 2012.06644, eq. 2, with the square of the distance), so that noise in the
-observation is not passed on to the motors:
+Options beyond the papers, for any of them: LayerNorm and dropout in the critics (DroQ, Hiraoka et al. 2022, arXiv
+2110.02034); targets that sum the rewards of several steps (n-step, uncorrected for the policy's change); observations
+normalized by running statistics; critics that also see a privileged observation (Pinto et al. 2017, arXiv 1710.06542);
+an exponential average of the actor's weights as the policy to deploy; a penalty on how much the deterministic action
+differs between a state and the next (CAPS, Mysore et al. 2021, arXiv 2012.06644, eq. 2, with the square of the
+distance), so that noise in the observation is not passed on to the motors:
 
     J_pi += smoothness mean |pi(s) - pi(s')|^2
 """
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,84 +23,55 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.agent import (
-    NonFiniteError,
-    Observation,
-    load_module,
-    load_optimizer,
-    matmul_precision,
-    optimizer_tensors,
-    prefixed,
-    split_observation,
-)
-from simtoreal.policies.networks import (
-    HIDDEN,
-    MAX_BATCH,
-    MAX_CRITICS,
-    MAX_HISTORY,
-    Actor,
-    DeterministicActor,
-    StackedCritics,
-    is_hidden,
-)
-from simtoreal.policies.normalizer import Normalizer
+from simtoreal.policies.actors import Actor, DeterministicActor
+from simtoreal.policies.agent import NonFiniteError, Observation, arithmetic
+from simtoreal.policies.n_step import MAX_N_STEP
+from simtoreal.policies.networks import MAX_CRITICS, Layer, StackedCritics
+from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
 from simtoreal.policies.replay import Batch
-from simtoreal.policies.settings import check_finite, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
-class OffPolicyConfig:
-    """Settings of an off-policy actor-critic; a value out of range raises ValueError.
+class OffPolicyConfig(NeuralConfig):
+    """Settings of an off-policy actor-critic, besides those of any learner; a value out of range raises ValueError.
 
     `updates_per_step` is gradient steps per environment step; `actor_average` is the rate of the deployed average of
     the actor's weights, 0 = off; `smoothness` is the weight of the penalty on the deterministic action's change from a
     state to the next, 0 = off; `critic_inputs` "privileged" leaves critics that have a privileged observation that
-    alone, "both" the policy's newest too; `history` is how many of the last observations the actor sees, and critics
-    that have no privileged one; `matmul_precision` "medium" lets float32 products use bf16 (CPU) or tf32 (GPU) inside
-    `update`.
+    alone, "both" the policy's newest too; `dropout` is the share of the critics' units that drop out of an update
+    (DroQ: 0.01 with `layer_norm` and 20 `updates_per_step`); `n_step` is over how many rewards a target sums before it
+    bootstraps.
     """
 
-    gamma: float = 0.99
     tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
-    batch_size: int = 256
-    hidden: tuple[int, ...] = (256, 256)
     layer_norm: bool = False
     n_critics: int = 2
     buffer_size: int = 1_000_000
     learning_starts: int = 1_000
     updates_per_step: float = 1.0
-    normalize_observations: bool = True
     actor_average: float = 0.0
     smoothness: float = 0.0
     critic_inputs: str = "both"
-    history: int = 1
-    matmul_precision: str = "highest"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        check_finite(self)
-        check_ranges(self, self.checks())
+    dropout: float = 0.0
+    n_step: int = 1
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
-        return {
-            "gamma": (0 <= self.gamma <= 1, "from 0 to 1"),
+        return super().checks() | {
             "tau": (0 < self.tau <= 1, "above 0 and at most 1"),
             "actor_lr": (self.actor_lr > 0, "above 0"),
             "critic_lr": (self.critic_lr > 0, "above 0"),
-            "batch_size": (1 <= self.batch_size <= MAX_BATCH, f"from 1 to {MAX_BATCH}"),
             "buffer_size": (self.buffer_size >= self.batch_size, f"at least batch_size {self.batch_size}"),
-            "hidden": (is_hidden(self.hidden), HIDDEN),
             "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
             "learning_starts": (self.learning_starts >= 0, "at least 0"),
             "updates_per_step": (self.updates_per_step > 0, "above 0"),
             "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
             "smoothness": (self.smoothness >= 0, "at least 0"),
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
-            "history": (1 <= self.history <= MAX_HISTORY, f"from 1 to {MAX_HISTORY}"),
-            "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
+            "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
+            "n_step": (1 <= self.n_step <= MAX_N_STEP, f"from 1 to {MAX_N_STEP}"),
         }
 
 
@@ -107,11 +79,8 @@ Config = TypeVar("Config", bound=OffPolicyConfig)
 Policy = TypeVar("Policy", bound=Actor)
 
 
-class OffPolicyAgent(ABC, Generic[Config, Policy]):
-    """An off-policy actor-critic over raw observations. Initial weights and all later noise follow from `seed`.
-
-    `observation_size` n is that of one observation; with a history of k, act, observe and update take stacks [B, k n].
-    """
+class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
+    """An off-policy actor-critic over raw observations."""
 
     def __init__(
         self,
@@ -123,24 +92,20 @@ class OffPolicyAgent(ABC, Generic[Config, Policy]):
         seed: int,
         device: str | torch.device,
     ) -> None:
-        self.config = config
-        self.device = torch.device(device)
-        self.action_size = action_size
+        super().__init__(observation_size, action_size, privileged_size, config, seed=seed, device=device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             stack = config.history * observation_size
             policy = self._make_policy(stack)
             also = 0 if config.critic_inputs == "privileged" else observation_size
             state = privileged_size + also if privileged_size else stack
-            critics = StackedCritics(state + action_size, config.hidden, config.n_critics, config.layer_norm)
+            width = state + action_size
+            critics = StackedCritics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
         self.policy = policy.to(self.device)
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.average = copy.deepcopy(self.policy).requires_grad_(False) if config.actor_average else self.policy
-        self.normalizer = Normalizer(observation_size).to(self.device)
-        self.privileged_normalizer = Normalizer(privileged_size).to(self.device) if privileged_size else None
-        self.rng = torch.Generator(self.device).manual_seed(seed)
-        self.optimizers = {
+        self.optimizers |= {
             "actor": torch.optim.Adam(self.policy.parameters(), lr=config.actor_lr, fused=True),
             "critic": torch.optim.Adam(self.critics.parameters(), lr=config.critic_lr, fused=True),
         }
@@ -160,26 +125,12 @@ class OffPolicyAgent(ABC, Generic[Config, Policy]):
     def act(self, obs: Observation, explore: bool) -> np.ndarray:
         """Actions [E, m] float32 in [-1, 1]: exploring, or the (averaged) policy's own. Raises NonFiniteError."""
         with torch.inference_mode():
-            x = self.normalizer(self._tensor(split_observation(obs)[0]))
-            action = self._explore(x) if explore else self.average.mean(x).tanh()
-            result: np.ndarray = action.cpu().numpy()
-        if not np.isfinite(result).all():
-            raise NonFiniteError("the policy's action is not finite")
-        return result
-
-    def observe(self, obs: Observation) -> None:
-        """Add raw observations [E, n], of a stack the newest, to the running statistics; nothing when
-        `normalize_observations` is off."""
-        if not self.config.normalize_observations:
-            return
-        policy, privileged = split_observation(obs)
-        self.normalizer.update(self._newest(self._tensor(policy)))
-        if self.privileged_normalizer is not None and privileged is not None:
-            self.privileged_normalizer.update(self._tensor(privileged))
+            x = self._seen(obs)
+            return finite_action(self._explore(x) if explore else self.average.mean(x).tanh())
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step on raw transitions; metrics under SB3's names. Raises NonFiniteError."""
-        with matmul_precision(self.config.matmul_precision):
+        with arithmetic(self.config.matmul_precision, self.config.products):
             return self._update(batch)
 
     def actor(self) -> DeterministicActor:
@@ -193,55 +144,23 @@ class OffPolicyAgent(ABC, Generic[Config, Policy]):
             actor.head.bias.copy_(self.average.head.bias[:m])
         return actor.eval().requires_grad_(False)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All tensors to go on bit for bit, cloned."""
-        state = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
-        state["rng"] = self.rng.get_state()
-        for name, module in self._modules().items():
-            state |= prefixed(name, {key: value.clone() for key, value in module.state_dict().items()})
-        for name, optimizer in self.optimizers.items():
-            state |= optimizer_tensors(f"optimizer.{name}", optimizer)
-        return state
-
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises ValueError when a network, statistic or optimizer has another shape or is missing."""
-        single = {"rng", *self._tensors()}
-        starts = (*(f"{name}." for name in self._modules()), *(f"optimizer.{name}." for name in self.optimizers))
-        unknown = sorted(name for name in tensors if name not in single and not name.startswith(starts))
-        missing = sorted(single - tensors.keys())
-        if unknown or missing:
-            raise ValueError(f"agent state: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-        for name, module in self._modules().items():
-            load_module(module, name, tensors)
-        for name, optimizer in self.optimizers.items():
-            load_optimizer(f"optimizer.{name}", optimizer, tensors)
-        with torch.no_grad():
-            for name, tensor in self._tensors().items():
-                tensor.copy_(tensors[name])
-        self.rng.set_state(tensors["rng"].cpu())
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """What else there is to go on with."""
-        return {}
-
-    def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {
+    def _networks(self) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {
             "policy": self.policy,
             "critics": self.critics,
             "target_critics": self.target_critics,
-            "normalizer": self.normalizer,
         }
-        if self.config.actor_average:
-            modules["average"] = self.average
-        if self.privileged_normalizer is not None:
-            modules["privileged_normalizer"] = self.privileged_normalizer
-        return modules
+        return networks | ({"average": self.average} if self.config.actor_average else {})
 
-    def _tensor(self, x: np.ndarray) -> Tensor:
-        return torch.as_tensor(x, dtype=torch.float32, device=self.device)
+    def _q(
+        self, critics: StackedCritics, state: Tensor, action: Tensor, count: int | None = None
+    ) -> tuple[Tensor, list[Layer]]:
+        """As `StackedCritics.trace`, of what they see and an action."""
+        return critics.trace(torch.cat([state, action], dim=-1), count, self.rng if self.config.dropout else None)
 
-    def _noise(self, n: int) -> Tensor:
-        return torch.randn(n, self.action_size, generator=self.rng, device=self.device)
+    def _discount(self, batch: Batch) -> Tensor | float:
+        """What a target's bootstrap is worth: gamma, or its power where rewards of several steps were summed."""
+        return self.config.gamma if batch.discount is None else batch.discount
 
     def _inputs(self, obs: Tensor, privileged: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the actor sees and what the critics see, normalized: of a stack, critics that see the true state are
@@ -251,10 +170,6 @@ class OffPolicyAgent(ABC, Generic[Config, Policy]):
             return x, x
         state = self.privileged_normalizer(privileged)
         return x, state if self.config.critic_inputs == "privileged" else torch.cat([self._newest(x), state], dim=-1)
-
-    def _newest(self, stack: Tensor) -> Tensor:
-        """The newest frame [B, n] of each stack [B, k n]."""
-        return stack[:, -len(self.normalizer.mean) :]
 
     def _roughness(self, mean: Tensor, next_obs: Tensor) -> Tensor:
         """The penalty on the change from pi(s), of `mean` before its tanh, to pi(s')."""

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.products import products_by
 from simtoreal.policies.replay import Batch
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
@@ -114,11 +115,13 @@ def load_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mappi
 
 
 @contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    """torch's float32 matmul precision ("highest", "high", "medium") within the block."""
+def arithmetic(precision: str, library: str) -> Iterator[None]:
+    """Within the block: torch's float32 matmul precision ("highest", "high", "medium"), and by which library of
+    `products.LIBRARIES` large products on the CPU are made."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
+    torch.set_float32_matmul_precision(precision)
     try:
-        yield
+        with products_by(library):
+            yield
     finally:
         torch.set_float32_matmul_precision(before)

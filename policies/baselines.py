@@ -7,13 +7,13 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from torch import Tensor, nn
 
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import (
     NonFiniteError,
     load_module,
@@ -29,28 +30,31 @@ from simtoreal.policies.agent import (
     prefixed,
     split_observation,
 )
+from simtoreal.policies.chunks import Memory, NoMemory
+from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.loops import Progress, final_observation, final_value
-from simtoreal.policies.networks import ACTIVATIONS, DeterministicActor
+from simtoreal.policies.networks import ACTIVATIONS
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC, "td3": TD3}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC, "td3": TD3, "ppo": PPO, "dqn": DQN}
+FOR_CHOICES = ("ppo", "dqn")  # those that act by one of several choices
+ONLY_CHOICES = ("dqn",)
 ACTION_NOISE = 0.1  # standard deviation of TD3's exploration, where it is not set: SB3 itself has none
 
 
 class VecEnvAdapter(VecEnv):
     """A gymnasium vector environment with same-step reset, as SB3 wants it. Only the policy's part of an
-    observation is seen.
+    observation is seen. With `choices` SB3 sees so many, and the environments -1 for the first to 1 for the last.
 
     A transition that is invalid or not finite cannot be left out of SB3's buffer, so it raises NonFiniteError.
     """
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int) -> None:
+    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, choices: int = 0) -> None:
         if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
             raise ValueError("vector environments must reset in the same step (AutoresetMode.SAME_STEP)")
         space = envs.single_observation_space
-        super().__init__(
-            envs.num_envs, space["policy"] if isinstance(space, gym.spaces.Dict) else space, envs.single_action_space
-        )
-        self.envs, self._seed, self._action = envs, seed, np.zeros(0)
+        seen = space["policy"] if isinstance(space, gym.spaces.Dict) else space
+        super().__init__(envs.num_envs, seen, gym.spaces.Discrete(choices) if choices else envs.single_action_space)
+        self.envs, self._seed, self._choices, self._action = envs, seed, choices, np.zeros(0)
         self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
         self.finished: list[dict[str, Any]] = []
 
@@ -60,7 +64,8 @@ class VecEnvAdapter(VecEnv):
         return self._checked(obs)
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._action = actions
+        numbers = torch.from_numpy(actions)[:, None].float() if self._choices else None
+        self._action = actions if numbers is None else chosen_action(numbers, self._choices).numpy()
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         next_obs, reward, terminated, truncated, infos = self.envs.step(self._action)
@@ -200,6 +205,8 @@ class Baseline:
         state = prefixed("policy", {name: value.clone() for name, value in model.policy.state_dict().items()})
         for name, optimizer in self._optimizers().items():
             state |= optimizer_tensors(f"optimizer.{name}", optimizer)
+        if model._last_episode_starts is not None:
+            state["episode_starts"] = torch.from_numpy(np.array(model._last_episode_starts))
         if self._temperature is not None:
             state["log_ent_coef"] = model.log_ent_coef.detach().clone()
         state["torch_rng"] = torch.get_rng_state()
@@ -218,6 +225,8 @@ class Baseline:
             "n_updates": model._n_updates,
             "episode_num": model._episode_num,
             "numpy_position": int(_numpy_stream()["state"]["pos"]),
+            "n_calls": getattr(model, "_n_calls", 0),
+            "exploration_rate": getattr(model, "exploration_rate", 0.0),
             "action_space": model.action_space.np_random.bit_generator.state,
             "logged": {name: float(v) for name, v in model.logger.name_to_value.items() if np.isfinite(v)},
         }
@@ -233,30 +242,34 @@ class Baseline:
                 model.log_ent_coef.copy_(tensors["log_ent_coef"])
         model.num_timesteps, model._n_updates = numbers["num_timesteps"], numbers["n_updates"]
         model._episode_num = numbers["episode_num"]
+        if isinstance(model, DQN):
+            model._n_calls, model.exploration_rate = numbers["n_calls"], numbers["exploration_rate"]
         model.action_space.np_random.bit_generator.state = numbers["action_space"]
         for name, value in numbers["logged"].items():
             model.logger.record(name, value)
         self.envs.returns[:], self.envs.lengths[:] = tensors["returns"].numpy(), tensors["lengths"].numpy()
         if "observation" in tensors:
             model._last_obs = tensors["observation"].numpy().copy()
-            model._last_episode_starts = np.zeros(self.envs.num_envs, dtype=bool)
+            model._last_episode_starts = tensors["episode_starts"].numpy().copy()
         torch.set_rng_state(tensors["torch_rng"])
         key = tensors["numpy_rng"].numpy().astype(np.uint32)
         state = _numpy_stream() | {"state": {"key": key, "pos": numbers["numpy_position"]}}
         np.random.set_state(state)  # noqa: NPY002
 
-    def memory(self) -> BaselineMemory:
+    def memory(self) -> Memory:
         """Its replay buffer, to be stored. Raises ValueError when that cannot be done exactly."""
-        return BaselineMemory(self.model)
+        return NoMemory() if isinstance(self.model, PPO) else BaselineMemory(self.model)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         model: Any = self.model
+        if isinstance(model, PPO | DQN):
+            return {"all": model.policy.optimizer}
         found = {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
         return found if self._temperature is None else found | {"ent_coef": model.ent_coef_optimizer}
 
     @property
     def _temperature(self) -> Tensor | None:
-        """What SAC learns besides its networks; None where it is fixed, and for TD3."""
+        """What SAC learns besides its networks; None where it is fixed, and for the others."""
         found: Tensor | None = getattr(self.model, "log_ent_coef", None)
         return found
 
@@ -291,11 +304,12 @@ def learn_sb3(
     *,
     steps: int,
     seed: int,
+    choices: int = 0,
     device: str = "cpu",
     report_every: int = 1_000,
 ) -> Baseline:
     """SB3's learner `name` with `config` as its own keyword arguments, but that `action_noise` is a standard deviation;
-    nothing is learned until it is iterated.
+    nothing is learned until it is iterated. `choices` are those of an action, 0: it is continuous.
 
     Raises ValueError for an unknown name, a keyword SB3 does not know, or steps below 1.
     """
@@ -303,8 +317,12 @@ def learn_sb3(
         raise ValueError(f"no SB3 algorithm {name!r}; algorithms: {', '.join(sorted(ALGORITHMS))}")
     if steps < 1 or report_every < 1:
         raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
+    if name not in FOR_CHOICES and choices:
+        raise ValueError(f"SB3 {name} needs continuous actions, these are one of {choices} choices")
+    if name in ONLY_CHOICES and not choices:
+        raise ValueError(f"SB3 {name} acts by one of several choices, these actions are continuous")
     check_settings(config)
-    adapter = VecEnvAdapter(envs, seed)
+    adapter = VecEnvAdapter(envs, seed, choices)
     settings = copy.deepcopy(dict(config))  # SB3 writes into its policy_kwargs
     if name == "td3" or "action_noise" in settings:
         size = int(np.prod(envs.single_action_space.shape or ()))
@@ -315,6 +333,9 @@ def learn_sb3(
     except TypeError as error:
         raise ValueError(f"SB3 {name}: {error}") from error
     model.set_logger(Logger(None, []))
+    # what SB3 schedules follows the whole training, not the stretch it is learned in
+    schedule = model._update_current_progress_remaining
+    model._update_current_progress_remaining = lambda done, _: schedule(done, steps)  # type: ignore[assignment, method-assign]
     return Baseline(model, adapter, steps, report_every)
 
 
@@ -323,17 +344,26 @@ def actor_from_sb3(model: BaseAlgorithm) -> DeterministicActor:
 
     Raises ValueError for an algorithm or a network that has no counterpart here.
     """
-    if not isinstance(model, SAC | TD3):
+    space, policy = model.action_space, cast(Any, model.policy)
+    if isinstance(model, DQN):
+        net = cast(Any, model.q_net).q_net
+        return copy_mlp(net[:-1], net[-1], "choice")
+    if isinstance(model, PPO) and isinstance(space, gym.spaces.Discrete):
+        return copy_mlp(policy.mlp_extractor.policy_net, policy.action_net, "choice")
+    if not isinstance(model, SAC | TD3 | PPO):
         raise ValueError(
             f"no actor can be taken from {type(model).__name__}; algorithms: {', '.join(sorted(ALGORITHMS))}"
         )
-    low, high = model.action_space.low, model.action_space.high  # type: ignore[attr-defined]
-    if not (np.all(low == -1) and np.all(high == 1)):
-        raise ValueError(f"an actor acts in [-1, 1], this one's space is {model.action_space}")
-    policy: Any = model.policy.actor
+    assert isinstance(space, gym.spaces.Box)
+    if not (np.all(space.low == -1) and np.all(space.high == 1)):
+        raise ValueError(f"an actor acts in [-1, 1], this one's space is {space}")
+    if isinstance(model, PPO):
+        output = "tanh" if policy.squash_output else "clip"
+        return copy_mlp(policy.mlp_extractor.policy_net, policy.action_net, output)
+    actor = policy.actor
     if isinstance(model, SAC):
-        return copy_mlp(policy.latent_pi, policy.mu, "tanh")
-    return copy_mlp(policy.mu[:-2], policy.mu[-2], "tanh")
+        return copy_mlp(actor.latent_pi, actor.mu, "tanh")
+    return copy_mlp(actor.mu[:-2], actor.mu[-2], "tanh")
 
 
 def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> DeterministicActor:
@@ -346,7 +376,9 @@ def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> Deterministic
             f"only linear layers with one of {', '.join(sorted(ACTIVATIONS))} can be copied, got {body} and {head}"
         )
     hidden = [layer.out_features for layer in linears]
-    actor = DeterministicActor(linears[0].in_features, head.out_features, hidden, names[0], output)
+    choices = head.out_features if output == "choice" else 0
+    size = 1 if choices else head.out_features
+    actor = DeterministicActor(linears[0].in_features, size, hidden, names[0], output, choices=choices)
     actor.body.load_state_dict({name: value.cpu() for name, value in body.state_dict().items()})
     actor.head.load_state_dict({name: value.cpu() for name, value in head.state_dict().items()})
     return actor.eval().requires_grad_(False)

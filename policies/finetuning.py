@@ -21,24 +21,24 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from simtoreal.policies.actor_critic import move
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.history import Driver
 from simtoreal.policies.networks import (
     HIDDEN,
     MAX_BATCH,
     MAX_CRITICS,
-    DeterministicActor,
     StackedCritics,
     is_hidden,
 )
-from simtoreal.policies.replay import Batch, Replay
+from simtoreal.policies.replay import Batch, Replay, joined
 from simtoreal.policies.sac import critic_loss
 from simtoreal.policies.settings import check_ranges
 from simtoreal.policies.targets import soft_target
@@ -189,11 +189,7 @@ class FineTuner:
         old = round(self.config.batch_size * share) if len(self.old) else 0
         self._from_new = self.config.batch_size - old
         parts = [replay.sample(n, self.rng) for replay, n in ((self.old, old), (self.new, self._from_new)) if n]
-        return (
-            parts[0]
-            if len(parts) == 1
-            else Batch(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Batch)})
-        )
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     def _state(self, obs: Tensor, flag: Tensor | None) -> Tensor:
         assert flag is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.actors import DeterministicActor
 
 
 def first_stack(frame: np.ndarray, history: int) -> np.ndarray:

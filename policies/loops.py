@@ -14,6 +14,7 @@ from torch import Tensor
 
 from simtoreal.policies.agent import Agent, Observation, split_observation, with_policy_part
 from simtoreal.policies.history import first_stack, next_stack
+from simtoreal.policies.n_step import NStep
 from simtoreal.policies.replay import Replay
 
 Transition = dict[str, np.ndarray]
@@ -158,6 +159,7 @@ def off_policy(
     report_every: int = 1_000,
     state: LoopState | None = None,
     augment: Augment | None = None,
+    n_step: NStep | None = None,
     max_fault_rate: float = 0.05,
 ) -> Iterator[Progress]:
     """Train until `steps` environment steps over all environments; report every `report_every` of them and at the end.
@@ -169,7 +171,8 @@ def off_policy(
     (`infos["lost"]`) is not stored either, but is no fault. `augment` makes further
     transitions of a vector step's E, a whole multiple of E in blocks of E, stored as well (a robot's mirror image, or
     the same motion towards another goal); it also gets the step's infos. Agent, replay and `augment` get the policy's
-    part of an observation as the stack [E, k n] of the last `history` = k.
+    part of an observation as the stack [E, k n] of the last `history` = k. With `n_step` what is stored are transitions
+    over several steps, and there is no `augment`: what it derives need not hold together from step to step.
 
     Raises ValueError for environments that do not reset in the same step, FaultRateError above `max_fault_rate` of
     invalid transitions, and what `agent.update` raises.
@@ -203,8 +206,13 @@ def off_policy(
             mask = np.tile(valid, len(stored["reward"]) // n_envs)
             kept = {name: value[mask] for name, value in stored.items()}
             if len(kept["reward"]):
-                replay.add(**kept)
                 agent.observe(observation_of(kept))
+                if n_step is None:
+                    replay.add(**kept)
+        if n_step is not None:
+            complete = n_step.push(rows, valid, ended)
+            if len(complete["reward"]):
+                replay.add(**complete)
 
         state.count(valid, infos, max_fault_rate)
         state.observation = stacked(copied(next_obs), history, state.observation, ended)

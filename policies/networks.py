@@ -1,4 +1,4 @@
-"""Networks: stacked critics, the squashed Gaussian actor, and the plain actor that leaves training."""
+"""Networks: hidden layers, and critics stacked into one."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simtoreal.policies.normalizer import FrozenNormalizer
+from simtoreal.policies.products import product, stacked_product
 
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 LAYER_NORM_EPS = 1e-5
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
-OUTPUTS = ("tanh", "clip")
 MAX_LAYERS, MAX_WIDTH = 32, 16_384
 HIDDEN = f"1 to {MAX_LAYERS} layer widths from 1 to {MAX_WIDTH}"  # what a setting must be
 MAX_BATCH, MAX_CRITICS, MAX_HISTORY = 65_536, 16, 64  # of a learner's settings, as of layers
@@ -34,22 +30,31 @@ class Layer:
     normalized: Tensor
     mean: Tensor
     rstd: Tensor
+    mask: Tensor | None  # of dropout: 0 or 1 / (1 - dropout)
 
 
 class StackedCritics(nn.Module):
     """`n_critics` independent ReLU MLPs evaluated as one: [B, n] -> Q [C, B].
 
     Weights are batched, [C, in, out], each initialised as torch's nn.Linear. The last layer is an elementwise product
-    and a sum: a batched matmul of output width 1 is some twenty times slower. `layer_norm` normalizes before each ReLU.
+    and a sum: a batched matmul of output width 1 is some twenty times slower. `layer_norm` normalizes before each ReLU,
+    and `dropout` drops before that (DroQ, Hiraoka et al. 2022, arXiv 2110.02034, fig. 2), where a stream is given.
 
     `forward` is differentiable. Training takes the two gradients it needs by hand from `trace`, which saves a tenth of
     an update: those of the weights, and that of min_i Q_i to the action, for which each sample visits one critic only.
     """
 
-    def __init__(self, input_size: int, hidden: Sequence[int], n_critics: int = 2, layer_norm: bool = False) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden: Sequence[int],
+        n_critics: int = 2,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         sizes = [input_size, *hidden]
-        self.layer_norm = layer_norm
+        self.layer_norm, self.dropout = layer_norm, dropout
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
@@ -66,21 +71,35 @@ class StackedCritics(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.trace(x)[0]
 
-    def trace(self, x: Tensor, count: int | None = None) -> tuple[Tensor, list[Layer]]:
-        """Q [C, B] of `x` [B, n], and what its gradients need; `count` asks for the first so many critics alone."""
+    def trace(
+        self, x: Tensor, count: int | None = None, rng: torch.Generator | None = None
+    ) -> tuple[Tensor, list[Layer]]:
+        """Q [C, B] of `x` [B, n], and what its gradients need; `count` asks for the first so many critics alone, and
+        with `rng` units drop out."""
         h = x.expand(count or self.head_weight.shape[0], *x.shape)
         layers = []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            z = torch.baddbmm(bias[:count], h, weight[:count])
+            plain = not self.layer_norm and not (self.dropout and rng is not None)
+            z = self._affine(h, weight[:count], bias[:count], "relu" if plain else "none")
+            mask = None
+            if self.dropout and rng is not None:
+                mask = torch.empty_like(z).bernoulli_(1 - self.dropout, generator=rng).div_(1 - self.dropout)
+                z = z * mask
             normalized, mean, rstd = z, z, z
             if self.layer_norm:
                 normalized, mean, rstd = torch.native_layer_norm(z, z.shape[-1:], None, None, LAYER_NORM_EPS)
                 y = (normalized * self.gains[i][:count] + self.shifts[i][:count]).relu_()
             else:
-                y = z.relu_()
-            layers.append(Layer(h, y, z, normalized, mean, rstd))
+                y = z if plain else z.relu_()
+            layers.append(Layer(h, y, z, normalized, mean, rstd, mask))
             h = y
         return (h * self.head_weight[:count]).sum(-1) + self.head_bias[:count], layers
+
+    def _affine(self, h: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
+        if torch.is_grad_enabled():  # by torch, whose products record their gradients
+            z = torch.baddbmm(bias, h, weight)
+            return z.relu_() if activation == "relu" else z
+        return stacked_product(h, weight, bias, activation)
 
     @torch.no_grad()
     def weight_gradients(self, layers: Sequence[Layer], dq: Tensor) -> list[Tensor]:
@@ -94,10 +113,12 @@ class StackedCritics(nn.Module):
                 found[f"gains.{i}"] = (g * layer.normalized).sum(1, keepdim=True)
                 found[f"shifts.{i}"] = g.sum(1, keepdim=True)
                 g = _layer_norm_backward(g * self.gains[i], layer.z, layer.mean, layer.rstd)
-            found[f"weights.{i}"] = torch.bmm(layer.x.transpose(1, 2), g)
+            if layer.mask is not None:
+                g = g * layer.mask
+            found[f"weights.{i}"] = stacked_product(layer.x.transpose(1, 2), g)
             found[f"biases.{i}"] = g.sum(1, keepdim=True)
             if i > 0:
-                g = torch.bmm(g, self.weights[i].transpose(1, 2))
+                g = stacked_product(g, self.weights[i].transpose(1, 2))
         return [found[name] for name, _ in self.named_parameters()]
 
     @torch.no_grad()
@@ -114,7 +135,9 @@ class StackedCritics(nn.Module):
                 if self.layer_norm:
                     z, mean, rstd = (t[c].index_select(0, rows) for t in (layer.z, layer.mean, layer.rstd))
                     g = _layer_norm_backward(g * self.gains[i][c], z, mean, rstd)
-                g = g @ (self.weights[i][c] if i > 0 else self.weights[0][c, -width:]).T
+                if layer.mask is not None:
+                    g = g * layer.mask[c].index_select(0, rows)
+                g = product(g, (self.weights[i][c] if i > 0 else self.weights[0][c, -width:]).T)
             gradient[rows] = g
         return gradient
 
@@ -130,129 +153,11 @@ def is_hidden(widths: Sequence[int]) -> bool:
     return 1 <= len(widths) <= MAX_LAYERS and all(type(n) is int and 1 <= n <= MAX_WIDTH for n in widths)
 
 
-def mlp(sizes: Sequence[int], activation: str = "relu") -> nn.Sequential:
-    """Linear and activation for each pair of `sizes`."""
+def mlp(sizes: Sequence[int], activation: str = "relu", linear: type[nn.Linear] = nn.Linear) -> nn.Sequential:
+    """A `linear` layer and an activation for each pair of `sizes`."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"no activation {activation!r}; activations: {', '.join(sorted(ACTIVATIONS))}")
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+        layers += [linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
-
-
-class Actor(nn.Module):
-    """A body of hidden layers and a head of `outputs`; the first `action_size` of them are the action before its tanh.
-
-    Takes normalized observations [B, n].
-    """
-
-    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], outputs: int) -> None:
-        super().__init__()
-        self.action_size = action_size
-        self.body = mlp([observation_size, *hidden])
-        self.head = nn.Linear(([observation_size, *hidden])[-1], outputs)
-
-    def mean(self, obs: Tensor) -> Tensor:
-        """The deterministic action [B, m] before its tanh."""
-        found: Tensor = self.head(self.body(obs))[:, : self.action_size]
-        return found
-
-
-class TanhActor(Actor):
-    """a = tanh(mu)."""
-
-    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
-        super().__init__(observation_size, action_size, hidden, action_size)
-
-
-class SquashedGaussianActor(Actor):
-    """a = tanh(mu + sigma eps): action and log-probability."""
-
-    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
-        super().__init__(observation_size, action_size, hidden, 2 * action_size)
-
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation before squashing, each [B, m]; the latter clamped to [-20, 2]."""
-        mean, log_std = self.head(self.body(obs)).split(self.action_size, dim=-1)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-
-    def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Action [B, m] in [-1, 1] and log pi(a|s) [B] for standard normal `noise` [B, m]."""
-        mean, log_std = self(obs)
-        return squash(mean, log_std, noise)
-
-
-def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """tanh of a Gaussian sample and its log-density; Haarnoja et al. 2018a, appendix C.
-
-    log(1 - tanh(u)^2) is taken as 2 (log 2 - u - softplus(-2 u)), exact where the direct form underflows.
-    """
-    u = mean + log_std.exp() * noise
-    correction = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
-    log_prob = (-0.5 * noise.square() - log_std - correction).sum(-1) - 0.5 * math.log(2 * math.pi) * noise.shape[-1]
-    return u.tanh(), log_prob
-
-
-class DeterministicActor(nn.Module):
-    """Raw SI observation [B, n] -> action [B, m] in [-1, 1]: what is exported, whoever trained it.
-
-    With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
-    of one of them. `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint
-    alone.
-    """
-
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        hidden: Sequence[int],
-        activation: str = "relu",
-        output: str = "tanh",
-        history: int = 1,
-    ) -> None:
-        super().__init__()
-        if output not in OUTPUTS:
-            raise ValueError(f"no output {output!r}; outputs: {', '.join(OUTPUTS)}")
-        self.observation_size, self.action_size = observation_size, action_size
-        self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
-        self.normalizer = FrozenNormalizer(observation_size)
-        sizes = [history * observation_size, *hidden]
-        self.body = mlp(sizes, activation)
-        self.head = nn.Linear(sizes[-1], action_size)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        mean = self.head(self.body(self.normalizer(obs)))
-        return mean.tanh() if self.output == "tanh" else mean.clamp(-1.0, 1.0)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": "mlp",
-            "observation_size": self.observation_size,
-            "action_size": self.action_size,
-            "hidden": list(self.hidden),
-            "activation": self.activation,
-            "output": self.output,
-            "history": self.history,
-        }
-
-    @classmethod
-    def from_description(cls, description: dict[str, Any]) -> DeterministicActor:
-        """Without a "history", as it was once written, that is 1. Raises ValueError when another key is missing,
-        unknown or of the wrong kind."""
-        description = {"history": 1} | description
-        keys = {"kind", "observation_size", "action_size", "hidden", "activation", "output", "history"}
-        if set(description) != keys:
-            raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
-        if description["kind"] != "mlp":
-            raise ValueError(f"no actor of kind {description['kind']!r}; kinds: mlp")
-        hidden = description["hidden"]
-        sizes = [
-            description["observation_size"],
-            description["action_size"],
-            description["history"],
-            *(hidden if isinstance(hidden, list) else [None]),
-        ]
-        if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
-            raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
-        n, m, history = sizes[:3]
-        return cls(n, m, hidden, description["activation"], description["output"], history)

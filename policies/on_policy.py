@@ -1,4 +1,4 @@
-"""The loop of an on-policy learner: a rollout of every environment, then an update on it."""
+"""The loops of on-policy learners: a rollout of every environment, then an update on it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ class OnPolicyAgent(Protocol):
     """A learner from rollouts."""
 
     device: torch.device
+
+    def begin(self, n: int) -> None:
+        """A rollout of `n` environments begins."""
+        ...
 
     def try_out(self, obs: Observation) -> tuple[np.ndarray, Tensor, Tensor]:
         """Actions [E, m] for the environments, what they were before they were bounded, and log pi of that [E]."""
@@ -74,42 +78,108 @@ def on_policy(
     check_same_step(envs)
     if steps < 1 or rollout < 1:
         raise ValueError(f"steps and rollout must be at least 1, got {steps} and {rollout}")
+    state = _begun(agent, envs, seed, history, state)
+    began = time.perf_counter()
+    while state.step < steps:
+        parts: list[dict[str, Any]] = []
+        episodes: list[dict[str, Any]] = []
+        agent.begin(envs.num_envs)
+        for _ in range(rollout):
+            part, ended = _stepped(agent, envs, state, history, max_fault_rate)
+            parts.append(part)
+            episodes += ended
+        yield _learned(agent, parts, episodes, state, began, gamma=gamma, gae_lambda=gae_lambda)
+
+
+def monte_carlo(
+    agent: OnPolicyAgent,
+    envs: VectorEnv[Any, Any, Any],
+    *,
+    steps: int,
+    seed: int,
+    gamma: float,
+    history: int = 1,
+    state: LoopState | None = None,
+    max_fault_rate: float = 0.05,
+) -> Iterator[Progress]:
+    """As `on_policy`, but a rollout is one whole episode of every environment.
+
+    What an environment does after its episode's end, while others go on, is not learned from; then all begin anew.
+    """
+    check_same_step(envs)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    state = _begun(agent, envs, seed, history, state)
+    began = time.perf_counter()
+    while state.step < steps:
+        parts: list[dict[str, Any]] = []
+        episodes: list[dict[str, Any]] = []
+        running = np.ones(envs.num_envs, dtype=bool)
+        agent.begin(envs.num_envs)
+        while running.any():
+            part, ended = _stepped(agent, envs, state, history, max_fault_rate)
+            parts.append(part | {"valid": part["valid"] & running})
+            episodes += ended
+            running &= ~part["ended"]
+        report = _learned(agent, parts, episodes, state, began, gamma=gamma, gae_lambda=1.0)
+        if state.lengths.any():
+            state.begin(stacked(copied(envs.reset()[0]), history), envs.num_envs)
+        yield report
+
+
+def _begun(
+    agent: OnPolicyAgent, envs: VectorEnv[Any, Any, Any], seed: int, history: int, state: LoopState | None
+) -> LoopState:
+    """`state`, or a first one; with the environments reset where it says that they are not."""
     state = state or LoopState.start(seed)
     if state.observation is None:
         state.begin(stacked(copied(envs.reset(seed=seed)[0]), history), envs.num_envs)
         agent.observe(finite(state.current))
     state.check(envs.num_envs)
-    began = time.perf_counter()
-    while state.step < steps:
-        parts: list[dict[str, Any]] = []
-        episodes: list[dict[str, Any]] = []
-        for _ in range(rollout):
-            obs = finite(state.current)
-            action, raw, log_prob = agent.try_out(obs)
-            next_obs, reward, terminated, truncated, infos = envs.step(action)
-            ended = terminated | truncated
-            reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
-            valid = valid_rows(transition(state.current, action, reward, reached, terminated), infos)
-            parts.append(
-                {
-                    "obs": obs,
-                    "reached": finite(reached),
-                    "action": raw,
-                    "log_prob": log_prob,
-                    "reward": np.where(valid, reward, 0.0),
-                    "terminated": terminated,
-                    "ended": ended | ~valid,
-                    "valid": valid,
-                }
-            )
-            state.count(valid, infos, max_fault_rate)
-            state.observation = stacked(copied(next_obs), history, state.observation, ended)
-            episodes += state.end_episodes(reward, ended, infos)
-        learned = collect(agent, parts, gamma=gamma, gae_lambda=gae_lambda)
-        metrics = {name: float(value) for name, value in agent.update(learned).items()}
-        for part in parts:
-            agent.observe(part["reached"])
-        yield Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
+    return state
+
+
+def _stepped(
+    agent: OnPolicyAgent, envs: VectorEnv[Any, Any, Any], state: LoopState, history: int, max_fault_rate: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One control step of every environment, and the episodes that ended with it."""
+    obs = finite(state.current)
+    action, raw, log_prob = agent.try_out(obs)
+    next_obs, reward, terminated, truncated, infos = envs.step(action)
+    ended = terminated | truncated
+    reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
+    valid = valid_rows(transition(state.current, action, reward, reached, terminated), infos)
+    part = {
+        "obs": obs,
+        "reached": finite(reached),
+        "action": raw,
+        "log_prob": log_prob,
+        "reward": np.where(valid, reward, 0.0),
+        "terminated": terminated,
+        "ended": ended | ~valid,
+        "valid": valid,
+    }
+    state.count(valid, infos, max_fault_rate)
+    state.observation = stacked(copied(next_obs), history, state.observation, ended)
+    return part, state.end_episodes(reward, ended, infos)
+
+
+def _learned(
+    agent: OnPolicyAgent,
+    parts: list[dict[str, Any]],
+    episodes: list[dict[str, Any]],
+    state: LoopState,
+    began: float,
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> Progress:
+    """An update on a rollout, after which the statistics of observations are brought up."""
+    learned = collect(agent, parts, gamma=gamma, gae_lambda=gae_lambda)
+    metrics = {name: float(value) for name, value in agent.update(learned).items()}
+    for part in parts:
+        agent.observe(part["reached"])
+    return Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
 
 
 def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, gae_lambda: float) -> Rollout:

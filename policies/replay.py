@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ Array = np.ndarray | Tensor
 @dataclass(frozen=True)
 class Batch:
     """B transitions of raw observations: obs and next_obs [B, n], action [B, m], reward and terminated [B],
-    privileged [B, p].
+    privileged [B, p], and what a bootstrap is worth, discount [B], where that is not the same for all.
 
     `terminated` is 1 where the next state has no value; a truncated step is 0 and its `next_obs` the episode's last.
     """
@@ -27,6 +27,13 @@ class Batch:
     terminated: Tensor
     privileged: Tensor | None = None
     next_privileged: Tensor | None = None
+    discount: Tensor | None = None
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """The transitions of all `parts`, in their order."""
+    names = [f.name for f in fields(Batch) if getattr(parts[0], f.name) is not None]
+    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 class Replay:
@@ -42,6 +49,7 @@ class Replay:
         action_size: int,
         privileged_size: int = 0,
         device: str | torch.device = "cpu",
+        discounted: bool = False,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"replay capacity must be at least 1, got {capacity}")
@@ -56,6 +64,8 @@ class Replay:
         }
         if privileged_size:
             widths |= {"privileged": privileged_size, "next_privileged": privileged_size}
+        if discounted:
+            widths |= {"discount": 0}
         self._store = {
             name: torch.zeros((capacity, width) if width else (capacity,), device=self.device)
             for name, width in widths.items()
@@ -73,10 +83,11 @@ class Replay:
         terminated: Array,
         privileged: Array | None = None,
         next_privileged: Array | None = None,
+        discount: Array | None = None,
     ) -> None:
         """Store E transitions, oldest overwritten first.
 
-        Raises ValueError, with nothing stored, on a wrong shape, a missing or unexpected privileged part, or NaN or
+        Raises ValueError, with nothing stored, on a wrong shape, a missing or unexpected part, or NaN or
         infinity.
         """
         given = {
@@ -87,6 +98,7 @@ class Replay:
             "terminated": terminated,
             "privileged": privileged,
             "next_privileged": next_privileged,
+            "discount": discount,
         }
         rows = {name: torch.as_tensor(value).float() for name, value in given.items() if value is not None}
         if rows.keys() != self._store.keys():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig
-from simtoreal.policies.networks import SquashedGaussianActor, squash
+from simtoreal.policies.actors import SquashedGaussianActor, StateDependentTanhActor, StochasticTanhActor
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.targets import soft_target
 
@@ -28,18 +28,25 @@ from simtoreal.policies.targets import soft_target
 class SACConfig(OffPolicyConfig):
     """Settings of SAC, besides the shared ones; a value out of range raises ValueError.
 
-    `target_entropy` None means -m for m actions; `alpha_lr` 0 keeps the temperature at `initial_alpha`.
+    `target_entropy` None means -m for m actions; `alpha_lr` 0 keeps the temperature at `initial_alpha`. With `sde` it
+    explores state-dependently (gSDE) from a first log standard deviation `log_std`, drawn anew after `sde_every`
+    control steps.
     """
 
     alpha_lr: float = 3e-4
     target_entropy: float | None = None
     initial_alpha: float = 1.0
+    sde: bool = False
+    sde_every: int = 8
+    log_std: float = -3.0
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
         return super().checks() | {
             "alpha_lr": (self.alpha_lr >= 0, "at least 0"),
             "initial_alpha": (self.initial_alpha > 0, "above 0"),
+            "sde_every": (self.sde_every >= 1, "at least 1"),
+            "log_std": (-20 <= self.log_std <= 2, "from -20 to 2"),
         }
 
 
@@ -53,7 +60,7 @@ def actor_loss(q: Tensor, log_prob: Tensor, alpha: Tensor | float) -> Tensor:
     return (alpha * log_prob - q.min(dim=0).values).mean()
 
 
-class SAC(OffPolicyAgent[SACConfig, SquashedGaussianActor]):
+class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
     """Soft actor-critic over raw observations."""
 
     def __init__(
@@ -71,13 +78,27 @@ class SAC(OffPolicyAgent[SACConfig, SquashedGaussianActor]):
         self.target_entropy = float(-action_size if config.target_entropy is None else config.target_entropy)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device, requires_grad=True)
         self.optimizers["alpha"] = torch.optim.Adam([self.log_alpha], lr=config.alpha_lr, fused=True)
+        self._explored = torch.tensor([seed, 0])  # from which seed, for how many control steps
 
-    def _make_policy(self, observation_size: int) -> SquashedGaussianActor:
-        return SquashedGaussianActor(observation_size, self.action_size, self.config.hidden)
+    def _make_policy(self, observation_size: int) -> StochasticTanhActor:
+        config = self.config
+        if config.sde:
+            return StateDependentTanhActor(observation_size, self.action_size, config.hidden, config.log_std)
+        return SquashedGaussianActor(observation_size, self.action_size, config.hidden)
 
     def _explore(self, x: Tensor) -> Tensor:
-        mean, log_std = self.policy(x)
-        return (mean + log_std.exp() * self._noise(len(x))).tanh()
+        return self.policy.draw(x, self._exploration(len(x)))[1]
+
+    def _exploration(self, n: int) -> Tensor:
+        """Noise for `n` environments; state-dependent exploration has a matrix for each, which follows from the seed
+        and from how often it was drawn, so that a resumed run goes on with the same."""
+        if not self.config.sde:
+            return self.policy.noise(n, self.rng)
+        seed, steps = self._explored.tolist()
+        self._explored[1] += 1
+        key = (seed * 1_000_003 + steps // self.config.sde_every) % 2**63
+        rng = torch.Generator(self.device).manual_seed(key)
+        return torch.stack([self.policy.noise(1, rng) for _ in range(n)])
 
     def _update(self, batch: Batch) -> dict[str, Tensor]:
         config = self.config
@@ -86,17 +107,18 @@ class SAC(OffPolicyAgent[SACConfig, SquashedGaussianActor]):
         alpha = self.log_alpha.detach().exp()
 
         with torch.no_grad():
-            next_action, next_log_prob = self.policy.sample(next_obs, self._noise(len(obs)))
-            next_q = self.target_critics(torch.cat([next_state, next_action], dim=-1))
-            target = soft_target(batch.reward, batch.terminated, next_q, next_log_prob, alpha=alpha, gamma=config.gamma)
-            q, layers = self.critics.trace(torch.cat([state, batch.action], dim=-1))
+            _, next_action, next_log_prob = self.policy.draw(next_obs, self.policy.noise(len(obs), self.rng))
+            next_q, _ = self._q(self.target_critics, next_state, next_action)
+            target = soft_target(
+                batch.reward, batch.terminated, next_q, next_log_prob, alpha=alpha, gamma=self._discount(batch)
+            )
+            q, layers = self._q(self.critics, state, batch.action)
             loss_q = critic_loss(q, target)
         self._step("critic", loss_q, self.critics.weight_gradients(layers, (q - target) / len(target)))
 
-        mean, log_std = self.policy(obs)
-        action, log_prob = squash(mean, log_std, self._noise(len(obs)))
+        mean, action, log_prob = self.policy.draw(obs, self.policy.noise(len(obs), self.rng))
         with torch.no_grad():
-            q, layers = self.critics.trace(torch.cat([state, action], dim=-1))
+            q, layers = self._q(self.critics, state, action)
             loss_pi = actor_loss(q, log_prob, alpha)
         # the loss reaches the actor's weights through log pi, by alpha / B, and through the action, by -dQ/da / B
         parts = [log_prob, action]
@@ -127,4 +149,5 @@ class SAC(OffPolicyAgent[SACConfig, SquashedGaussianActor]):
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {"log_alpha": self.log_alpha}
+        explored = {"explored": self._explored} if self.config.sde else {}
+        return {"log_alpha": self.log_alpha} | explored

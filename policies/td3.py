@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, move
-from simtoreal.policies.networks import TanhActor
+from simtoreal.policies.actors import TanhActor
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.targets import clipped_target
 
@@ -82,9 +82,9 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
                 -config.target_noise_clip, config.target_noise_clip
             )
             next_action = (self.target_policy.mean(next_obs).tanh() + noise).clamp(-1.0, 1.0)
-            next_q = self.target_critics(torch.cat([next_state, next_action], dim=-1))
-            target = clipped_target(batch.reward, batch.terminated, next_q, gamma=config.gamma)
-            q, layers = self.critics.trace(torch.cat([state, batch.action], dim=-1))
+            next_q, _ = self._q(self.target_critics, next_state, next_action)
+            target = clipped_target(batch.reward, batch.terminated, next_q, gamma=self._discount(batch))
+            q, layers = self._q(self.critics, state, batch.action)
             loss_q = (q - target).square().mean(dim=1).sum()
         self._step("critic", loss_q, self.critics.weight_gradients(layers, 2 * (q - target) / len(target)))
 
@@ -104,7 +104,7 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
         mean = self.policy.mean(obs)
         action = mean.tanh()
         with torch.no_grad():
-            q, layers = self.critics.trace(torch.cat([state, action], dim=-1), count=1)
+            q, layers = self._q(self.critics, state, action, count=1)
             loss = -q.mean()
         parts, through = [action], [self.critics.min_gradient(q, layers, self.action_size) / -len(obs)]
         if self.config.smoothness:
@@ -118,5 +118,5 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
     def _tensors(self) -> dict[str, Tensor]:
         return {"updates": self.updates, "actor_loss": self._last_actor_loss}
 
-    def _modules(self) -> dict[str, nn.Module]:
-        return super()._modules() | {"target_policy": self.target_policy}
+    def _networks(self) -> dict[str, nn.Module]:
+        return super()._networks() | {"target_policy": self.target_policy}

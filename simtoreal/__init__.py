@@ -35,6 +35,7 @@ for _id, _entry in {
 _VERBS = {
     "train": "simtoreal.train",
     "finetune": "simtoreal.finetune",
+    "import_policy": "simtoreal.imported",
     "export": "simtoreal.bundles",
     "verify": "simtoreal.bundles",
     "evaluate": "simtoreal.evaluate",

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from simtoreal.bench_learners import bench_inference, bench_loop, bench_update
 from simtoreal.bench_workers import bench_workers
-from simtoreal.benchmarks import Row, bench_inference, bench_reset, bench_step, bench_update
+from simtoreal.benchmarks import Row, bench_reset, bench_step
 from simtoreal.config import ConfigError
 from simtoreal.progress import console
 from simtoreal.randomization.messages import nearest
@@ -22,6 +23,7 @@ BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
     "step": bench_step,
     "reset": bench_reset,
     "update": bench_update,
+    "loop": bench_loop,
     "inference": bench_inference,
     "workers": bench_workers,
 }

@@ -65,7 +65,7 @@ def make_env(
     end after 10,000 steps if it has no time limit of its own.
 
     Raises:
-        ConfigError: it cannot be made, or its spaces are not boxes.
+        ConfigError: it cannot be made, or its spaces are none that a policy here can act in.
         ModuleNotFoundError: a task of ours needs what is not installed.
     """
     if ":" in task:
@@ -80,8 +80,9 @@ def make_env(
             raise  # a dependency of ours, not a mistake of the user's
         raise ConfigError(f"task {task} cannot be made: {str(error).splitlines()[0]}") from error
     action = env.action_space
-    if not isinstance(action, spaces.Box) or not np.isfinite(np.concatenate([action.low, action.high])).all():
-        raise ConfigError(f"task {task} needs a bounded Box of actions, got {action}")
+    bounded = isinstance(action, spaces.Box) and np.isfinite(np.concatenate([action.low, action.high])).all()
+    if not bounded and not (isinstance(action, spaces.Discrete) and action.n > 1):
+        raise ConfigError(f"task {task} needs a bounded Box of actions or a Discrete of two or more, got {action}")
     if not isinstance(policy_space(env), spaces.Box):
         raise ConfigError(f"task {task} needs a Box of observations, got {env.observation_space}")
     if isinstance(env.observation_space, spaces.Dict) or env.has_wrapper_attr("command_layout"):
@@ -89,6 +90,11 @@ def make_env(
     if env.spec is None or env.spec.max_episode_steps is None:
         env = gym.wrappers.TimeLimit(env, MOST_STEPS)
     return ForeignEnv(env)
+
+
+def choices_of(env: gym.Env[Any, Any]) -> int:
+    """Of how many choices an action of `make_env`'s is one; 0 where actions are continuous."""
+    return int(env.get_wrapper_attr("choices")) if env.has_wrapper_attr("choices") else 0
 
 
 def episode_steps(env: gym.Env[Any, Any]) -> int:

@@ -19,8 +19,8 @@ from simtoreal.export.bundle import write_bundle
 from simtoreal.export.onboard.runtime import Runtime
 from simtoreal.export.onnx import PolicyGraph
 from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.runs import Run, RunError, output_path, versions
 
 RECORDED_STEPS = 1_000  # of observations that go into the golden vectors

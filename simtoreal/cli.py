@@ -19,7 +19,7 @@ from simtoreal.verbs import ONE_LINE, VERBS
 
 GROUPS = {
     "look": ("tasks", "play"),
-    "learn": ("train", "finetune"),
+    "learn": ("train", "finetune", "import"),
     "leave": ("export", "verify"),
     "judge": ("evaluate", "replay"),
     "all of it": ("demo", "bench"),

@@ -20,8 +20,11 @@ ALGORITHMS = {
     "sac": "our SAC: twin stacked critics, automatic temperature",
     "td3": "our TD3: twin stacked critics, delayed and smoothed",
     "ppo": "our PPO: generalized advantages, clipped steps",
+    "reinforce": "our REINFORCE: whole episodes, with a learned baseline or without",
     "sb3-sac": "Stable-Baselines3's SAC",
     "sb3-td3": "Stable-Baselines3's TD3",
+    "sb3-ppo": "Stable-Baselines3's PPO",
+    "sb3-dqn": "Stable-Baselines3's DQN, for choices",
 }
 
 
@@ -38,7 +41,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: str
-    algorithm: Literal["sac", "td3", "ppo", "sb3-sac", "sb3-td3"] = "sac"
+    algorithm: Literal["sac", "td3", "ppo", "reinforce", "sb3-sac", "sb3-td3", "sb3-ppo", "sb3-dqn"] = "sac"
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     randomization: str = "none"

@@ -59,16 +59,21 @@ class Contract:
                 get("limits"),
                 parameters_of(env),
             )
-        box = env.unwrapped.action_space
-        assert isinstance(box, spaces.Box)
-        low, high = box.low.astype(float).ravel(), box.high.astype(float).ravel()
+        space = env.unwrapped.action_space
+        if isinstance(space, spaces.Discrete):
+            low, high = np.array([float(space.start)]), np.array([float(space.start + space.n - 1)])
+            field = Field("choice", 1, "number", description=f"one of {space.n}: a whole number, else rounded")
+        else:
+            assert isinstance(space, spaces.Box)
+            low, high = space.low.astype(float).ravel(), space.high.astype(float).ravel()
+            field = Field("command", len(low), "unknown")
         rate = env.metadata.get("render_fps") or 50
         return cls(
             task,
             1.0 / rate,
             Layout(Field("observation", int(np.prod(policy_space(env).shape or (1,))), "unknown")),
             CommandLayout(
-                Field("command", len(low), "unknown"),
+                field,
                 scale=(high - low) / 2,
                 offset=(high + low) / 2,
                 low=low.tolist(),

@@ -19,23 +19,22 @@ from simtoreal import build
 from simtoreal.config import ConfigError, parse_assignments, settings_of
 from simtoreal.intervals import Estimate, wilson
 from simtoreal.locks import check_unlocked, locked
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import TENSORS, save_checkpoint
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_env import open_robot
 from simtoreal.robot_session import RELABELLED, SIMULATED_STEPS, Budget, CapReached, Caps, Session, simulate
 from simtoreal.runs import (
     CHECKPOINTS,
     CONFIG,
-    EVENTS,
     METRICS,
     RANDOMIZATION,
-    REPLAY,
     SUMMARY,
     Run,
     RunError,
     claimed_output,
+    clear_run,
     output_path,
     versions,
     write_json,
@@ -187,10 +186,7 @@ def _write(
 ) -> None:  # fmt: skip
     """The run folder: checkpoint 0 is the base; the tuned policy, if it was accepted, follows under its rollouts."""
     folder = result.run
-    (folder / SUMMARY).unlink(missing_ok=True)
-    for earlier in (CHECKPOINTS, EVENTS, REPLAY):
-        shutil.rmtree(folder / earlier, ignore_errors=True)
-    (folder / RANDOMIZATION).unlink(missing_ok=True)
+    clear_run(folder)
     write_yaml(folder / CONFIG, source.config.model_dump(exclude_none=True))
     if (source.path / RANDOMIZATION).is_file():
         shutil.copyfile(source.path / RANDOMIZATION, folder / RANDOMIZATION)

@@ -17,20 +17,26 @@ MOST_STEPS = 10_000  # of an episode without a time limit of its own
 class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]):
     """Others' environments with actions in [-1, 1]^m, flat float32 observations, and our way to fail.
 
+    One of `choices` (0: the actions are continuous) is an action of size 1, -1 for the first to 1 for the last, and is
+    rounded to the nearest.
+
     A number that is not finite ends the episode: in an action as a failure with `invalid_action`, in an observation or
     a reward as a `physics_fault`. The observation is then the last sound one. Whatever an action that is not finite
-    would have got, the failure pays what action 0 gets from there to the episode's end: never more than holding still.
+    would have got, the failure pays what action 0 (of choices the first) gets from there to the episode's end: never
+    more than holding still.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         action, seen = env.action_space, env.observation_space
-        assert isinstance(action, spaces.Box)
+        assert isinstance(action, spaces.Box | spaces.Discrete)
         assert isinstance(seen, spaces.Box)
-        if (action.low != -1).any() or (action.high != 1).any():
+        if isinstance(action, spaces.Box) and ((action.low != -1).any() or (action.high != 1).any()):
             env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
         super().__init__(env)
-        self._shape = action.shape
-        self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(action.shape)),), np.float32)
+        self.choices = int(action.n) if isinstance(action, spaces.Discrete) else 0
+        self._first = int(action.start) if isinstance(action, spaces.Discrete) else 0
+        self._shape = (1,) if isinstance(action, spaces.Discrete) else action.shape
+        self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(self._shape)),), np.float32)
         low, high = seen.low.astype(np.float32).ravel(), seen.high.astype(np.float32).ravel()
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
 
@@ -44,16 +50,24 @@ class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
         if not np.isfinite(action).all():
             return self._sound, self._held_still(), True, False, {"invalid_action": True}
-        obs, reward, terminated, truncated, info = self.env.step(np.reshape(action, self._shape))
+        obs, reward, terminated, truncated, info = self.env.step(self._meant(action))
         seen, score = np.asarray(obs, np.float32).ravel(), float(reward)
         if not (np.isfinite(seen).all() and math.isfinite(score)):
             return self._sound, 0.0, False, True, info | {"physics_fault": True}
         self._sound = seen
         return seen, score, terminated, truncated, info
 
+    def _meant(self, action: NDArray[np.float32]) -> Any:
+        """What the environment takes for `action`."""
+        if not self.choices:
+            return np.reshape(action, self._shape)
+        share = (min(max(float(action[0]), -1.0), 1.0) + 1.0) / 2.0
+        return self._first + round(share * (self.choices - 1))
+
     def _held_still(self) -> float:
         """The sum of the rewards from here on, if nothing more is done."""
-        still, total, ended = np.zeros(self._shape, np.float32), 0.0, False
+        still = self._meant(np.full(self._shape, -1.0 if self.choices else 0.0, np.float32))
+        total, ended = 0.0, False
         while not ended:
             _, reward, terminated, truncated, _ = self.env.step(still)
             ended = terminated or truncated or not math.isfinite(reward)

@@ -13,12 +13,16 @@ from torch import Tensor
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
-from simtoreal.policies.networks import DeterministicActor
+from simtoreal.policies.n_step import NStep
+from simtoreal.policies.neural import NeuralConfig
 from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
 from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.stochastic import StochasticAgent
 from simtoreal.policies.td3 import TD3, TD3Config
 from simtoreal.workers import OpenEpisode
 
@@ -26,7 +30,9 @@ OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "sac": (SAC, SACConfig),
     "td3": (TD3, TD3Config),
     "ppo": (PPO, PPOConfig),
+    "reinforce": (Reinforce, ReinforceConfig),
 }  # algorithm -> its agent and that one's settings
+FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
 
@@ -66,9 +72,9 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def agent_settings(config: RunConfig) -> SACConfig | TD3Config | PPOConfig:
+def agent_settings(config: RunConfig) -> NeuralConfig:
     """The settings of an agent of ours, complete. Raises ConfigError naming the one that it has not or cannot be."""
-    found: SACConfig | TD3Config | PPOConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
+    found: NeuralConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
     return found
 
 
@@ -91,7 +97,13 @@ def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Le
     """The algorithm a configuration names. Raises ConfigError for settings it does not take or memory does not hold."""
     kind: type[Any] = BaselineLearner
     if config.algorithm in OURS:
-        kind = OnPolicyLearner if OURS[config.algorithm][0] is PPO else OffPolicyLearner
+        kind = OnPolicyLearner if issubclass(OURS[config.algorithm][0], StochasticAgent) else OffPolicyLearner
+    choices = build.choices_of(envs.prototype)
+    if choices and config.algorithm not in FOR_CHOICES:
+        raise ConfigError(
+            f"{config.algorithm} needs continuous actions, {config.task} takes one of {choices} choices; "
+            f"algorithms for these: {', '.join(FOR_CHOICES)}"
+        )
     try:
         return kind(config, envs, device)
     except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, MemoryError) as error:
@@ -149,7 +161,12 @@ class OffPolicyLearner(_OwnLearner):
             observation, action, privileged, settings, seed=config.seed, device=device
         )
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
-        self._replay = Replay(capacity, settings.history * observation, action, privileged, device=device)
+        several = settings.n_step > 1
+        if several and config.augment:
+            raise ValueError("n_step: augmented transitions are of one step; set augment to 0")
+        self._n_step = NStep(settings.n_step, settings.gamma) if several else None
+        stack = settings.history * observation
+        self._replay = Replay(capacity, stack, action, privileged, device=device, discounted=several)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
         self._rng = np.random.default_rng(config.seed)
@@ -172,7 +189,12 @@ class OffPolicyLearner(_OwnLearner):
             report_every=REPORT_EVERY,
             state=self._state,
             augment=self._augment,
+            n_step=self._n_step,
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        waiting = {} if self._n_step is None else prefixed("n_step", self._n_step.state_dict())
+        return super().tensors() | waiting
 
     def numbers(self) -> dict[str, Any]:
         return {"augment": self._rng.bit_generator.state}
@@ -182,6 +204,8 @@ class OffPolicyLearner(_OwnLearner):
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         super().restore(tensors, numbers)
+        if self._n_step is not None:
+            self._n_step.load_state_dict(under("n_step", tensors))
         self._rng.bit_generator.state = numbers["augment"]
 
 
@@ -193,25 +217,22 @@ class OnPolicyLearner(_OwnLearner):
         if config.augment:
             raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")
         self._settings = settings
-        self._agent = OURS[config.algorithm][0](*_sizes(envs), settings, seed=config.seed, device=device)
+        choices = build.choices_of(envs.prototype)
+        self._agent = OURS[config.algorithm][0](
+            *_sizes(envs), settings, choices=choices, seed=config.seed, device=device
+        )
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
 
     def run(self) -> Iterator[Progress]:
-        from simtoreal.policies.on_policy import on_policy
+        from simtoreal.policies.on_policy import monte_carlo, on_policy
 
         s = self._settings
-        return on_policy(
-            self._agent,
-            self._envs,
-            steps=self._steps,
-            seed=self._seed,
-            rollout=s.rollout,
-            gamma=s.gamma,
-            gae_lambda=s.gae_lambda,
-            history=s.history,
-            state=self._state,
-        )
+        common = {"steps": self._steps, "seed": self._seed, "gamma": s.gamma, "history": s.history}
+        if isinstance(self._agent, Reinforce):
+            return monte_carlo(self._agent, self._envs, state=self._state, **common)
+        rollout = {"rollout": s.rollout, "gae_lambda": s.gae_lambda}
+        return on_policy(self._agent, self._envs, state=self._state, **rollout, **common)
 
     def numbers(self) -> dict[str, Any]:
         return {}
@@ -284,6 +305,7 @@ class BaselineLearner:
             config.agent,
             steps=config.steps,
             seed=config.seed,
+            choices=build.choices_of(envs.prototype),
             device=device,
             report_every=REPORT_EVERY,
         )

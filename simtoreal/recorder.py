@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import threading
 import time
@@ -23,19 +22,17 @@ from simtoreal.errors import Interrupted, RunError, SaveError
 from simtoreal.judge import Judge
 from simtoreal.learners import Learner
 from simtoreal.metrics import Metrics
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import checkpoints
 from simtoreal.policies.loops import Progress
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.randomization.randomizer import Randomizer
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.runs import (
     CHECKPOINTS,
     CONFIG,
-    EVENTS,
-    METRICS,
     RANDOMIZATION,
-    REPLAY,
     SUMMARY,
+    clear_run,
     versions,
     write_json,
 )
@@ -134,10 +131,8 @@ class Recorder:
         """Remove what `begin` and all later wrote, unless there is a checkpoint: without one it is worth nothing."""
         if self._saved is not None or checkpoints(self.folder / CHECKPOINTS):
             return
-        for name in (CHECKPOINTS, REPLAY, EVENTS):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in (SUMMARY, METRICS, RANDOMIZATION, CONFIG):
-            (self.folder / name).unlink(missing_ok=True)
+        clear_run(self.folder)
+        (self.folder / CONFIG).unlink(missing_ok=True)
 
     def resume(self, *, fall_back: bool) -> None:
         """Go back to the run's newest checkpoint (or, with `fall_back`, the newest sound one), to the beginning where

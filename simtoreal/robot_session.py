@@ -12,10 +12,10 @@ import numpy as np
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.learners import augmentation
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner
 from simtoreal.policies.history import Driver, next_stack
 from simtoreal.policies.loops import Augment, Transition, final_observation, finite_rows, transition
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.robot_env import RobotEnv
 from simtoreal.robots.task import Task
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from simtoreal.errors import RunError as RunError
 from simtoreal.locks import LOCK
 
 if TYPE_CHECKING:
-    from simtoreal.policies.networks import DeterministicActor
+    from simtoreal.policies.actors import DeterministicActor
 
 CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS, REPLAY = (
     "config.yaml",
@@ -110,6 +111,14 @@ def _make_output(out: Path, *, force: bool, marker: str) -> list[Path]:
     with tempfile.TemporaryFile(dir=out):
         pass
     return made
+
+
+def clear_run(folder: Path) -> None:
+    """Take away what an earlier run left, but what the next one will write over."""
+    for name in (SUMMARY, RANDOMIZATION, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    for name in (CHECKPOINTS, EVENTS, REPLAY):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def frozen(config: RunConfig, folder: Path) -> RunConfig:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from simtoreal.config import RunConfig, difference
 from simtoreal.judge import Judgement
 from simtoreal.learners import Learner, complete_config
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed
 from simtoreal.policies.checkpoint import (
     CheckpointError,
@@ -24,7 +25,6 @@ from simtoreal.policies.checkpoint import (
     sweep,
 )
 from simtoreal.policies.chunks import ChunkStore
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.policies.tensor_files import digest
 from simtoreal.randomization.randomizer import Preset
 from simtoreal.randomization.yaml_files import dump_yaml

@@ -17,6 +17,7 @@ ONE_LINE = {
     "play": "look at a task or a policy, in a window or as a film",
     "train": "train a policy and leave a run folder",
     "finetune": "fine-tune a policy on a robot within a budget of robot seconds; keep the base unless it is better",
+    "import": "make a run of somebody's Stable-Baselines3 zip, without unpickling it",
     "export": "turn a run into a self-describing ONNX bundle",
     "verify": "check a bundle: integrity, contract, parity with torch, latency",
     "evaluate": "judge bundles over suites and write a report",
@@ -151,7 +152,7 @@ def _train(verbs: Any) -> None:
 
     verb = _verb(verbs, "train", run)
     verb.add_argument("task", metavar="TASK", help="ours by short name, or any gymnasium id")
-    verb.add_argument("--algorithm", metavar="NAME", help="sac, td3, ppo, sb3-sac or sb3-td3 (default sac)")
+    verb.add_argument("--algorithm", metavar="NAME", help="one that `simtoreal tasks` lists (default sac)")
     verb.add_argument("--steps", type=count, metavar="N", help="environment steps, over all environments")
     verb.add_argument("--seed", type=whole)
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
@@ -230,6 +231,22 @@ def _finetune(verbs: Any) -> None:
     verb.add_argument(
         "--set", action="append", default=[], metavar="name=value", help="one setting of the learner, e.g. noise=0.05"
     )
+    verb.add_argument("--force", action="store_true", help="replace an earlier run")
+
+
+def _import(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.imported import import_policy
+
+        result = import_policy(options.model, task=options.task, out=options.out, force=options.force)
+        if not options.json:
+            print(f"{result.algorithm} of {result.steps:,} steps\nrun: {result.run}")
+        return result.to_json(), DONE
+
+    verb = _verb(verbs, "import", run)
+    verb.add_argument("model", metavar="MODEL.zip", help="what SB3's model.save wrote, of SAC, TD3, PPO or DQN")
+    verb.add_argument("--task", required=True, metavar="TASK", help="that it was trained on")
+    verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
     verb.add_argument("--force", action="store_true", help="replace an earlier run")
 
 
@@ -385,6 +402,7 @@ VERBS = (
     _play,
     _train,
     _finetune,
+    _import,
     _export,
     _verify,
     _evaluate,

@@ -25,6 +25,35 @@ def test_the_copied_actor_predicts_what_sb3_predicts(vectorized, name):
     np.testing.assert_allclose(baseline.actor()(torch.from_numpy(obs)), expected, atol=1e-6)
 
 
+ON_POLICY = {"n_steps": 20, "batch_size": 20, "policy_kwargs": {"net_arch": [16, 8]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "config"), [("ppo", 0, ON_POLICY), ("ppo", 3, ON_POLICY), ("dqn", 3, CONFIG)]
+)
+def test_the_copied_actor_predicts_what_sb3_predicts_of_the_others(vectorized, name, choices, config):
+    envs = vectorized(2, length=5, truncate=True)
+    baseline = learn_sb3(name, envs, config, steps=120, seed=0, choices=choices, report_every=40)
+    assert [report.step for report in baseline] == [40, 80, 120]
+    obs = np.random.default_rng(0).uniform(-1, 1, (64, 1)).astype(np.float32)
+    expected, _ = baseline.model.predict(obs, deterministic=True)
+    expected = expected[:, None] - 1.0 if choices else expected  # of three choices: -1, 0, 1
+    np.testing.assert_allclose(baseline.actor()(torch.from_numpy(obs)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "choices", "words"), [("sac", 2, "continuous"), ("dqn", 0, "several choices")])
+def test_actions_that_a_learner_does_not_take_are_refused(vectorized, name, choices, words):
+    with pytest.raises(ValueError, match=words):
+        learn_sb3(name, vectorized(1), {}, steps=10, seed=0, choices=choices)
+
+
+def test_what_sb3_schedules_follows_the_whole_training(vectorized):
+    """Exploration falls from 1 to 0 over the first half of 400 steps, however often it reports."""
+    config = CONFIG | {"exploration_fraction": 0.5, "exploration_final_eps": 0.0}
+    baseline = learn_sb3("dqn", vectorized(1), config, steps=400, seed=0, choices=2, report_every=100)
+    assert [round(baseline.model.exploration_rate, 2) for _ in baseline] == [0.5, 0.0, 0.0, 0.0]
+
+
 def test_reports_do_not_change_what_is_learned(vectorized):
     def weights(report_every: int) -> list[torch.Tensor]:
         baseline = learn_sb3("sac", vectorized(2), CONFIG, steps=80, seed=0, report_every=report_every)
@@ -65,7 +94,7 @@ def test_td3_explores_unless_it_is_told_not_to(vectorized):
 
 
 def test_unknown_names_are_refused(vectorized):
-    with pytest.raises(ValueError, match="no SB3 algorithm 'a3c'; algorithms: sac, td3"):
+    with pytest.raises(ValueError, match="no SB3 algorithm 'a3c'; algorithms: dqn, ppo, sac, td3"):
         learn_sb3("a3c", vectorized(), {}, steps=10, seed=0)
     with pytest.raises(ValueError, match="speed"):
         learn_sb3("sac", vectorized(), {"speed": 9}, steps=10, seed=0)

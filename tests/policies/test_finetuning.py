@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner, FineTuningConfig
 from simtoreal.policies.history import Driver
-from simtoreal.policies.networks import DeterministicActor
 
 QUICK = {
     "batch_size": 64,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
 from simtoreal.policies.loops import off_policy, stacked
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.policies.replay import Replay
 
 

@@ -7,7 +7,8 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 from torch.testing import assert_close
 
-from simtoreal.policies.networks import DeterministicActor, SquashedGaussianActor, StackedCritics, squash
+from simtoreal.policies.actors import DeterministicActor, SquashedGaussianActor, squash
+from simtoreal.policies.networks import StackedCritics
 
 
 def separate(critics: StackedCritics, which: int) -> nn.Sequential:
@@ -122,3 +123,35 @@ def test_gradients_by_hand_are_those_of_autograd(layer_norm, n_critics):
         assert_close(ours, theirs)
     slope = torch.autograd.grad(critics(x).min(dim=0).values.sum(), x)[0]
     assert_close(critics.min_gradient(q, layers, 3), slope[:, -3:])
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_gradients_by_hand_go_through_the_units_that_did_not_drop_out(layer_norm):
+    torch.manual_seed(0)
+    critics = StackedCritics(7, (16, 8), 2, layer_norm, dropout=0.3).double()
+    x, dq = torch.randn(20, 7).double().requires_grad_(), torch.randn(2, 20).double()
+
+    def dropped():
+        return critics.trace(x, rng=torch.Generator().manual_seed(3))
+
+    with torch.no_grad():
+        q, layers = dropped()
+    expected = torch.autograd.grad(dropped()[0], list(critics.parameters()), dq)
+    for ours, theirs in zip(critics.weight_gradients(layers, dq), expected, strict=True):
+        assert_close(ours, theirs)
+    slope = torch.autograd.grad(dropped()[0].min(dim=0).values.sum(), x)[0]
+    assert_close(critics.min_gradient(q, layers, 3), slope[:, -3:])
+
+
+def test_dropout_is_torchs():
+    """Of one unit in ten nothing is left, the others are scaled by 10 / 9; without a stream none drops out."""
+    critics = StackedCritics(1, (20_000,), 1, dropout=0.1)
+    with torch.no_grad():
+        critics.weights[0].fill_(1.0)
+        critics.biases[0].zero_()
+    x = torch.ones(1, 1)
+    values = critics.trace(x, rng=torch.Generator().manual_seed(0))[1][0].y.unique(return_counts=True)
+    theirs = nn.functional.dropout(torch.ones(20_000), 0.1).unique()
+    assert_close(values[0], theirs)
+    assert_close(values[1] / 20_000, torch.tensor([0.1, 0.9]), atol=0.01, rtol=0)
+    assert torch.equal(critics.trace(x)[1][0].y.unique(), torch.ones(1))

@@ -11,8 +11,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.testing import assert_close
 
 from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.distributions import gaussian_log_prob
 from simtoreal.policies.on_policy import on_policy
-from simtoreal.policies.ppo import PPO, PPOConfig, clipped_loss, gaussian_log_prob
+from simtoreal.policies.ppo import PPO, Minibatch, PPOConfig
 from simtoreal.policies.rollout import Rollout, advantages
 
 SMALL = PPOConfig(hidden=(32,), rollout=64, batch_size=64, epochs=6, learning_rate=3e-3)
@@ -37,10 +38,51 @@ def test_advantages_by_hand():
     np.testing.assert_allclose(found[0], [1.0 + 0.25 * -3.5, 1.0 + 0.25 * -6.0, 1.0 + 0.25 * -3.0])
 
 
-def test_the_clipped_loss_by_hand():
-    ratio, advantage = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1]), torch.tensor([2.0, -2.0, 2.0, -2.0, 1.0])
-    # min(3, 2.4), min(-3, -2.4), min(1, 1.6), min(-1, -1.6), 1.1
-    assert float(clipped_loss(ratio, advantage, 0.2)) == pytest.approx(-(2.4 - 3.0 + 1.0 - 1.6 + 1.1) / 5)
+def minibatch(agent, n, rows=64, privileged=0):
+    """Random rows, of the agent's own actions and densities somewhat off."""
+    x, state = torch.randn(rows, n), torch.randn(rows, n + privileged)
+    with torch.no_grad():
+        u, log_prob = agent.policy.head.sample(agent.policy.body(x), agent.rng)
+    noise = 0.4 * torch.randn(rows)
+    return Minibatch(x, state if privileged else x, u, log_prob + noise, *(torch.randn(rows) for _ in range(3)))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "elu"])
+@pytest.mark.parametrize(
+    ("options", "choices", "privileged"),
+    [
+        ({"distribution": "gaussian"}, 0, 0),
+        ({"distribution": "gaussian", "shared": True, "clip_value": 0.3}, 0, 0),
+        ({"distribution": "squashed"}, 0, 3),
+        ({"distribution": "sde", "normalize_advantage": False}, 0, 0),
+        ({"clip_value": 0.3}, 4, 3),
+        ({"shared": True}, 4, 0),
+    ],
+)
+def test_gradients_by_hand_are_those_of_autograd(activation, options, choices, privileged):
+    """Of the loss as the paper writes it, with torch's own distributions and minimum."""
+    config = PPOConfig(hidden=(16, 8), activation=activation, entropy_weight=0.3, value_weight=0.7, **options)
+    agent = PPO(5, 1 if choices else 2, privileged, config=config, choices=choices, seed=1)
+    with torch.no_grad():
+        for parameter in agent._parameters:
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    batch = minibatch(agent, 5, privileged=privileged)
+    _, found = agent.gradients(batch)
+
+    log_prob, entropy = agent.policy.evaluate(batch.x, batch.action)
+    advantage = batch.advantage
+    if config.normalize_advantage:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    ratio = (log_prob - batch.log_prob).exp()
+    gain = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
+    value = agent.value(batch.state)[:, 0]
+    if config.clip_value:
+        value = batch.value + (value - batch.value).clamp(-0.3, 0.3)
+    loss = -gain - 0.3 * entropy + 0.7 * (value - batch.returns).square().mean()
+    expected = torch.autograd.grad(loss, agent._parameters)
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_log_probabilities_are_those_of_scipy_and_torch():
@@ -58,15 +100,20 @@ def test_log_probabilities_are_those_of_scipy_and_torch():
         {"clip_value": 0.1, "entropy_weight": 0.02},
         {"target_kl": 1e-4},
         {"normalize_advantage": False, "shared": True},
+        {"distribution": "sde", "entropy_weight": 0.02},
+        {"choices": 4, "entropy_weight": 0.02},
     ],
 )
 def test_an_update_is_that_of_sb3(options):
     """From the rewards of a rollout to the weights after three epochs: advantages, losses, clipping, Adam, KL stop."""
-    n, m, steps, envs = 5, 3, 16, 2
+    options = dict(options)
+    choices, sde = options.pop("choices", 0), options.get("distribution") == "sde"
+    n, m, steps, envs = 5, 1 if choices else 3, 16, 2
 
     def make():
         env = gym.Env()
-        env.observation_space, env.action_space = gym.spaces.Box(-9, 9, (n,)), gym.spaces.Box(-1, 1, (m,))
+        env.observation_space = gym.spaces.Box(-9, 9, (n,))
+        env.action_space = gym.spaces.Discrete(choices) if choices else gym.spaces.Box(-1, 1, (m,))
         return env
 
     vector = DummyVecEnv([make] * envs)
@@ -82,7 +129,7 @@ def test_an_update_is_that_of_sb3(options):
         "normalize_advantage": options.get("normalize_advantage", True),
     }
     model = stable_baselines3.PPO(
-        "MlpPolicy", vector, n_steps=steps, policy_kwargs={"net_arch": [16, 8]}, seed=1, **given
+        "MlpPolicy", vector, n_steps=steps, policy_kwargs={"net_arch": [16, 8]}, seed=1, use_sde=sde, **given
     )
     model.set_logger(Logger(None, []))
     config = PPOConfig(
@@ -95,7 +142,7 @@ def test_an_update_is_that_of_sb3(options):
         normalize_observations=False,
         **options,
     )
-    agent = PPO(n, m, config=config)
+    agent = PPO(n, m, config=config, choices=choices)
     policy = model.policy
     if options.get("shared"):
         policy.mlp_extractor.value_net = policy.mlp_extractor.policy_net
@@ -103,14 +150,15 @@ def test_an_update_is_that_of_sb3(options):
         policy.optimizer = torch.optim.Adam(parameters, lr=1e-2, eps=1e-5)
     pairs = [
         (agent.policy.body, policy.mlp_extractor.policy_net),
-        (agent.policy.head, policy.action_net),
+        (agent.policy.head.linear, policy.action_net),
         (agent.value[0], policy.mlp_extractor.value_net),
         (agent.value[1], policy.value_net),
     ]
     with torch.no_grad():
         policy.action_net.weight.mul_(20.0)
-        policy.log_std.copy_(torch.tensor([-0.5, 0.0, 0.3]))
-        agent.policy.log_std.copy_(policy.log_std)
+        if not choices:
+            policy.log_std.copy_(torch.tensor([-0.5, 0.0, 0.3]).expand_as(policy.log_std))
+            agent.policy.head.log_std.copy_(policy.log_std)
         for ours, theirs in pairs:
             ours.load_state_dict(theirs.state_dict())
 
@@ -123,8 +171,8 @@ def test_an_update_is_that_of_sb3(options):
         with torch.no_grad():
             action, value, log_prob = policy(torch.from_numpy(obs[t]))
         starts = ended[t - 1] if t else np.ones(envs)
-        model.rollout_buffer.add(obs[t], action.numpy(), reward[t], starts, value, log_prob)
-        kept.append((action, log_prob))
+        model.rollout_buffer.add(obs[t], action.numpy().reshape(envs, -1), reward[t], starts, value, log_prob)
+        kept.append((action.float().reshape(envs, -1), log_prob))
         values.append(value[:, 0].numpy())
     last = policy.predict_values(torch.from_numpy(obs[-1])).detach()
     model.rollout_buffer.compute_returns_and_advantage(last, ended[-1])
@@ -156,13 +204,14 @@ def test_an_update_is_that_of_sb3(options):
     for ours, theirs in pairs:
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert_close(a, b, atol=1e-5, rtol=1e-5)
-    assert_close(agent.policy.log_std, policy.log_std, atol=1e-5, rtol=1e-5)
+    if not choices:
+        assert_close(agent.policy.head.log_std, policy.log_std, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("squashed", [False, True])
-def test_it_finds_the_optimum_of_a_one_step_task(vectorized, squashed):
+@pytest.mark.parametrize("distribution", ["gaussian", "squashed", "sde"])
+def test_it_finds_the_optimum_of_a_one_step_task(vectorized, distribution):
     """Reward -(a - x/2)^2 and the end: the best action is x / 2."""
-    agent = PPO(1, 1, config=dataclasses.replace(SMALL, squashed=squashed), seed=0)
+    agent = PPO(1, 1, config=dataclasses.replace(SMALL, distribution=distribution, sde_every=4), seed=0)
     learn(agent, vectorized(8), 20_000)
     x = torch.linspace(-0.9, 0.9, 7)[:, None]
     assert_close(agent.actor()(x), x / 2, atol=0.08, rtol=0)
@@ -180,16 +229,15 @@ def test_the_value_of_a_constant_reward(vectorized, truncate, value):
 
 
 def test_a_squashed_action_s_entropy_is_estimated_with_its_correction():
-    agent = PPO(2, 1, config=dataclasses.replace(SMALL, squashed=True, log_std=-1.0, entropy_weight=0.1))
+    agent = PPO(2, 1, config=dataclasses.replace(SMALL, distribution="squashed", log_std=-1.0, entropy_weight=0.1))
     x = torch.zeros(20_000, 2)
-    u, log_prob = agent._sample(x)
-    rollout = Rollout(x, None, u, log_prob, *(torch.zeros(len(x)),) * 3)
-    _, metrics = agent.loss(x, x, rollout, torch.arange(len(x)))
+    u, _ = agent.policy.head.sample(agent.policy.body(x).detach(), agent.rng)
+    entropy = agent.policy.evaluate(x, u)[1]
     mean = float(agent.policy(x[:1]).detach()[0, 0])
     grid = np.linspace(-0.99999, 0.99999, 200_001)
     density = stats.norm(mean, np.exp(-1.0)).pdf(np.arctanh(grid)) / (1 - grid**2)
     expected = -np.trapezoid(density * np.log(np.maximum(density, 1e-300)), grid)
-    assert -float(metrics["entropy_loss"]) == pytest.approx(expected, abs=0.02)
+    assert entropy.item() == pytest.approx(expected, abs=0.02)
 
 
 def test_an_invalid_transition_is_not_learned_from(scripted):
@@ -212,7 +260,7 @@ def test_a_loss_that_is_no_number_stops_it_before_any_weight_changes():
     rollout = Rollout(torch.randn(n, 3), None, torch.randn(n, 2), *(torch.randn(n) for _ in range(3)), torch.randn(n))
     rollout.returns[4] = np.nan
     before = agent.state_dict()
-    with pytest.raises(NonFiniteError, match="the loss is nan"):
+    with pytest.raises(NonFiniteError, match="norm is nan, the loss nan"):
         agent.update(rollout)
     after = agent.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if name != "rng")

@@ -36,8 +36,12 @@ def copy_from_sb3(agent: SAC, model: stable_baselines3.SAC) -> None:
     actor = model.policy.actor
     with torch.no_grad():
         agent.policy.body.load_state_dict(actor.latent_pi.state_dict())
-        agent.policy.head.weight.copy_(torch.cat([actor.mu.weight, actor.log_std.weight]))
-        agent.policy.head.bias.copy_(torch.cat([actor.mu.bias, actor.log_std.bias]))
+        if agent.config.sde:
+            agent.policy.head.load_state_dict(actor.mu.state_dict())
+            agent.policy.log_std.copy_(actor.log_std)
+        else:
+            agent.policy.head.weight.copy_(torch.cat([actor.mu.weight, actor.log_std.weight]))
+            agent.policy.head.bias.copy_(torch.cat([actor.mu.bias, actor.log_std.bias]))
         for ours, theirs in ((agent.critics, model.critic), (agent.target_critics, model.critic_target)):
             for i, network in enumerate(theirs.q_networks):
                 linears = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
@@ -47,25 +51,31 @@ def copy_from_sb3(agent: SAC, model: stable_baselines3.SAC) -> None:
                 ours.head_weight[i], ours.head_bias[i] = linears[-1].weight, linears[-1].bias
 
 
-def test_losses_gradients_and_new_weights_are_those_of_sb3(monkeypatch):
+@pytest.mark.parametrize("sde", [False, True])
+def test_losses_gradients_and_new_weights_are_those_of_sb3(monkeypatch, sde):
     n, m, size = 5, 3, 32
     env = gym.Env()
     env.observation_space, env.action_space = gym.spaces.Box(-9, 9, (n,)), gym.spaces.Box(-1, 1, (m,))
-    model = stable_baselines3.SAC("MlpPolicy", env, policy_kwargs={"net_arch": [32, 16]}, gamma=0.9, tau=0.1, seed=1)
+    nets = {"net_arch": [32, 16]} | ({"clip_mean": 0.0} if sde else {})
+    model = stable_baselines3.SAC("MlpPolicy", env, policy_kwargs=nets, gamma=0.9, tau=0.1, seed=1, use_sde=sde)
     model.set_logger(Logger(None, []))
     with torch.no_grad():
-        model.policy.actor.log_std.bias.fill_(-3.0)  # SB3 adds 1e-6 inside a logarithm: keep away from saturation
+        if not sde:
+            model.policy.actor.log_std.bias.fill_(-3.0)  # SB3 adds 1e-6 inside a logarithm: keep away from saturation
         for parameter in model.critic_target.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    config = SACConfig(hidden=(32, 16), gamma=0.9, tau=0.1, normalize_observations=False)
+    config = SACConfig(hidden=(32, 16), gamma=0.9, tau=0.1, normalize_observations=False, sde=sde)
     agent = SAC(n, m, config=config)
     copy_from_sb3(agent, model)
 
     batch = random_batch(n, m, size)
     noise, next_noise = torch.randn(size, m), torch.randn(size, m)
     theirs, ours = [noise, next_noise], [next_noise, noise]
+    if sde:  # one matrix for a whole update; SB3 draws a second that it does not use
+        matrix = torch.randn(16, m)
+        theirs, ours = [matrix, matrix[None]], [matrix, matrix]
     monkeypatch.setattr("torch.distributions.normal._standard_normal", lambda *_, **__: theirs.pop(0))
-    monkeypatch.setattr(agent, "_noise", lambda _: ours.pop(0))
+    monkeypatch.setattr(agent.policy, "noise", lambda *_: ours.pop(0))
     column = {"rewards": batch.reward[:, None], "dones": batch.terminated[:, None]}
     samples = ReplayBufferSamples(batch.obs, batch.action, batch.next_obs, **column)
     monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: samples)
@@ -86,7 +96,12 @@ def test_losses_gradients_and_new_weights_are_those_of_sb3(monkeypatch):
     body, head = agent.policy.body, agent.policy.head
     for i in (0, 2):
         assert_close(body[i].weight.grad, actor.latent_pi[i].weight.grad, atol=1e-5, rtol=1e-5)
-    assert_close(head.weight.grad, torch.cat([actor.mu.weight.grad, actor.log_std.weight.grad]), atol=1e-5, rtol=1e-5)
+    if sde:
+        assert_close(head.weight.grad, actor.mu.weight.grad, atol=1e-5, rtol=1e-5)
+        assert_close(agent.policy.log_std.grad, actor.log_std.grad, atol=1e-5, rtol=1e-5)
+    else:
+        theirs_grad = torch.cat([actor.mu.weight.grad, actor.log_std.weight.grad])
+        assert_close(head.weight.grad, theirs_grad, atol=1e-5, rtol=1e-5)
     gradients = iter(critic_gradients)
     for i in range(2):
         for layer in range(2):

@@ -27,6 +27,13 @@ SMALL = {
     "sac": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32"),
     "td3": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32"),
     "ppo": ("agent.hidden=[16, 16]", "agent.rollout=50", "agent.epochs=2"),
+    "reinforce": ("agent.hidden=[16, 16]",),
+    "sb3-ppo": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.n_steps=50", "agent.batch_size=50"),
+    "sb3-dqn": (
+        "agent.policy_kwargs.net_arch=[16, 16]",
+        "agent.learning_starts=50",
+        "agent.exploration_initial_eps=0.05",
+    ),
     "sb3-td3": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.learning_starts=50", "agent.train_freq=10"),
     "sb3-sac": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.learning_starts=50", "agent.train_freq=10"),
 }

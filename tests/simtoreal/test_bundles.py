@@ -11,8 +11,8 @@ from simtoreal import build
 from simtoreal.contract import Contract
 from simtoreal.export.onboard.runtime import Runtime
 from simtoreal.export.onboard.spec import read_spec
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import load_checkpoint, save_checkpoint
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.runs import Run
 
 

@@ -16,9 +16,9 @@ from simtoreal import robot_session
 from simtoreal.config import ConfigError
 from simtoreal.finetune import better, decide
 from simtoreal.locks import locked
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import save_checkpoint
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
-from simtoreal.policies.networks import DeterministicActor
 from simtoreal.robot_env import open_robot
 from simtoreal.robot_session import Budget, CapReached, Caps, Session
 from simtoreal.runs import Run

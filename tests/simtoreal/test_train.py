@@ -286,14 +286,20 @@ def test_a_reward_that_is_not_a_number_stops_the_baseline_too(breaks, tmp_path):
     assert Run.load(tmp_path / "run").actor("last")[1]["step"] == 100
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "ppo", "sb3-td3"])
-def test_every_learner_goes_the_whole_way_and_on_again_bit_for_bit(algorithm, tmp_path, cli):
+@pytest.mark.parametrize(
+    ("algorithm", "task"),
+    [
+        *((algorithm, "CartPoleSwingUp") for algorithm in ("td3", "ppo", "reinforce", "sb3-td3", "sb3-ppo")),
+        *((algorithm, "CartPole-v1") for algorithm in ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")),
+    ],
+)
+def test_every_learner_goes_the_whole_way_and_on_again_bit_for_bit(algorithm, task, tmp_path, cli):
     whole, parts, bundle = tmp_path / "whole", tmp_path / "parts", tmp_path / "bundle"
-    command = ("train", "CartPoleSwingUp", "--algorithm", algorithm, "--envs", 2, *sets(quick(algorithm)))
+    command = ("train", task, "--algorithm", algorithm, "--envs", 2, *sets(quick(algorithm)))
     assert cli(*command, "--steps", 1200, "--out", whole).code == 0
     assert cli(*command, "--steps", 600, "--out", parts).code == 0
-    assert cli("train", "CartPoleSwingUp", "--out", parts, "--resume", "--steps", 1200).code == 0
-    one, other = (Run.load(run).actor("1200")[0].state_dict() for run in (whole, parts))
+    assert cli("train", task, "--out", parts, "--resume", "--steps", 1200).code == 0
+    one, other = (Run.load(run).actor("last")[0].state_dict() for run in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert cli("export", parts, "--out", bundle).code == 0
     said = cli("verify", bundle, "--json")
@@ -301,7 +307,7 @@ def test_every_learner_goes_the_whole_way_and_on_again_bit_for_bit(algorithm, tm
     assert said.result["skipped"] == []
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "td3", "ppo", "sb3-sac", "sb3-td3"])
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "ppo", "reinforce", "sb3-sac", "sb3-td3", "sb3-ppo"])
 def test_an_environment_that_raises_before_the_first_checkpoint_leaves_nothing(algorithm, raises, tmp_path, cli):
     out = tmp_path / "deep" / "run"
     command = ("train", raises, "--algorithm", algorithm, "--steps", 1000, "--out", out)

@@ -1,0 +1,187 @@
+"""Actors: those that are trained off-policy, and the plain one that leaves training."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simtoreal.policies.distributions import (
+    LOG_2PI,
+    SDE_FLOOR,
+    chosen_action,
+    gaussian_log_prob,
+    tanh_correction,
+)
+from simtoreal.policies.networks import mlp
+from simtoreal.policies.normalizer import FrozenNormalizer
+from simtoreal.policies.products import FastLinear
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+OUTPUTS = ("tanh", "clip", "choice")
+
+
+class Actor(nn.Module):
+    """A body of hidden layers and a head of `outputs`; the first `action_size` of them are the action before its tanh.
+
+    Takes normalized observations [B, n].
+    """
+
+    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.action_size = action_size
+        self.body = mlp([observation_size, *hidden], linear=FastLinear)
+        self.head = nn.Linear(([observation_size, *hidden])[-1], outputs)
+
+    def mean(self, obs: Tensor) -> Tensor:
+        """The deterministic action [B, m] before its tanh."""
+        found: Tensor = self.head(self.body(obs))[:, : self.action_size]
+        return found
+
+
+class TanhActor(Actor):
+    """a = tanh(mu)."""
+
+    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
+        super().__init__(observation_size, action_size, hidden, action_size)
+
+
+class StochasticTanhActor(Actor):
+    """a = tanh(u), u normal about a mean: action and log-probability, by noise that is given."""
+
+    @abstractmethod
+    def noise(self, n: int, rng: torch.Generator) -> Tensor:
+        """Standard normal noise for `draw` on n observations."""
+
+    @abstractmethod
+    def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean before its tanh [B, m], an action [B, m] in [-1, 1] and its log pi(a|s) [B]."""
+
+
+class SquashedGaussianActor(StochasticTanhActor):
+    """Of a standard deviation that the network gives too."""
+
+    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
+        super().__init__(observation_size, action_size, hidden, 2 * action_size)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation before squashing, each [B, m]; the latter clamped to [-20, 2]."""
+        mean, log_std = self.head(self.body(obs)).split(self.action_size, dim=-1)
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+    def noise(self, n: int, rng: torch.Generator) -> Tensor:
+        return torch.randn(n, self.action_size, generator=rng, device=rng.device)
+
+    def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log_std = self(obs)
+        return mean, *squash(mean, log_std, noise)
+
+
+class StateDependentTanhActor(StochasticTanhActor):
+    """State-dependent exploration (gSDE, Raffin et al. 2021, arXiv 2005.05719), as Stable-Baselines3 does it for SAC.
+
+        u = mean(s) + latent(s) W,  W_ij ~ N(0, std_ij);  pi(u|s) = N(mean(s), sqrt(latent(s)^2 std^2 + 1e-6))
+
+    Deviation: Stable-Baselines3 clips the mean to [-2, 2] as well (its `clip_mean`).
+    """
+
+    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], log_std: float) -> None:
+        super().__init__(observation_size, action_size, hidden, action_size)
+        self.log_std = nn.Parameter(torch.full((hidden[-1], action_size), log_std))
+
+    def noise(self, n: int, rng: torch.Generator) -> Tensor:
+        """One matrix [h, m] for all of them."""
+        return torch.randn(self.log_std.shape, generator=rng, device=rng.device)
+
+    def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As the base's; `noise` is one matrix [h, m] or one an observation [B, h, m]."""
+        latent = self.body(obs)
+        mean, std = self.head(latent), self.log_std.exp()
+        u = mean + (latent.unsqueeze(-2) @ (noise * std)).squeeze(-2)
+        log_std = 0.5 * (latent.square() @ std.square() + SDE_FLOOR).log()
+        return mean, u.tanh(), gaussian_log_prob(u, mean, log_std) - tanh_correction(u).sum(-1)
+
+
+def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """tanh of a Gaussian sample and its log-density."""
+    u = mean + log_std.exp() * noise
+    log_prob = (-0.5 * noise.square() - log_std - tanh_correction(u)).sum(-1) - 0.5 * LOG_2PI * noise.shape[-1]
+    return u.tanh(), log_prob
+
+
+class DeterministicActor(nn.Module):
+    """Raw SI observation [B, n] -> action [B, m] in [-1, 1]: what is exported, whoever trained it.
+
+    With `output` "choice" the action [B, 1] is the likeliest of `choices`, as -1 for the first to 1 for the last.
+
+    With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
+    of one of them. `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint
+    alone.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int],
+        activation: str = "relu",
+        output: str = "tanh",
+        history: int = 1,
+        choices: int = 0,
+    ) -> None:
+        super().__init__()
+        if output not in OUTPUTS:
+            raise ValueError(f"no output {output!r}; outputs: {', '.join(OUTPUTS)}")
+        if (output == "choice") != (choices > 1) or (choices and action_size != 1):
+            raise ValueError(f"{choices} choices do not go with the output {output!r} of size {action_size}")
+        self.observation_size, self.action_size = observation_size, action_size
+        self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
+        self.choices = choices
+        self.normalizer = FrozenNormalizer(observation_size)
+        sizes = [history * observation_size, *hidden]
+        self.body = mlp(sizes, activation)
+        self.head = nn.Linear(sizes[-1], choices or action_size)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        found = self.head(self.body(self.normalizer(obs)))
+        if self.output == "choice":
+            return chosen_action(found.argmax(dim=-1, keepdim=True), self.choices)
+        return found.tanh() if self.output == "tanh" else found.clamp(-1.0, 1.0)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "mlp",
+            "observation_size": self.observation_size,
+            "action_size": self.action_size,
+            "hidden": list(self.hidden),
+            "activation": self.activation,
+            "output": self.output,
+            "history": self.history,
+            "choices": self.choices,
+        }
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> DeterministicActor:
+        """Without "history" or "choices", as it was once written, these are 1 and 0. Raises ValueError when another key
+        is missing, unknown or of the wrong kind."""
+        description = {"history": 1, "choices": 0} | description
+        keys = {"kind", "observation_size", "action_size", "hidden", "activation", "output", "history", "choices"}
+        if set(description) != keys:
+            raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
+        if description["kind"] != "mlp":
+            raise ValueError(f"no actor of kind {description['kind']!r}; kinds: mlp")
+        hidden = description["hidden"]
+        sizes = [
+            description["observation_size"],
+            description["action_size"],
+            description["history"],
+            *(hidden if isinstance(hidden, list) else [None]),
+            description["choices"] or 1,
+        ]
+        if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
+            raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
+        n, m, history = sizes[:3]
+        return cls(n, m, hidden, description["activation"], description["output"], history, description["choices"])

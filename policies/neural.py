@@ -1,0 +1,167 @@
+"""What every learner with networks shares: normalized observations, a random stream, its state as plain tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.agent import (
+    NonFiniteError,
+    Observation,
+    load_module,
+    load_optimizer,
+    optimizer_tensors,
+    prefixed,
+    split_observation,
+)
+from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden
+from simtoreal.policies.normalizer import Normalizer
+from simtoreal.policies.products import LIBRARIES
+from simtoreal.policies.settings import check_finite, check_ranges
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralConfig:
+    """Settings that every learner with networks has; a value out of range raises ValueError.
+
+    `hidden` is the widths of the hidden layers; `history` is how many of the last observations the actor sees, and
+    whoever judges states and has no privileged observation; `matmul_precision` "medium" lets float32 products use bf16
+    (CPU) or tf32 (GPU) inside `update`.
+    """
+
+    gamma: float = 0.99
+    batch_size: int = 256
+    hidden: tuple[int, ...] = (256, 256)
+    normalize_observations: bool = True
+    history: int = 1
+    matmul_precision: str = "highest"
+    products: str = "torch"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        check_finite(self)
+        check_ranges(self, self.checks())
+
+    def checks(self) -> dict[str, tuple[bool, str]]:
+        """For each setting: does it hold, and what is expected of it."""
+        return {
+            "gamma": (0 <= self.gamma <= 1, "from 0 to 1"),
+            "batch_size": (1 <= self.batch_size <= MAX_BATCH, f"from 1 to {MAX_BATCH}"),
+            "hidden": (is_hidden(self.hidden), HIDDEN),
+            "history": (1 <= self.history <= MAX_HISTORY, f"from 1 to {MAX_HISTORY}"),
+            "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
+            "products": (self.products in LIBRARIES, " or ".join(LIBRARIES)),
+        }
+
+
+Config = TypeVar("Config", bound=NeuralConfig)
+
+
+class NeuralAgent(ABC, Generic[Config]):
+    """A learner with networks over raw observations. Initial weights and all later noise follow from `seed`.
+
+    `observation_size` n is that of one observation; with a history of k, act, observe and update take stacks [B, k n].
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        privileged_size: int,
+        config: Config,
+        *,
+        seed: int,
+        device: str | torch.device,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.action_size = action_size
+        self.normalizer = Normalizer(observation_size).to(self.device)
+        self.privileged_normalizer = Normalizer(privileged_size).to(self.device) if privileged_size else None
+        self.rng = torch.Generator(self.device).manual_seed(seed)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    @abstractmethod
+    def actor(self) -> DeterministicActor:
+        """A copy of the deterministic policy with the normalizer inside: raw [B, k n] -> [B, m]."""
+
+    @abstractmethod
+    def _networks(self) -> dict[str, nn.Module]:
+        """The networks to go on with, the normalizers apart."""
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What else there is to go on with."""
+        return {}
+
+    def observe(self, obs: Observation) -> None:
+        """Add raw observations [E, n], of a stack the newest, to the running statistics; nothing when
+        `normalize_observations` is off."""
+        if not self.config.normalize_observations:
+            return
+        policy, privileged = split_observation(obs)
+        self.normalizer.update(self._newest(self._tensor(policy)))
+        if self.privileged_normalizer is not None and privileged is not None:
+            self.privileged_normalizer.update(self._tensor(privileged))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors to go on bit for bit, cloned."""
+        state = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        state["rng"] = self.rng.get_state()
+        for name, module in self._modules().items():
+            state |= prefixed(name, {key: value.clone() for key, value in module.state_dict().items()})
+        for name, optimizer in self.optimizers.items():
+            state |= optimizer_tensors(f"optimizer.{name}", optimizer)
+        return state
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises ValueError when a network, statistic or optimizer has another shape or is missing."""
+        single = {"rng", *self._tensors()}
+        starts = (*(f"{name}." for name in self._modules()), *(f"optimizer.{name}." for name in self.optimizers))
+        unknown = sorted(name for name in tensors if name not in single and not name.startswith(starts))
+        missing = sorted(single - tensors.keys())
+        if unknown or missing:
+            raise ValueError(f"agent state: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+        for name, module in self._modules().items():
+            load_module(module, name, tensors)
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(f"optimizer.{name}", optimizer, tensors)
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                tensor.copy_(tensors[name])
+        self.rng.set_state(tensors["rng"].cpu())
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules = self._networks() | {"normalizer": self.normalizer}
+        if self.privileged_normalizer is not None:
+            modules["privileged_normalizer"] = self.privileged_normalizer
+        return modules
+
+    def _seen(self, obs: Observation) -> Tensor:
+        """What the actor sees of raw observations, normalized."""
+        found: Tensor = self.normalizer(self._tensor(split_observation(obs)[0]))
+        return found
+
+    def _newest(self, stack: Tensor) -> Tensor:
+        """The newest frame [B, n] of each stack [B, k n]."""
+        return stack[:, -len(self.normalizer.mean) :]
+
+    def _tensor(self, x: np.ndarray) -> Tensor:
+        return torch.as_tensor(x, dtype=torch.float32, device=self.device)
+
+    def _noise(self, n: int) -> Tensor:
+        return torch.randn(n, self.action_size, generator=self.rng, device=self.device)
+
+
+def finite_action(action: Tensor) -> np.ndarray:
+    """`action` [E, m] as an array. Raises NonFiniteError."""
+    found: np.ndarray = action.cpu().numpy()
+    if not np.isfinite(found).all():
+        raise NonFiniteError("the policy's action is not finite")
+    return found

@@ -1,0 +1,188 @@
+"""What learners of a stochastic policy from rollouts share: the policy, the value of states, and their settings."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.agent import Observation
+from simtoreal.policies.distributions import Categorical, Gaussian, Head, SquashedGaussian, StateDependentGaussian
+from simtoreal.policies.networks import ACTIVATIONS, mlp
+from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
+from simtoreal.policies.products import FastLinear
+from simtoreal.policies.rollout import Rollout
+
+DISTRIBUTIONS: dict[str, Callable[[int, int, float], Head]] = {
+    "gaussian": Gaussian,
+    "squashed": SquashedGaussian,
+    "sde": StateDependentGaussian,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StochasticConfig(NeuralConfig):
+    """Settings of a learner of a stochastic policy, besides those of any learner; a value out of range raises
+    ValueError.
+
+    `distribution` is that of continuous actions, one of `DISTRIBUTIONS`, and `log_std` its first log standard
+    deviation; `sde_every` is after how many control steps "sde" draws its exploration anew, 0 = once a rollout;
+    `shared` gives actor and value the same hidden layers, so the value sees what the actor sees.
+    """
+
+    learning_rate: float = 3e-4
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    distribution: str = "gaussian"
+    log_std: float = 0.0
+    sde_every: int = 0
+    shared: bool = False
+
+    def checks(self) -> dict[str, tuple[bool, str]]:
+        """For each setting: does it hold, and what is expected of it."""
+        return super().checks() | {
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "activation": (self.activation in ACTIVATIONS, ", ".join(sorted(ACTIVATIONS))),
+            "distribution": (self.distribution in DISTRIBUTIONS, ", ".join(sorted(DISTRIBUTIONS))),
+            "log_std": (-20 <= self.log_std <= 2, "from -20 to 2"),
+            "sde_every": (self.sde_every >= 0, "at least 0"),
+        }
+
+
+Config = TypeVar("Config", bound=StochasticConfig)
+
+
+class StochasticActor(nn.Module):
+    """Hidden layers and a distribution of actions, of normalized observations [B, n]."""
+
+    def __init__(self, body: nn.Sequential, head: Head) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean [B, m], or the logits of choices, before it is bounded."""
+        found: Tensor = self.head(self.body(x))
+        return found
+
+    def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Head.evaluate`."""
+        return self.head.evaluate(self.body(x), u)
+
+
+class StochasticAgent(NeuralAgent[Config], Generic[Config]):
+    """A stochastic policy and a value over raw observations, learned by one optimizer.
+
+    With `choices` the environment takes one of so many, as -1 for the first to 1 for the last, and `action_size` is 1.
+    """
+
+    config_class: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        privileged_size: int = 0,
+        config: Config | None = None,
+        *,
+        choices: int = 0,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        config = config or self.config_class()
+        assert config is not None
+        super().__init__(observation_size, action_size, privileged_size, config, seed=seed, device=device)
+        if choices and (choices < 2 or action_size != 1):
+            raise ValueError(f"choices are 2 or more, of one action, got {choices} and {action_size}")
+        stack = config.history * observation_size
+        self._sees_state = privileged_size > 0 and not config.shared
+        state = privileged_size + observation_size if self._sees_state else stack
+        width = config.hidden[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            body = mlp([stack, *config.hidden], config.activation, FastLinear)
+            make = DISTRIBUTIONS[config.distribution]
+            head = Categorical(width, choices) if choices else make(width, action_size, config.log_std)
+            value_body = body if config.shared else mlp([state, *config.hidden], config.activation, FastLinear)
+            self.value = nn.Sequential(value_body, nn.Linear(width, 1))
+            for module, gain in ((body, math.sqrt(2)), (value_body, math.sqrt(2)), (head, 0.01), (self.value[1], 1.0)):
+                _orthogonal(module, gain)
+        self.policy = StochasticActor(body, head).to(self.device)
+        self.value.to(self.device)
+        self._parameters = list(dict.fromkeys([*self.policy.parameters(), *self.value.parameters()]))
+        self.optimizers["all"] = torch.optim.Adam(self._parameters, lr=config.learning_rate, eps=1e-5, fused=True)
+        self._since = 0  # control steps since exploration was drawn
+
+    @abstractmethod
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Learn from one rollout; the means of its metrics, under SB3's names. Raises NonFiniteError."""
+
+    def begin(self, n: int) -> None:
+        """A rollout of `n` environments begins."""
+        self.policy.head.begin(n, self.rng)
+        self._since = 0
+
+    def act(self, obs: Observation, explore: bool) -> np.ndarray:
+        """Actions [E, m] float32 in [-1, 1]: a sample, or the likeliest. Raises NonFiniteError."""
+        if explore:
+            return self.try_out(obs)[0]
+        with torch.inference_mode():
+            head = self.policy.head
+            return finite_action(head.bounded(head.mode(self.policy.body(self._seen(obs)))))
+
+    def try_out(self, obs: Observation) -> tuple[np.ndarray, Tensor, Tensor]:
+        """Actions [E, m] in [-1, 1] to explore with, what they were before they were bounded, and its log pi [E]."""
+        head = self.policy.head
+        with torch.inference_mode():
+            latent = self.policy.body(self._seen(obs))
+            if self.config.sde_every and self._since == self.config.sde_every:
+                self.begin(len(latent))
+            self._since += 1
+            u, log_prob = head.sample(latent, self.rng)
+            return finite_action(head.bounded(u)), u, log_prob
+
+    def values(self, obs: Tensor, privileged: Tensor | None) -> Tensor:
+        """V [B] of raw observations."""
+        with torch.inference_mode():
+            found: Tensor = self.value(self._inputs(obs, privileged)[1])[:, 0]
+        return found
+
+    def actor(self) -> DeterministicActor:
+        """A copy of the policy's likeliest action with the normalizer inside: raw [B, k n] -> [B, m]."""
+        config, head = self.config, self.policy.head
+        actor = DeterministicActor(
+            len(self.normalizer.mean),
+            self.action_size,
+            config.hidden,
+            config.activation,
+            head.output,
+            config.history,
+            head.linear.out_features if isinstance(head, Categorical) else 0,
+        )
+        actor.normalizer.copy_from(self.normalizer)
+        actor.body.load_state_dict(self.policy.body.state_dict())
+        actor.head.load_state_dict(head.linear.state_dict())
+        return actor.eval().requires_grad_(False)
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"policy": self.policy, "value": self.value}
+
+    def _inputs(self, obs: Tensor, privileged: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the actor sees and what the value sees, normalized."""
+        x = self.normalizer(obs)
+        if not self._sees_state or privileged is None or self.privileged_normalizer is None:
+            return x, x
+        return x, torch.cat([self._newest(x), self.privileged_normalizer(privileged)], dim=-1)
+
+
+def _orthogonal(module: nn.Module, gain: float) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.zeros_(layer.bias)

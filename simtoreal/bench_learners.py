@@ -1,0 +1,237 @@
+"""Benchmarks of the learners: gradient steps, whole learning loops, inference; one process, one thread.
+
+Both sides do the same work: networks, batch, minibatches, epochs, environments and precision are those in the row. The
+environment of the loops costs nothing, so a loop's figure is all that a learner adds to a simulation.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from simtoreal.benchmarks import Row, interleaved
+from simtoreal.policies.loops import off_policy
+from simtoreal.policies.on_policy import on_policy
+from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.products import product, products_by
+from simtoreal.policies.replay import Replay
+from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.td3 import TD3, TD3Config
+
+OBSERVATION, ACTION, HIDDEN, BATCH = 48, 12, (256, 256), 256  # the size of a quadruped's policy
+MODES = {  # (matmul_precision, products) -> what it is
+    ("highest", "torch"): "fp32",
+    ("highest", "onednn"): "fp32 by oneDNN",
+    ("medium", "torch"): "bf16 products",
+}
+Mode = tuple[str, str]
+FILLED = 4096  # transitions in the replay
+PPO_ENVS, PPO_ROLLOUT, PPO_BATCH, PPO_EPOCHS, PPO_HIDDEN = 8, 256, 64, 10, (64, 64)
+
+
+class FreeVector(VectorEnv[Any, Any, Any]):
+    """`n` environments that cost nothing: observations drawn beforehand, reward 1, episodes of 500 steps."""
+
+    def __init__(self, n: int) -> None:
+        self.num_envs, self.metadata = n, {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
+        self.single_action_space = gym.spaces.Box(-1, 1, (ACTION,), np.float32)
+        self._drawn = np.random.default_rng(0).standard_normal((501, n, OBSERVATION)).astype(np.float32)
+        self._none, self._all, self._reward = np.zeros(n, bool), np.ones(n, bool), np.ones(n)
+        self._t = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self._t = 0
+        return self._drawn[0], {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self._t += 1
+        if self._t < 500:
+            return self._drawn[self._t], self._reward, self._none, self._none, {"valid": self._all}
+        self._t = 0
+        final = np.empty(self.num_envs, object)
+        final[:] = list(self._drawn[500])
+        infos = {"valid": self._all, "final_obs": final}
+        return self._drawn[0], self._reward, self._none, self._all, infos
+
+
+def filled_replay() -> Replay:
+    """A replay of random transitions."""
+    rng = np.random.default_rng(0)
+    replay = Replay(FILLED, OBSERVATION, ACTION)
+    replay.add(
+        rng.standard_normal((FILLED, OBSERVATION), np.float32),
+        rng.uniform(-1, 1, (FILLED, ACTION)).astype(np.float32),
+        rng.standard_normal(FILLED).astype(np.float32),
+        rng.standard_normal((FILLED, OBSERVATION), np.float32),
+        np.zeros(FILLED, np.float32),
+    )
+    return replay
+
+
+def ours(name: str, mode: Mode = ("highest", "torch")) -> SAC | TD3:
+    """Our SAC or TD3 of the benchmark's size."""
+    settings: dict[str, Any] = {"hidden": HIDDEN, "batch_size": BATCH, "matmul_precision": mode[0], "products": mode[1]}
+    if name == "sac":
+        return SAC(OBSERVATION, ACTION, 0, SACConfig(**settings))
+    return TD3(OBSERVATION, ACTION, 0, TD3Config(**settings))
+
+
+def sb3(name: str) -> Any:
+    """Stable-Baselines3's SAC or TD3 of the same size, its replay filled too."""
+    from simtoreal.policies.baselines import learn_sb3
+
+    settings = {"batch_size": BATCH, "policy_kwargs": {"net_arch": list(HIDDEN)}, "learning_starts": 0}
+    baseline = learn_sb3(name, FreeVector(1), settings, steps=10**9, seed=0, report_every=100)
+    rng, model = np.random.default_rng(0), baseline.model
+    for _ in range(FILLED):
+        row = rng.standard_normal((2, 1, OBSERVATION)).astype(np.float32)
+        action = rng.uniform(-1, 1, (1, ACTION)).astype(np.float32)
+        model.replay_buffer.add(row[0], row[1], action, np.zeros(1), np.zeros(1), [{}])  # type: ignore[attr-defined]
+    return baseline
+
+
+def multiplications(name: str) -> float:
+    """Multiply-adds of matrix products in one of our gradient steps: networks of n inputs and m outputs, B samples.
+
+    A pass forward is one, the gradient to the weights one, that to the layers below one less the first layer. SAC: two
+    targets, two critics forward and back, two critics for the actor and back through one for each sample, the actor for
+    both observations and back. TD3: one critic for the actor, which is improved every other step.
+    """
+    h1, h2 = HIDDEN
+    critic = (OBSERVATION + ACTION) * h1 + h1 * h2 + h2
+    outputs = 2 * ACTION if name == "sac" else ACTION
+    actor = OBSERVATION * h1 + h1 * h2 + h2 * outputs
+    inner_critic, inner_actor = h1 * h2 + h2, h1 * h2 + h2 * outputs
+    critics = 2 * critic + 2 * critic + 2 * (critic + inner_critic)
+    improve = (2 if name == "sac" else 1) * critic + inner_critic + ACTION * h1 + 2 * actor + inner_actor
+    return BATCH * (critics + actor + improve * (1.0 if name == "sac" else 0.5))
+
+
+def product_limit(mode: Mode) -> float:
+    """The most multiply-adds a second that a product of this size reaches here: in float32 by whichever library is
+    faster, in bf16 where that is what is multiplied."""
+    low = mode[0] == "medium"
+    a, b = (torch.randn(BATCH, HIDDEN[0]).to(torch.bfloat16 if low else torch.float32) for _ in range(2))
+    multiply = (lambda: a @ b) if low else (lambda: product(a, b))
+    with torch.inference_mode(), products_by("onednn"):
+        times = []
+        for _ in range(30):
+            began = time.process_time()
+            for _ in range(20):
+                multiply()
+            times.append((time.process_time() - began) / 20)
+    return BATCH * HIDDEN[0] * BATCH / min(times[5:])
+
+
+def bench_update(rounds: int) -> list[Row]:
+    """A gradient step of SAC and TD3 against Stable-Baselines3's."""
+    rows, replay = [], filled_replay()
+    for name in ("sac", "td3"):
+        model = sb3(name).model
+        for mode, said in MODES.items():
+            agent, generator = ours(name, mode), torch.Generator().manual_seed(0)
+
+            def mine(agent: Any = agent, generator: torch.Generator = generator) -> None:
+                agent.update(replay.sample(BATCH, generator))
+
+            def theirs(model: Any = model) -> None:
+                model.train(gradient_steps=1, batch_size=BATCH)
+
+            a, b, ratio = interleaved(mine, theirs, repeat=40, rounds=rounds)
+            share = multiplications(name) / a / product_limit(mode)
+            what = f"{name.upper()} updates, {_size()}, {said}; {share:.0%} of the product limit"
+            rows.append(Row("update", what, 1 / a, "Stable-Baselines3", 1 / b, "updates/s", ratio))
+    return rows
+
+
+def _size() -> str:
+    return f"observation {OBSERVATION}, action {ACTION}, 2x{HIDDEN[0]}, batch {BATCH}"
+
+
+def bench_loop(rounds: int) -> list[Row]:
+    """Whole learning loops on an environment that costs nothing, against Stable-Baselines3's."""
+    rows = []
+    for name in ("sac", "td3"):
+        peer = iter(sb3(name))
+        for mode, said in MODES.items():
+            loop = off_policy(
+                ours(name, mode), FreeVector(1), filled_replay(), steps=10**9, seed=0, batch_size=BATCH,
+                learning_starts=0, report_every=100,
+            )  # fmt: skip
+            what = f"{name.upper()} loop, one environment, an update a step, {_size()}, {said}"
+            rows.append(_loop(what, loop, peer, 100, rounds))
+    config = PPOConfig(rollout=PPO_ROLLOUT, batch_size=PPO_BATCH, epochs=PPO_EPOCHS, hidden=PPO_HIDDEN)
+    agent = PPO(OBSERVATION, ACTION, config=config)
+    loop = on_policy(agent, FreeVector(PPO_ENVS), steps=10**9, seed=0, rollout=PPO_ROLLOUT, gamma=0.99, gae_lambda=0.95)
+    what = (
+        f"PPO loop, {PPO_ENVS} environments x {PPO_ROLLOUT} steps, batch {PPO_BATCH}, {PPO_EPOCHS} epochs, 2x64, fp32"
+    )
+    rows.append(_loop(what, loop, iter(_sb3_ppo()), PPO_ENVS * PPO_ROLLOUT, rounds))
+    return rows
+
+
+def _sb3_ppo() -> Any:
+    from simtoreal.policies.baselines import learn_sb3
+
+    settings = {
+        "n_steps": PPO_ROLLOUT,
+        "batch_size": PPO_BATCH,
+        "n_epochs": PPO_EPOCHS,
+        "policy_kwargs": {"net_arch": list(PPO_HIDDEN)},
+    }
+    return learn_sb3("ppo", FreeVector(PPO_ENVS), settings, steps=10**9, seed=0, report_every=1)
+
+
+def _loop(what: str, mine: Iterator[Any], theirs: Iterator[Any], steps: int, rounds: int) -> Row:
+    a, b, ratio = interleaved(lambda: next(mine), lambda: next(theirs), repeat=1, rounds=rounds)
+    return Row("loop", what, steps / a, "Stable-Baselines3", steps / b, "steps/s", ratio)
+
+
+def bench_inference(rounds: int) -> list[Row]:
+    """One inference of the exported policy through the onboard runtime against torch and SB3's predict."""
+    from simtoreal.export.bundle import write_bundle
+    from simtoreal.export.onboard.runtime import Runtime
+    from simtoreal.export.onboard.spec import CommandMap, Field, Spec
+
+    actor, model = ours("sac").actor(), sb3("sac").model
+    ones = (1.0,) * ACTION
+    spec = Spec(
+        task="bench",
+        algorithm="sac",
+        control_dt=0.02,
+        observation=(Field("observation", OBSERVATION, "-"),),
+        command=(Field("command", ACTION, "-"),),
+        command_map=CommandMap((0.0,) * ACTION, ones, tuple(-x for x in ones), ones),
+    )
+    observations = np.random.default_rng(0).standard_normal((64, OBSERVATION)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = Runtime(
+            write_bundle(Path(folder) / "bundle", actor=actor, spec=spec, recorded_observations=observations)
+        )
+    one = observations[0]
+
+    def onboard() -> None:
+        runtime.act(one)
+
+    def in_torch() -> None:
+        with torch.inference_mode():
+            actor(torch.from_numpy(one)[None])
+
+    rows = []
+    for name, peer in (
+        ("torch", in_torch),
+        ("Stable-Baselines3 predict", lambda: model.predict(one, deterministic=True)),
+    ):
+        mine, theirs, ratio = interleaved(onboard, peer, repeat=1000, rounds=rounds)
+        what = f"one inference, {OBSERVATION} -> 256 -> 256 -> {ACTION}, checks included"
+        rows.append(Row("inference", what, mine * 1e6, name, theirs * 1e6, "us", ratio))
+    return rows

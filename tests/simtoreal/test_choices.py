@@ -1,0 +1,101 @@
+"""Environments whose action is one of several choices, from training to a verdict."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import simtoreal
+from simtoreal.build import choices_of, make_env
+from simtoreal.config import ConfigError
+from simtoreal.contract import Contract
+
+
+@pytest.fixture
+def cartpole():
+    env = make_env("CartPole-v1")
+    yield env
+    env.close()
+
+
+def test_an_action_is_rounded_to_the_nearest_choice(cartpole):
+    """CartPole-v1 pushes left for 0 and right for 1: the cart's speed tells which it was."""
+    for action, sign in ((-1.0, -1), (-0.2, -1), (0.2, 1), (1.0, 1), (7.0, 1)):
+        cartpole.reset(seed=0)
+        before = cartpole.unwrapped.state[1]
+        cartpole.step(np.array([action], np.float32))
+        assert np.sign(cartpole.unwrapped.state[1] - before) == sign
+    assert choices_of(cartpole) == 2
+
+
+def test_choices_may_begin_anywhere():
+    class Counted(gym.Env):
+        observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        action_space = gym.spaces.Discrete(4, start=-2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            self.taken = action
+            return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    gym.register("Counted-v0", Counted)
+    try:
+        env = make_env("Counted-v0")
+        env.reset()
+        taken = []
+        for action in (-1.0, -1 / 3, 1 / 3, 1.0):
+            env.step(np.array([action], np.float32))
+            taken.append(env.unwrapped.taken)
+        assert taken == [-2, -1, 0, 1]
+        assert all(type(number) is int for number in taken)
+        contract = Contract.of("Counted-v0", env)
+        (field,) = contract.command.fields
+        assert (field.name, field.size, field.unit) == ("choice", 1, "number")
+        commands = contract.command.offset + contract.command.scale * np.array([[-1.0], [-1 / 3], [1 / 3], [1.0]])
+        np.testing.assert_allclose(commands[:, 0], taken)
+    finally:
+        del gym.registry["Counted-v0"]
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "sb3-sac", "sb3-td3"])
+def test_a_learner_of_continuous_actions_is_refused(algorithm, tmp_path, cli):
+    said = cli("train", "CartPole-v1", "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
+    said.refused(f"{algorithm} needs continuous actions, CartPole-v1 takes one of 2 choices; algorithms for these: ppo")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_learner_of_choices_is_refused_where_there_are_none(tmp_path, cli):
+    said = cli("train", "Pendulum-v1", "--algorithm", "sb3-dqn", "--steps", 100, "--out", tmp_path / "run")
+    said.refused("SB3 dqn acts by one of several choices, these actions are continuous")
+
+
+def test_a_bundle_of_choices_gives_whole_numbers_and_its_verdict_is_that_of_the_environment(tmp_path):
+    """What the bundle earns is what its own commands earn when we step gymnasium's environment with them."""
+    settings = ["agent.rollout=64", "agent.hidden=[16]", "evaluate_episodes=2"]
+    run = simtoreal.train("CartPole-v1", algorithm="ppo", steps=640, out=tmp_path / "run", assignments=settings).run
+    bundle = simtoreal.export(run, tmp_path / "bundle", checkpoint="last")
+    policy = simtoreal.Runtime(bundle)
+    verdict = simtoreal.evaluate([bundle], suites=["nominal"], episodes=3, out=tmp_path / "verdict")
+    for episode in verdict.episodes:
+        env = gym.make("CartPole-v1")
+        obs, _ = env.reset(seed=episode.seed)
+        total, over = 0.0, False
+        while not over:
+            (command,) = policy.act(obs.astype(np.float32))
+            assert command in (0.0, 1.0)
+            obs, reward, terminated, truncated, _ = env.step(int(command))
+            total, over = total + reward, terminated or truncated
+        assert total == episode.return_
+
+
+def test_a_space_that_no_policy_acts_in_is_refused():
+    def make():
+        return gym.wrappers.TransformAction(gym.make("CartPole-v1"), lambda _: 0, gym.spaces.Discrete(1))
+
+    gym.register("One-v0", make)
+    try:
+        with pytest.raises(ConfigError, match="Discrete of two or more, got Discrete"):
+            make_env("One-v0")
+    finally:
+        del gym.registry["One-v0"]
