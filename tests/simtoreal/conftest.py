@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +18,8 @@ import simtoreal
 from simtoreal.cli import main
 from simtoreal.config import recipe
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: its children would not see Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(Path(__file__).parent))
 from drift import gone, workers_of
 
