@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from simtoreal.config import RunConfig, load_config
 from simtoreal.errors import RunError as RunError
+from simtoreal.export.onboard.spec import MODEL_FILE, SPEC_FILE
 from simtoreal.locks import LOCK
 
 if TYPE_CHECKING:
@@ -66,9 +67,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def output_path(out: str | os.PathLike[str]) -> Path:
-    """Where a user wants something written. Raises RunError for an empty one, which would mean the working folder."""
+    """Where a user wants something written. Raises RunError for an empty one, which would mean the working folder, and
+    for one within a bundle, which holds nothing but what its contract lists."""
     if not os.fspath(out):
         raise RunError("out is an empty path; name the folder to write")
+    for folder in Path(out).absolute().parents:
+        if (folder / SPEC_FILE).is_file() and (folder / MODEL_FILE).is_file():
+            raise RunError(f"{out} lies in the bundle {folder}, which holds nothing but its own; choose another place")
     return Path(out)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simtoreal.config import ConfigError
+from simtoreal.runs import output_path
 
 FORMATS = (".mp4", ".gif")
 
@@ -38,6 +39,7 @@ def filming(
         raise ConfigError(f"{video}: there is no folder {video.parent}")
     if not os.access(video.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{video}: the folder {video.parent} cannot be written to")
+    output_path(video)
     if os.path.lexists(video) and not (force and video.is_file()):
         raise ConfigError(f"{video} exists; choose another file{' or pass --force' if video.is_file() else ''}")
     partial = video.with_name(f".{video.stem}.partial{video.suffix}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["tasks", "train", "finetune", "export", "verify", "evaluate", "replay", "play", "demo", "bench"]
+VERBS = ["tasks", "train", "finetune", "import", "export", "verify", "evaluate", "replay", "play", "demo", "bench"]
 SOURCES = ("simtoreal", "robots", "randomization", "policies", "export", "pyproject.toml", "README.md", "LICENSE")
 SCRIPT = """
 import json, simtoreal, gymnasium

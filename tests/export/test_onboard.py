@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -164,3 +165,31 @@ def test_every_public_name_is_there():
     assert set(dir(export)) == set(export.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = export.nonsense
+
+
+def test_bytecode_that_lies_beside_the_sources_does_not_run(pristine, tmp_path):
+    """It has no hash: Python itself would load it in place of the module that has one."""
+    bundle, mark = tmp_path / "bundle", tmp_path / "ran"
+    shutil.copytree(pristine, bundle)
+    source = tmp_path / "checks.py"
+    source.write_text((bundle / "onboard" / "checks.py").read_text() + f"\nopen({str(mark)!r}, 'w').close()\n")
+    cache = bundle / "onboard" / "__pycache__"
+    cache.mkdir()
+    compiled = cache / f"checks.{sys.implementation.cache_tag}.pyc"
+    py_compile.compile(str(source), str(compiled), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    result = run(bundle / "onboard", "--self-test", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["onboard/__pycache__/evil.cpython-311.pyc", "onboard/__pycache__/x", "__pycache__/deep/x"]
+)
+def test_nothing_but_what_was_compiled_of_a_listed_module_may_lie_in_pycache(pristine, tmp_path, name):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(pristine, bundle)
+    (bundle / name).parent.mkdir(parents=True)
+    (bundle / name).write_bytes(b"")
+    result = run(bundle / "onboard", "--self-test", cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"{Path(name).name} is not listed" in result.stderr

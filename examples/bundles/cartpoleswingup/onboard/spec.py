@@ -315,8 +315,8 @@ def _refuse(error: OSError) -> None:
 def check_files(bundle: str | os.PathLike[str], spec: Spec) -> None:
     """Hold the folder against `spec.files`; SpecError for a missing, changed, unlisted or linked file.
 
-    Nothing unlisted may lie in a bundle (external tensor data, a module that shadows another); the interpreter's
-    `__pycache__` folders are the exception.
+    Nothing unlisted may lie in a bundle (external tensor data, a module that shadows another). The exception is what
+    the interpreter compiled of a listed module and left in `__pycache__`; `python BUNDLE/onboard` never reads that.
     """
     root = os.fspath(bundle)
     for name in (MODEL_FILE, GOLDEN_FILE):
@@ -328,7 +328,9 @@ def check_files(bundle: str | os.PathLike[str], spec: Spec) -> None:
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 raise SpecError(f"{path} is a symbolic link; a bundle holds plain files only")
-        folders[:] = [name for name in folders if name != "__pycache__"]
+        if os.path.basename(folder) == "__pycache__":
+            module = os.path.relpath(os.path.dirname(folder), root).replace(os.sep, "/")
+            names = [n for n in names if not (n.endswith(".pyc") and f"{module}/{n.split('.')[0]}.py" in spec.files)]
         present.update(os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in names)
     for name in sorted(present - set(spec.files) - {SPEC_FILE}):
         raise SpecError(f"{os.path.join(root, name)} is not listed in the contract; a bundle holds nothing else")

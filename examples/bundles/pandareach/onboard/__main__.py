@@ -24,6 +24,7 @@ def own_package() -> str:
     # Python put this folder on the path: spec.py and its like would be found as top-level modules, by anybody.
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != FOLDER]
     sys.dont_write_bytecode = True  # a bundle stays as it was written
+    sys.pycache_prefix = os.devnull  # and only what has a hash runs: no bytecode that lies beside it
     source = os.path.join(FOLDER, "__init__.py")
     spec = importlib.util.spec_from_file_location("onboard", source, submodule_search_locations=[FOLDER])
     assert spec is not None
