@@ -170,7 +170,7 @@ def test_every_public_name_is_there():
 def test_bytecode_that_lies_beside_the_sources_does_not_run(pristine, tmp_path):
     """It has no hash: Python itself would load it in place of the module that has one."""
     bundle, mark = tmp_path / "bundle", tmp_path / "ran"
-    shutil.copytree(pristine, bundle)
+    shutil.copytree(pristine, bundle, ignore=shutil.ignore_patterns("__pycache__"))
     source = tmp_path / "checks.py"
     source.write_text((bundle / "onboard" / "checks.py").read_text() + f"\nopen({str(mark)!r}, 'w').close()\n")
     cache = bundle / "onboard" / "__pycache__"
@@ -187,7 +187,7 @@ def test_bytecode_that_lies_beside_the_sources_does_not_run(pristine, tmp_path):
 )
 def test_nothing_but_what_was_compiled_of_a_listed_module_may_lie_in_pycache(pristine, tmp_path, name):
     bundle = tmp_path / "bundle"
-    shutil.copytree(pristine, bundle)
+    shutil.copytree(pristine, bundle, ignore=shutil.ignore_patterns("__pycache__"))
     (bundle / name).parent.mkdir(parents=True)
     (bundle / name).write_bytes(b"")
     result = run(bundle / "onboard", "--self-test", cwd=tmp_path)
