@@ -1,0 +1,58 @@
+"""Learning curves of a task and an algorithm by its recipe, a seed at a time: docs/results/curve-TASK-ALGORITHM.csv.
+
+    python examples/curves.py TASK ALGORITHM STEPS [--seeds 0 1 2] [--folder runs/curves]
+
+Each row is the mean return of 20 fresh episodes of the deterministic policy. What is trained already is not trained
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import simtoreal
+from simtoreal.runs import METRICS, is_finished
+
+EVALUATIONS = 10
+OUT = Path(__file__).parent.parent / "docs" / "results"
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("algorithm")
+    parser.add_argument("steps", type=int)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs/curves"))
+    options = parser.parse_args()
+    rows = []
+    for seed in options.seeds:
+        run = options.folder / f"{options.task}-{options.algorithm}-{seed}"
+        if not is_finished(run):
+            simtoreal.train(
+                options.task,
+                algorithm=options.algorithm,
+                steps=options.steps,
+                seed=seed,
+                randomization="none",
+                out=run,
+                assignments=[f"evaluate_every={options.steps // EVALUATIONS}", "evaluate_episodes=20"],
+                force=True,
+            )
+        for line in map(json.loads, (run / METRICS).read_text().splitlines()):
+            if "eval/mean_reward" in line:
+                rows.append({"seed": seed, "step": line["step"], "return": round(line["eval/mean_reward"], 2)})
+                print(*rows[-1].values())
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / f"curve-{options.task}-{options.algorithm}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
