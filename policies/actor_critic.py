@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actors import Actor, DeterministicActor
-from simtoreal.policies.agent import NonFiniteError, Observation, arithmetic
+from simtoreal.policies.agent import NonFiniteError, Observation, arithmetic, descend
 from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Layer, StackedCritics
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
@@ -82,26 +82,15 @@ Policy = TypeVar("Policy", bound=Actor)
 class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
     """An off-policy actor-critic over raw observations."""
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        privileged_size: int,
-        config: Config,
-        *,
-        seed: int,
-        device: str | torch.device,
-    ) -> None:
-        super().__init__(observation_size, action_size, privileged_size, config, seed=seed, device=device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            stack = config.history * observation_size
-            policy = self._make_policy(stack)
-            also = 0 if config.critic_inputs == "privileged" else observation_size
-            state = privileged_size + also if privileged_size else stack
-            width = state + action_size
-            critics = StackedCritics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
-        self.policy = policy.to(self.device)
+    def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
+        if choices:
+            raise ValueError(f"{type(self).__name__} needs continuous actions, these are one of {choices} choices")
+        config = self.config
+        stack = config.history * observation_size
+        self.policy = self._make_policy(stack).to(self.device)
+        also = 0 if config.critic_inputs == "privileged" else observation_size
+        width = (privileged_size + also if privileged_size else stack) + self.action_size
+        critics = StackedCritics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.average = copy.deepcopy(self.policy).requires_grad_(False) if config.actor_average else self.policy
@@ -135,14 +124,8 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
 
     def actor(self) -> DeterministicActor:
         """A copy of the (averaged) policy with the normalizer inside: raw [B, k n] -> [B, m]."""
-        config, m = self.config, self.action_size
-        actor = DeterministicActor(len(self.normalizer.mean), m, config.hidden, history=config.history)
-        actor.normalizer.copy_from(self.normalizer)
-        actor.body.load_state_dict(self.average.body.state_dict())
-        with torch.no_grad():
-            actor.head.weight.copy_(self.average.head.weight[:m])
-            actor.head.bias.copy_(self.average.head.bias[:m])
-        return actor.eval().requires_grad_(False)
+        head, m = self.average.head, self.action_size
+        return self._copied(self.average.body, head.weight[:m], head.bias[:m])
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {
@@ -181,10 +164,7 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         value = loss.item()
         if not math.isfinite(value):
             raise NonFiniteError(f"{name} loss is {value}")
-        optimizer = self.optimizers[name]
-        for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
+        descend(self.optimizers[name], gradients)
 
     def _follow(self) -> None:
         """Let the target critics, and the average of the actor's weights, follow."""

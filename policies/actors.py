@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from simtoreal.policies.distributions import (
     LOG_2PI,
-    SDE_FLOOR,
     chosen_action,
     gaussian_log_prob,
+    state_dependent_variance,
     tanh_correction,
 )
 from simtoreal.policies.networks import mlp
@@ -101,7 +101,7 @@ class StateDependentTanhActor(StochasticTanhActor):
         latent = self.body(obs)
         mean, std = self.head(latent), self.log_std.exp()
         u = mean + (latent.unsqueeze(-2) @ (noise * std)).squeeze(-2)
-        log_std = 0.5 * (latent.square() @ std.square() + SDE_FLOOR).log()
+        log_std = 0.5 * state_dependent_variance(latent, self.log_std).log()
         return mean, u.tanh(), gaussian_log_prob(u, mean, log_std) - tanh_correction(u).sum(-1)
 
 

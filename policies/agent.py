@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -112,6 +112,13 @@ def load_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mappi
         if moment != "step" and value.shape != parameter.shape:
             raise ValueError(f"{prefix}.{name}: shape {list(value.shape)}, expected {list(parameter.shape)}")
         optimizer.state[parameter][moment] = value.to(parameter.device, copy=True)
+
+
+def descend(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor]) -> None:
+    """One step along `gradients`, in the order of the parameters of its only group."""
+    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,10 @@ from simtoreal.policies.backprop import linear_gradients
 from simtoreal.policies.products import product
 
 LOG_2PI = math.log(2.0 * math.pi)
-Gradients = tuple[Tensor, list[Tensor]]
 SDE_FLOOR = 1e-6  # added to the variance of state-dependent exploration, as Stable-Baselines3 does
+Back = Callable[[Tensor, float], tuple[Tensor, list[Tensor]]]
+"""From the gradients to log pi [B] and to the mean entropy, to the one to the hidden layer [B, h] and those to a head's
+weights, in the order of its `parameters()`."""
 
 
 class Head(nn.Module):
@@ -32,22 +35,18 @@ class Head(nn.Module):
         found: Tensor = self.linear(latent)
         return found
 
-    @abstractmethod
     def mode(self, latent: Tensor) -> Tensor:
         """The action [B, m] of a deterministic policy."""
+        return self(latent)
 
     @abstractmethod
     def sample(self, latent: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """An action u [B, m] and log pi(u) [B]."""
 
     @abstractmethod
-    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """log pi(u) [B] of actions that were taken, and the mean entropy of the distributions they are held against."""
-
-    @abstractmethod
-    def gradients(self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float) -> Gradients:
-        """From the gradients to both of `evaluate`, [B] and a number, to the one to `latent` [B, h] and those to the
-        weights, in the order of `parameters()`."""
+    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Back]:
+        """log pi(u) [B] of actions that were taken, the mean entropy of the distributions they are held against, and
+        the way back from both, for who does not leave that to autograd."""
 
     @abstractmethod
     def bounded(self, u: Tensor) -> Tensor:
@@ -60,6 +59,10 @@ class Head(nn.Module):
     def begin(self, n: int, rng: torch.Generator) -> None:
         """Draw anew what stays the same over several steps of `n` environments; nothing does as a rule."""
 
+    def _back(self, latent: Tensor, g: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """From the gradient to what `forward` gives."""
+        return product(g, self.linear.weight), linear_gradients(latent, g)
+
 
 class Gaussian(Head):
     """N(mean, std) with a standard deviation [m] that depends on no state; the environment gets it clipped."""
@@ -71,26 +74,21 @@ class Gaussian(Head):
         self.linear = nn.Linear(width, action_size)
         self.log_std = nn.Parameter(torch.full((action_size,), log_std))
 
-    def mode(self, latent: Tensor) -> Tensor:
-        return self(latent)
-
     def sample(self, latent: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         mean = self(latent)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         return mean + self.log_std.exp() * noise, (-0.5 * noise.square() - self.log_std - 0.5 * LOG_2PI).sum(-1)
 
-    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        log_prob = gaussian_log_prob(u, self(latent), self.log_std)
-        return log_prob, (self.log_std + 0.5 * (1.0 + LOG_2PI)).sum()
-
-    def gradients(
-        self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float
-    ) -> tuple[Tensor, list[Tensor]]:
+    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Back]:
         inverse = (-self.log_std).exp()
         z = (u - self(latent)) * inverse
-        to_mean, to_log_std = _normal_gradients(z, inverse, to_log_prob)
-        to_latent, of_linear = _linear_back(self.linear, latent, to_mean)
-        return to_latent, [to_log_std.sum(0) + to_entropy, *of_linear]
+
+        def back(to_log_prob: Tensor, to_entropy: float) -> tuple[Tensor, list[Tensor]]:
+            to_mean, to_log_std = _normal_back(z, inverse, to_log_prob)
+            to_latent, of_linear = self._back(latent, to_mean)
+            return to_latent, [to_log_std.sum(0) + to_entropy, *of_linear]
+
+        return _normal_log_prob(z, self.log_std), (self.log_std + 0.5 * (1.0 + LOG_2PI)).sum(), back
 
     def bounded(self, u: Tensor) -> Tensor:
         return u.clamp(-1.0, 1.0)
@@ -105,20 +103,19 @@ class SquashedGaussian(Gaussian):
 
     output = "tanh"
 
-    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        log_prob = gaussian_log_prob(u, self(latent), self.log_std)
-        return log_prob, (tanh_correction(u).sum(-1) - log_prob).mean()
+    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Back]:
+        log_prob, _, of_normal = super().evaluate(latent, u)
 
-    def gradients(
-        self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float
-    ) -> tuple[Tensor, list[Tensor]]:
-        return super().gradients(latent, u, to_log_prob - to_entropy / len(u), 0.0)
+        def back(to_log_prob: Tensor, to_entropy: float) -> tuple[Tensor, list[Tensor]]:
+            return of_normal(to_log_prob - to_entropy / len(u), 0.0)
+
+        return log_prob, (tanh_correction(u).sum(-1) - log_prob).mean(), back
 
     def bounded(self, u: Tensor) -> Tensor:
         return u.tanh()
 
 
-class StateDependentGaussian(Head):
+class StateDependentGaussian(Gaussian):
     """State-dependent exploration (gSDE, Raffin et al. 2021, arXiv 2005.05719), as Stable-Baselines3 does it.
 
         u = mean(s) + latent(s) W,  W_ij ~ N(0, std_ij);  pi(u|s) = N(mean(s), sqrt(latent(s)^2 std^2 + 1e-6))
@@ -127,11 +124,8 @@ class StateDependentGaussian(Head):
     is taken as it is: no gradient reaches it through the standard deviation.
     """
 
-    output = "clip"
-
     def __init__(self, width: int, action_size: int, log_std: float) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, action_size)
+        super().__init__(width, action_size, log_std)
         self.log_std = nn.Parameter(torch.full((width, action_size), log_std))
         self._matrices: Tensor | None = None
 
@@ -140,9 +134,6 @@ class StateDependentGaussian(Head):
             noise = torch.randn(n, *self.log_std.shape, generator=rng, device=self.log_std.device)
             self._matrices = noise * self.log_std.exp()
 
-    def mode(self, latent: Tensor) -> Tensor:
-        return self(latent)
-
     def sample(self, latent: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         if self._matrices is None or len(self._matrices) != len(latent):
             self.begin(len(latent), rng)
@@ -150,27 +141,19 @@ class StateDependentGaussian(Head):
         u = self(latent) + torch.bmm(latent.unsqueeze(1), self._matrices)[:, 0]
         return u, self.evaluate(latent, u)[0]
 
-    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        log_std = 0.5 * (latent.detach().square() @ self.log_std.exp().square() + SDE_FLOOR).log()
-        return gaussian_log_prob(u, self(latent), log_std), (log_std + 0.5 * (1.0 + LOG_2PI)).sum(-1).mean()
-
-    def gradients(
-        self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float
-    ) -> tuple[Tensor, list[Tensor]]:
-        squares, variances = latent.square(), self.log_std.exp().square()
-        variance = squares @ variances + SDE_FLOOR
-        inverse = variance.rsqrt()
+    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Back]:
+        variance = state_dependent_variance(latent.detach(), self.log_std)
+        log_std = 0.5 * variance.log()
+        inverse = (-log_std).exp()
         z = (u - self(latent)) * inverse
-        to_mean, to_log_std = _normal_gradients(z, inverse, to_log_prob)
-        to_log_std = to_log_std + to_entropy / len(u)
-        to_latent, of_linear = _linear_back(self.linear, latent, to_mean)
-        return to_latent, [(squares.t() @ (to_log_std / variance)) * variances, *of_linear]
 
-    def bounded(self, u: Tensor) -> Tensor:
-        return u.clamp(-1.0, 1.0)
+        def back(to_log_prob: Tensor, to_entropy: float) -> tuple[Tensor, list[Tensor]]:
+            to_mean, to_log_std = _normal_back(z, inverse, to_log_prob)
+            to_variance = (to_log_std + to_entropy / len(u)) / variance
+            to_latent, of_linear = self._back(latent, to_mean)
+            return to_latent, [(latent.square().t() @ to_variance) * self.log_std.exp().square(), *of_linear]
 
-    def spread(self) -> Tensor:
-        return self.log_std.detach().exp().mean()
+        return _normal_log_prob(z, log_std), (log_std + 0.5 * (1.0 + LOG_2PI)).sum(-1).mean(), back
 
 
 class Categorical(Head):
@@ -191,38 +174,24 @@ class Categorical(Head):
         chosen = torch.multinomial(log_prob.exp(), 1, generator=rng)
         return chosen.float(), log_prob.gather(1, chosen)[:, 0]
 
-    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Back]:
         log_prob = F.log_softmax(self(latent), dim=-1)
-        return log_prob.gather(1, u.long())[:, 0], -(log_prob.exp() * log_prob).sum(-1).mean()
+        p, chosen = log_prob.exp(), u.long()
+        entropy = -(p * log_prob).sum(-1)
 
-    def gradients(
-        self, latent: Tensor, u: Tensor, to_log_prob: Tensor, to_entropy: float
-    ) -> tuple[Tensor, list[Tensor]]:
-        log_prob = F.log_softmax(self(latent), dim=-1)
-        p = log_prob.exp()
-        to_logits = -to_log_prob[:, None] * p
-        to_logits.scatter_add_(1, u.long(), to_log_prob[:, None])
-        if to_entropy:
-            entropy = -(p * log_prob).sum(-1, keepdim=True)
-            to_logits -= to_entropy / len(u) * p * (log_prob + entropy)
-        return _linear_back(self.linear, latent, to_logits)
+        def back(to_log_prob: Tensor, to_entropy: float) -> tuple[Tensor, list[Tensor]]:
+            to_logits = -to_log_prob[:, None] * p
+            to_logits.scatter_add_(1, chosen, to_log_prob[:, None])
+            to_logits -= to_entropy / len(u) * p * (log_prob + entropy[:, None])
+            return self._back(latent, to_logits)
+
+        return log_prob.gather(1, chosen)[:, 0], entropy.mean(), back
 
     def bounded(self, u: Tensor) -> Tensor:
         return chosen_action(u, self.linear.out_features)
 
     def spread(self) -> Tensor:
         return torch.ones(())
-
-
-def _normal_gradients(z: Tensor, inverse: Tensor, to_log_prob: Tensor) -> tuple[Tensor, Tensor]:
-    """From the gradient [B] to log N(u) to those to its mean and its log standard deviation, [B, m]; `z` is u in
-    standard deviations from the mean, `inverse` one over that deviation."""
-    weighed = to_log_prob[:, None] * z
-    return weighed * inverse, weighed * z - to_log_prob[:, None]
-
-
-def _linear_back(linear: nn.Linear, latent: Tensor, g: Tensor) -> tuple[Tensor, list[Tensor]]:
-    return product(g, linear.weight), linear_gradients(latent, g)
 
 
 def chosen_action(number: Tensor, choices: int) -> Tensor:
@@ -232,7 +201,24 @@ def chosen_action(number: Tensor, choices: int) -> Tensor:
 
 def gaussian_log_prob(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(u; mean, std) [B], summed over the m actions."""
-    return (-0.5 * ((u - mean) * (-log_std).exp()).square() - log_std - 0.5 * LOG_2PI).sum(-1)
+    return _normal_log_prob((u - mean) * (-log_std).exp(), log_std)
+
+
+def state_dependent_variance(latent: Tensor, log_std: Tensor) -> Tensor:
+    """Of an action under state-dependent exploration, [B, m], from the hidden layer [B, h] and log std [h, m]."""
+    return latent.square() @ log_std.exp().square() + SDE_FLOOR
+
+
+def _normal_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
+    """As `gaussian_log_prob`, of u in standard deviations from the mean."""
+    return (-0.5 * z.square() - log_std - 0.5 * LOG_2PI).sum(-1)
+
+
+def _normal_back(z: Tensor, inverse: Tensor, to_log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """From the gradient [B] to log N(u) to those to its mean and its log standard deviation, [B, m]; `z` is u in
+    standard deviations from the mean, `inverse` one over that deviation."""
+    weighed = to_log_prob[:, None] * z
+    return weighed * inverse, weighed * z - to_log_prob[:, None]
 
 
 def tanh_correction(u: Tensor) -> Tensor:

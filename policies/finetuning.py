@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from simtoreal.policies.actor_critic import move
 from simtoreal.policies.actors import DeterministicActor
-from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.agent import NonFiniteError, descend
 from simtoreal.policies.history import Driver
 from simtoreal.policies.networks import (
     HIDDEN,
@@ -210,7 +210,7 @@ class FineTuner:
             loss = critic_loss(q, target)
         value = _finite(loss, "critic")
         gradients = self.critics.weight_gradients(layers, (q - target) / len(target))
-        _step(self._critic_optimizer, gradients)
+        descend(self._critic_optimizer, gradients)
         move(self.target_critics, self.critics, config.tau)
         return {
             "critic_loss": value,
@@ -236,8 +236,8 @@ class FineTuner:
             gain = gain + self.config.smoothness * change.square().sum(-1).mean()
         loss = gain / (q.detach().abs().mean() + 1e-6) + beta * excess
         value = _finite(loss, "actor")
-        _step(self._actor_optimizer, torch.autograd.grad(loss, list(self.actor.parameters())))
-        _step(self._beta_optimizer, [-excess.detach()])
+        descend(self._actor_optimizer, torch.autograd.grad(loss, list(self.actor.parameters())))
+        descend(self._beta_optimizer, [-excess.detach()])
         with torch.no_grad():
             self.log_beta.clamp_(-5.0, 5.0)
         move(self.average, self.actor, self.config.actor_average)
@@ -254,9 +254,3 @@ def _finite(loss: Tensor, name: str) -> float:
     if not math.isfinite(value):
         raise NonFiniteError(f"{name} loss is {value}")
     return value
-
-
-def _step(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor]) -> None:
-    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
-        parameter.grad = gradient
-    optimizer.step()

@@ -174,10 +174,12 @@ def off_policy(
     part of an observation as the stack [E, k n] of the last `history` = k. With `n_step` what is stored are transitions
     over several steps, and there is no `augment`: what it derives need not hold together from step to step.
 
-    Raises ValueError for environments that do not reset in the same step, FaultRateError above `max_fault_rate` of
-    invalid transitions, and what `agent.update` raises.
+    Raises ValueError for environments that do not reset in the same step, and for `augment` with `n_step`;
+    FaultRateError above `max_fault_rate` of invalid transitions, and what `agent.update` raises.
     """
     check_same_step(envs)
+    if augment is not None and n_step is not None:
+        raise ValueError("augment derives transitions of one step, n_step sums several: choose one")
     if steps < 1 or report_every < 1:
         raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
     state = state or LoopState.start(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ class NeuralConfig:
 
     `hidden` is the widths of the hidden layers; `history` is how many of the last observations the actor sees, and
     whoever judges states and has no privileged observation; `matmul_precision` "medium" lets float32 products use bf16
-    (CPU) or tf32 (GPU) inside `update`.
+    (CPU) or tf32 (GPU) inside `update`, and `products` "onednn" has large ones made by
+    oneDNN on the CPU, in float32 and about twice as fast on some processors.
     """
 
     gamma: float = 0.99
@@ -70,23 +71,37 @@ class NeuralAgent(ABC, Generic[Config]):
     `observation_size` n is that of one observation; with a history of k, act, observe and update take stacks [B, k n].
     """
 
+    config_class: ClassVar[type[Any]]
+
     def __init__(
         self,
         observation_size: int,
         action_size: int,
-        privileged_size: int,
-        config: Config,
+        privileged_size: int = 0,
+        config: Config | None = None,
         *,
-        seed: int,
-        device: str | torch.device,
+        choices: int = 0,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
     ) -> None:
-        self.config = config
+        """With `choices` the environment takes one of so many, as -1 for the first to 1 for the last, and `action_size`
+        is 1. Raises ValueError for choices that are none, or that this learner does not take."""
+        if choices and (choices < 2 or action_size != 1):
+            raise ValueError(f"choices are 2 or more, of one action, got {choices} and {action_size}")
+        self.config: Config = config or self.config_class()
         self.device = torch.device(device)
         self.action_size = action_size
         self.normalizer = Normalizer(observation_size).to(self.device)
         self.privileged_normalizer = Normalizer(privileged_size).to(self.device) if privileged_size else None
         self.rng = torch.Generator(self.device).manual_seed(seed)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(observation_size, privileged_size, choices)
+
+    @abstractmethod
+    def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
+        """Make networks, optimizers and what else there is. torch's stream is the seed's."""
 
     @abstractmethod
     def actor(self) -> DeterministicActor:
@@ -95,6 +110,24 @@ class NeuralAgent(ABC, Generic[Config]):
     @abstractmethod
     def _networks(self) -> dict[str, nn.Module]:
         """The networks to go on with, the normalizers apart."""
+
+    def _copied(
+        self,
+        body: nn.Sequential,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        activation: str = "relu",
+        output: str = "tanh",
+        choices: int = 0,
+    ) -> DeterministicActor:
+        """A copy of a body and of a linear layer after it, with the normalizer inside."""
+        config, n = self.config, len(self.normalizer.mean)
+        actor = DeterministicActor(n, self.action_size, config.hidden, activation, output, config.history, choices)
+        actor.normalizer.copy_from(self.normalizer)
+        actor.body.load_state_dict(body.state_dict())
+        actor.head.load_state_dict({"weight": weight, "bias": bias})
+        return actor.eval().requires_grad_(False)
 
     def _tensors(self) -> dict[str, Tensor]:
         """What else there is to go on with."""

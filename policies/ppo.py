@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.agent import NonFiniteError, arithmetic
+from simtoreal.policies.agent import NonFiniteError, arithmetic, descend
 from simtoreal.policies.backprop import backward, forward, linear_gradients
 from simtoreal.policies.networks import MAX_BATCH
 from simtoreal.policies.rollout import Rollout
@@ -95,10 +95,10 @@ class PPO(StochasticAgent[PPOConfig]):
 
         By hand, as autograd would: dL/dlog pi = -ratio A / B where the unclipped term is the smaller one, else 0.
         """
-        config, head = self.config, self.policy.head
+        config = self.config
         with torch.no_grad():
             trace = forward(self.policy.body, batch.x)
-            log_prob, entropy = head.evaluate(trace.output, batch.action)
+            log_prob, entropy, back = self.policy.head.evaluate(trace.output, batch.action)
             value_body, value_head = self.value[0], self.value[1]
             assert isinstance(value_body, nn.Sequential)
             assert isinstance(value_head, nn.Linear)
@@ -120,7 +120,7 @@ class PPO(StochasticAgent[PPOConfig]):
                 to_value = torch.where(change.abs() <= config.clip_value, error, 0.0)
             to_value = (to_value * (2.0 * config.value_weight / len(error)))[:, None]
 
-            to_latent, of_head = head.gradients(trace.output, batch.action, to_log_prob, -config.entropy_weight)
+            to_latent, of_head = back(to_log_prob, -config.entropy_weight)
             of_value_head = linear_gradients(judged.output, to_value)
             to_judged = to_value * value_head.weight
             if config.shared:
@@ -137,9 +137,7 @@ class PPO(StochasticAgent[PPOConfig]):
         if not math.isfinite(norm.item()):
             raise NonFiniteError(f"the gradient's norm is {norm.item()}, the loss {self._loss(parts).item()}")
         torch._foreach_mul_(gradients, (self.config.max_gradient / (norm + 1e-6)).clamp(max=1.0))
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizers["all"].step()
+        descend(self.optimizers["all"], gradients)
 
     def _loss(self, parts: Parts) -> Tensor:
         config = self.config

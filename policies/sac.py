@@ -63,22 +63,15 @@ def actor_loss(q: Tensor, log_prob: Tensor, alpha: Tensor | float) -> Tensor:
 class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
     """Soft actor-critic over raw observations."""
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        privileged_size: int = 0,
-        config: SACConfig | None = None,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        config = config or SACConfig()
-        super().__init__(observation_size, action_size, privileged_size, config, seed=seed, device=device)
-        self.target_entropy = float(-action_size if config.target_entropy is None else config.target_entropy)
+    config_class = SACConfig
+
+    def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
+        super()._build(observation_size, privileged_size, choices)
+        config = self.config
+        self.target_entropy = float(-self.action_size if config.target_entropy is None else config.target_entropy)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device, requires_grad=True)
         self.optimizers["alpha"] = torch.optim.Adam([self.log_alpha], lr=config.alpha_lr, fused=True)
-        self._explored = torch.tensor([seed, 0])  # from which seed, for how many control steps
+        self._explored = torch.tensor([self.rng.initial_seed(), 0])  # from which seed, for how many control steps
 
     def _make_policy(self, observation_size: int) -> StochasticTanhActor:
         config = self.config

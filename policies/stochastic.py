@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -72,49 +72,29 @@ class StochasticActor(nn.Module):
         return found
 
     def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Head.evaluate`."""
-        return self.head.evaluate(self.body(x), u)
+        """log pi(u) [B] and the mean entropy, as `Head.evaluate`."""
+        log_prob, entropy, _ = self.head.evaluate(self.body(x), u)
+        return log_prob, entropy
 
 
 class StochasticAgent(NeuralAgent[Config], Generic[Config]):
-    """A stochastic policy and a value over raw observations, learned by one optimizer.
+    """A stochastic policy and a value over raw observations, learned by one optimizer."""
 
-    With `choices` the environment takes one of so many, as -1 for the first to 1 for the last, and `action_size` is 1.
-    """
-
-    config_class: ClassVar[type[Any]]
-
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        privileged_size: int = 0,
-        config: Config | None = None,
-        *,
-        choices: int = 0,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        config = config or self.config_class()
-        assert config is not None
-        super().__init__(observation_size, action_size, privileged_size, config, seed=seed, device=device)
-        if choices and (choices < 2 or action_size != 1):
-            raise ValueError(f"choices are 2 or more, of one action, got {choices} and {action_size}")
+    def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
+        config = self.config
         stack = config.history * observation_size
         self._sees_state = privileged_size > 0 and not config.shared
         state = privileged_size + observation_size if self._sees_state else stack
         width = config.hidden[-1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            body = mlp([stack, *config.hidden], config.activation, FastLinear)
-            make = DISTRIBUTIONS[config.distribution]
-            head = Categorical(width, choices) if choices else make(width, action_size, config.log_std)
-            value_body = body if config.shared else mlp([state, *config.hidden], config.activation, FastLinear)
-            self.value = nn.Sequential(value_body, nn.Linear(width, 1))
-            for module, gain in ((body, math.sqrt(2)), (value_body, math.sqrt(2)), (head, 0.01), (self.value[1], 1.0)):
-                _orthogonal(module, gain)
+        body = mlp([stack, *config.hidden], config.activation, FastLinear)
+        make = DISTRIBUTIONS[config.distribution]
+        head = Categorical(width, choices) if choices else make(width, self.action_size, config.log_std)
+        value_body = body if config.shared else mlp([state, *config.hidden], config.activation, FastLinear)
+        last = nn.Linear(width, 1)
+        for module, gain in ((body, math.sqrt(2)), (value_body, math.sqrt(2)), (head, 0.01), (last, 1.0)):
+            _orthogonal(module, gain)
         self.policy = StochasticActor(body, head).to(self.device)
-        self.value.to(self.device)
+        self.value = nn.Sequential(value_body, last).to(self.device)
         self._parameters = list(dict.fromkeys([*self.policy.parameters(), *self.value.parameters()]))
         self.optimizers["all"] = torch.optim.Adam(self._parameters, lr=config.learning_rate, eps=1e-5, fused=True)
         self._since = 0  # control steps since exploration was drawn
@@ -155,20 +135,15 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
 
     def actor(self) -> DeterministicActor:
         """A copy of the policy's likeliest action with the normalizer inside: raw [B, k n] -> [B, m]."""
-        config, head = self.config, self.policy.head
-        actor = DeterministicActor(
-            len(self.normalizer.mean),
-            self.action_size,
-            config.hidden,
-            config.activation,
-            head.output,
-            config.history,
-            head.linear.out_features if isinstance(head, Categorical) else 0,
+        head = self.policy.head
+        return self._copied(
+            self.policy.body,
+            head.linear.weight,
+            head.linear.bias,
+            activation=self.config.activation,
+            output=head.output,
+            choices=head.linear.out_features if isinstance(head, Categorical) else 0,
         )
-        actor.normalizer.copy_from(self.normalizer)
-        actor.body.load_state_dict(self.policy.body.state_dict())
-        actor.head.load_state_dict(head.linear.state_dict())
-        return actor.eval().requires_grad_(False)
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"policy": self.policy, "value": self.value}

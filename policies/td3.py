@@ -49,18 +49,10 @@ class TD3Config(OffPolicyConfig):
 class TD3(OffPolicyAgent[TD3Config, TanhActor]):
     """Twin delayed deterministic policy gradient over raw observations."""
 
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        privileged_size: int = 0,
-        config: TD3Config | None = None,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        config = config or TD3Config()
-        super().__init__(observation_size, action_size, privileged_size, config, seed=seed, device=device)
+    config_class = TD3Config
+
+    def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
+        super()._build(observation_size, privileged_size, choices)
         self.target_policy = copy.deepcopy(self.policy).requires_grad_(False)
         self.updates = torch.zeros((), dtype=torch.int64)
         self._last_actor_loss = torch.zeros((), device=self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -284,9 +284,14 @@ def augmentation(envs: build.TrainingEnvs, config: RunConfig, rng: np.random.Gen
     if not env.has_wrapper_attr("augment"):
         raise ConfigError(f"augment: task {config.task} derives no further transitions; set augment to 0")
     derive = env.get_wrapper_attr("augment")
+    return derived(derive, config.augment, rng)
+
+
+def derived(derive: Callable[..., Transition], count: int, rng: np.random.Generator) -> Augment:
+    """`count` further transitions for each, as a task's `derive(rows, signals, rng)` makes one."""
 
     def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
-        copies = [derive(rows, infos["reward_signals"], rng) for _ in range(config.augment)]
+        copies = [derive(rows, infos["reward_signals"], rng) for _ in range(count)]
         return {name: np.concatenate([copy[name] for copy in copies]) for name in copies[0]}
 
     return augment

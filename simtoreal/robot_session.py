@@ -11,7 +11,7 @@ import numpy as np
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.learners import augmentation
+from simtoreal.learners import augmentation, derived
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner
 from simtoreal.policies.history import Driver, next_stack
@@ -229,15 +229,7 @@ class Session:
 
 def relabelling(task: type[Task]) -> Augment | None:
     """The same motions under other commands, `RELABELLED` for each; None where the task has none to give."""
-    if task.relabel is None:
-        return None
-    derive, rng = task.relabel, np.random.default_rng(0)
-
-    def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
-        found = [derive(rows, infos["reward_signals"], rng) for _ in range(RELABELLED)]
-        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-
-    return augment
+    return None if task.relabel is None else derived(task.relabel, RELABELLED, np.random.default_rng(0))
 
 
 def simulate(config: RunConfig, tuner: FineTuner, seed: int) -> Augment | None:
