@@ -29,6 +29,7 @@ from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Layer, StackedCritics
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
 from simtoreal.policies.replay import Batch
+from simtoreal.policies.settings import RATE, is_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,8 @@ class OffPolicyConfig(NeuralConfig):
         """For each setting: does it hold, and what is expected of it."""
         return super().checks() | {
             "tau": (0 < self.tau <= 1, "above 0 and at most 1"),
-            "actor_lr": (self.actor_lr > 0, "above 0"),
-            "critic_lr": (self.critic_lr > 0, "above 0"),
+            "actor_lr": (is_rate(self.actor_lr), RATE),
+            "critic_lr": (is_rate(self.critic_lr), RATE),
             "buffer_size": (self.buffer_size >= self.batch_size, f"at least batch_size {self.batch_size}"),
             "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
             "learning_starts": (self.learning_starts >= 0, "at least 0"),

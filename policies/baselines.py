@@ -34,6 +34,7 @@ from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.loops import Progress, final_observation, final_value
 from simtoreal.policies.networks import ACTIVATIONS
+from simtoreal.policies.settings import DEVIATION, RATE, is_deviation, is_rate
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC, "td3": TD3, "ppo": PPO, "dqn": DQN}
 FOR_CHOICES = ("ppo", "dqn")  # those that act by one of several choices
@@ -285,10 +286,10 @@ def check_settings(config: Mapping[str, Any]) -> None:
     checks = {
         "gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
         "tau": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
-        "learning_rate": (lambda x: x > 0, "above 0"),
+        "learning_rate": (is_rate, RATE),
         "batch_size": (lambda x: x >= 1, "at least 1"),
         "learning_starts": (lambda x: x >= 0, "at least 0"),
-        "action_noise": (lambda x: x >= 0, "at least 0"),
+        "action_noise": (is_deviation, DEVIATION),
         "buffer_size": (lambda x: x >= config.get("batch_size", 256), "at least batch_size"),
     }
     for name, (holds, expected) in checks.items():

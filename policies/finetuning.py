@@ -40,7 +40,7 @@ from simtoreal.policies.networks import (
 )
 from simtoreal.policies.replay import Batch, Replay, joined
 from simtoreal.policies.sac import critic_loss
-from simtoreal.policies.settings import check_ranges
+from simtoreal.policies.settings import DEVIATION, RATE, check_ranges, is_deviation, is_rate
 from simtoreal.policies.targets import soft_target
 
 OLD, NEW = 0.0, 1.0
@@ -78,16 +78,16 @@ class FineTuningConfig:
         checks = {
             "gamma": (0 <= self.gamma < 1, "at least 0 and below 1"),
             "tau": (0 < self.tau <= 1, "above 0 and at most 1"),
-            "actor_lr": (self.actor_lr > 0, "above 0"),
-            "critic_lr": (self.critic_lr > 0, "above 0"),
-            "beta_lr": (self.beta_lr > 0, "above 0"),
+            "actor_lr": (is_rate(self.actor_lr), RATE),
+            "critic_lr": (is_rate(self.critic_lr), RATE),
+            "beta_lr": (is_rate(self.beta_lr), RATE),
             "batch_size": (2 <= self.batch_size <= MAX_BATCH, f"from 2 to {MAX_BATCH}"),
             "hidden": (is_hidden(self.hidden), HIDDEN),
             "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
             "old_share": (0 <= self.old_share < 1, "at least 0 and below 1"),
             "first_radius": (0 < self.first_radius <= self.max_radius, f"above 0 and at most {self.max_radius}"),
-            "max_radius": (self.max_radius > 0, "above 0"),
-            "noise": (self.noise >= 0, "at least 0"),
+            "max_radius": (0 < self.max_radius <= 2, "above 0 and at most 2, the width of an action"),
+            "noise": (is_deviation(self.noise), DEVIATION),
             "actor_every": (self.actor_every >= 1, "at least 1"),
             "actor_average": (0 < self.actor_average <= 1, "above 0 and at most 1"),
             "smoothness": (0 <= self.smoothness < math.inf, "at least 0"),

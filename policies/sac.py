@@ -43,7 +43,7 @@ class SACConfig(OffPolicyConfig):
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
         return super().checks() | {
-            "alpha_lr": (self.alpha_lr >= 0, "at least 0"),
+            "alpha_lr": (0 <= self.alpha_lr <= 1, "from 0 to 1"),
             "initial_alpha": (self.initial_alpha > 0, "above 0"),
             "sde_every": (self.sde_every >= 1, "at least 1"),
             "log_std": (-20 <= self.log_std <= 2, "from -20 to 2"),

@@ -7,6 +7,19 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+RATE = "above 0 and at most 1"  # of learning: beyond it Adam moves every weight by more than itself
+DEVIATION = "at least 0 and at most 1"  # of noise on an action in [-1, 1]
+
+
+def is_rate(value: float) -> bool:
+    """Is this a learning rate, as `RATE` says?"""
+    return 0 < value <= 1
+
+
+def is_deviation(value: float) -> bool:
+    """Is this a standard deviation of noise, as `DEVIATION` says?"""
+    return 0 <= value <= 1
+
 
 def check_finite(settings: Any) -> None:
     """Raises ValueError naming the first setting that is a float and not finite."""

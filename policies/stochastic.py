@@ -19,6 +19,7 @@ from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
 from simtoreal.policies.products import FastLinear
 from simtoreal.policies.rollout import Rollout
+from simtoreal.policies.settings import RATE, is_rate
 
 DISTRIBUTIONS: dict[str, Callable[[int, int, float], Head]] = {
     "gaussian": Gaussian,
@@ -48,7 +49,7 @@ class StochasticConfig(NeuralConfig):
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
         return super().checks() | {
-            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "learning_rate": (is_rate(self.learning_rate), RATE),
             "activation": (self.activation in ACTIVATIONS, ", ".join(sorted(ACTIVATIONS))),
             "distribution": (self.distribution in DISTRIBUTIONS, ", ".join(sorted(DISTRIBUTIONS))),
             "log_std": (-20 <= self.log_std <= 2, "from -20 to 2"),

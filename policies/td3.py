@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, move
 from simtoreal.policies.actors import TanhActor
 from simtoreal.policies.replay import Batch
+from simtoreal.policies.settings import DEVIATION, is_deviation
 from simtoreal.policies.targets import clipped_target
 
 
@@ -40,9 +41,9 @@ class TD3Config(OffPolicyConfig):
         """For each setting: does it hold, and what is expected of it."""
         return super().checks() | {
             "policy_delay": (self.policy_delay >= 1, "at least 1"),
-            "target_noise": (self.target_noise >= 0, "at least 0"),
+            "target_noise": (is_deviation(self.target_noise), DEVIATION),
             "target_noise_clip": (self.target_noise_clip >= 0, "at least 0"),
-            "exploration_noise": (self.exploration_noise >= 0, "at least 0"),
+            "exploration_noise": (is_deviation(self.exploration_noise), DEVIATION),
         }
 
 

@@ -182,6 +182,17 @@ def test_bytecode_that_lies_beside_the_sources_does_not_run(pristine, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("name", ["json", "argparse", "__future__", "importlib", "os", "sys", "encodings", "onboard"])
+def test_a_file_named_as_a_module_is_not_run_before_it_is_found_out(pristine, tmp_path, name):
+    bundle, mark = tmp_path / "bundle", tmp_path / "ran"
+    shutil.copytree(pristine, bundle, ignore=shutil.ignore_patterns("__pycache__"))
+    (bundle / "onboard" / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    result = run(bundle / "onboard", "--self-test", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"onboard/{name}.py is not listed" in result.stderr
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     "name", ["onboard/__pycache__/evil.cpython-311.pyc", "onboard/__pycache__/x", "__pycache__/deep/x"]
 )

@@ -190,6 +190,8 @@ def test_a_number_that_is_none_stops_it_before_any_weight_changes(part):
     [
         ({"policy_delay": 0}, "policy_delay must be at least 1"),
         ({"target_noise": -0.1}, "target_noise must be at least 0"),
+        ({"exploration_noise": 1e9}, "exploration_noise must be at least 0 and at most 1"),
+        ({"actor_lr": 1e30}, "actor_lr must be above 0 and at most 1"),
         ({"exploration_noise": float("nan")}, "exploration_noise must be finite"),
         ({"tau": 0.0}, "tau must be above 0"),
     ],

@@ -182,7 +182,8 @@ def test_the_settings_of_a_learner_are_completed():
         ("agent.tau=-1", "tau must be above 0 and at most 1, got -1"),
         ("agent.batch_size=0", "batch_size must be at least 1, got 0"),
         ("agent.buffer_size=10", "buffer_size must be at least batch_size, got 10"),
-        ("agent.learning_rate=0", "learning_rate must be above 0, got 0"),
+        ("agent.learning_rate=0", "learning_rate must be above 0 and at most 1, got 0"),
+        ("agent.learning_rate=1e30", "learning_rate must be above 0 and at most 1, got 1e+30"),
     ],
 )
 def test_a_baseline_that_cannot_run_is_refused(assignment, message, tmp_path, cli):

@@ -147,7 +147,9 @@ def test_a_policy_with_a_history_is_tuned_on_what_it_saw(target, tmp_path, monke
 
 def test_the_learners_settings(reach, target, tmp_path, cli):
     arguments = ("finetune", reach, "--target", target, "--robot-seconds", SECONDS, "--out", tmp_path / "new")
-    cli(*arguments, "--set", "noise=-1").refused("simtoreal: finetune: noise must be at least 0, got -1")
+    for noise in ("-1", "1e9"):
+        words = f"simtoreal: finetune: noise must be at least 0 and at most 1, got {float(noise):g}"
+        cli(*arguments, "--set", f"noise={noise}").refused(words.replace("1e+09", "1000000000.0"))
     cli(*arguments, "--set", "nois=0.1").refused("no setting finetune.nois; did you mean noise?")
     cli(*arguments, "--set", "noise=much").refused("finetune.noise: ")
     cli(*arguments, "--set", "noise=0.02")
