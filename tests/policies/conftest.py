@@ -4,6 +4,9 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from simtoreal.policies.loops import off_policy
+from simtoreal.policies.replay import Replay
+
 
 @pytest.fixture(autouse=True)
 def _one_thread():
@@ -103,3 +106,17 @@ class Scripted(VectorEnv):
 @pytest.fixture
 def scripted():
     return Scripted
+
+
+@pytest.fixture
+def learn():
+    """Train an off-policy agent on toys; its replay."""
+
+    def train(agent, envs: VectorEnv, *, steps: int, learning_starts: int) -> Replay:
+        replay = Replay(10_000, 1, 1)
+        settings = {"seed": 0, "batch_size": 64, "learning_starts": learning_starts}
+        for _ in off_policy(agent, envs, replay, steps=steps, **settings):
+            pass
+        return replay
+
+    return train

@@ -89,7 +89,7 @@ def test_td3_explores_unless_it_is_told_not_to(vectorized):
     for settings, sigma in (({}, 0.1), ({"action_noise": 0.3}, 0.3), ({"action_noise": 0.0}, 0.0)):
         model = learn_sb3("td3", vectorized(2), CONFIG | settings, steps=10, seed=0).model
         assert model.action_noise._sigma == pytest.approx([sigma])
-    with pytest.raises(ValueError, match="action_noise must be at least 0, got 'loud'"):
+    with pytest.raises(ValueError, match="action_noise must be at least 0 and at most 1, got 'loud'"):
         learn_sb3("td3", vectorized(2), CONFIG | {"action_noise": "loud"}, steps=10, seed=0)
 
 

@@ -10,7 +10,6 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.testing import assert_close
 
-from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.distributions import gaussian_log_prob
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, Minibatch, PPOConfig
@@ -252,39 +251,6 @@ def test_an_invalid_transition_is_not_learned_from(scripted):
     assert reports[-1].faults == 1
     assert len(seen[0].advantage) == 39
     assert all(bool(torch.isfinite(t).all()) for t in vars(seen[0]).values() if t is not None)
-
-
-def test_a_loss_that_is_no_number_stops_it_before_any_weight_changes():
-    agent = PPO(3, 2, config=SMALL)
-    n = 16
-    rollout = Rollout(torch.randn(n, 3), None, torch.randn(n, 2), *(torch.randn(n) for _ in range(3)), torch.randn(n))
-    rollout.returns[4] = np.nan
-    before = agent.state_dict()
-    with pytest.raises(NonFiniteError, match="norm is nan, the loss nan"):
-        agent.update(rollout)
-    after = agent.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before if name != "rng")
-
-
-def test_it_goes_on_bit_for_bit(vectorized):
-    whole, first, second = (PPO(1, 1, config=SMALL, seed=s) for s in (0, 0, 7))
-    run = {"rollout": 64, "gamma": 0.99, "gae_lambda": 0.95, "seed": 0}
-    from copy import deepcopy
-
-    from simtoreal.policies.loops import LoopState
-
-    envs = vectorized(4, length=7, truncate=True)
-    twin = deepcopy(envs)
-    rest = [(r.step, r.metrics, r.episodes) for r in on_policy(whole, envs, steps=1024, **run)]
-    state = LoopState.start(0)
-    for _ in on_policy(first, twin, steps=512, state=state, **run):
-        pass
-    second.load_state_dict(first.state_dict())
-    state = LoopState.from_state_dict(state.state_dict())
-    again = [(r.step, r.metrics, r.episodes) for r in on_policy(second, twin, steps=1024, state=state, **run)]
-    assert again == rest[2:]
-    a, b = whole.state_dict(), second.state_dict()
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 import dataclasses
-from copy import deepcopy
 
 import gymnasium as gym
 import numpy as np
@@ -10,8 +9,6 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.testing import assert_close
 
-from simtoreal.policies.agent import NonFiniteError
-from simtoreal.policies.loops import LoopState
 from simtoreal.policies.on_policy import monte_carlo
 from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
 from simtoreal.policies.rollout import Rollout
@@ -164,32 +161,3 @@ def test_a_truncated_episode_goes_on_for_the_baseline_alone(vectorized, baseline
     seen = seen_rollouts(agent)
     learn(agent, vectorized(2, bonus=1.0, action_reward=0.0, truncate=truncate), 2)
     assert_close(seen[0].returns, torch.full((2,), returns))
-
-
-def test_a_loss_that_is_no_number_stops_it_before_any_weight_changes():
-    agent = Reinforce(3, 2, config=SMALL)
-    n = 16
-    rollout = Rollout(torch.randn(n, 3), None, torch.randn(n, 2), *(torch.randn(n) for _ in range(3)), torch.randn(n))
-    rollout.returns[4] = np.nan
-    before = agent.state_dict()
-    with pytest.raises(NonFiniteError, match="the loss is nan"):
-        agent.update(rollout)
-    after = agent.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_it_goes_on_bit_for_bit(vectorized):
-    whole, first, second = (Reinforce(1, 1, config=SMALL, seed=s) for s in (0, 0, 7))
-    envs = vectorized(4, length=7, truncate=True)
-    twin = deepcopy(envs)
-    run = {"seed": 0, "gamma": 0.9}
-    rest = [(r.step, r.metrics, r.episodes) for r in monte_carlo(whole, envs, steps=280, **run)]
-    state = LoopState.start(0)
-    for _ in monte_carlo(first, twin, steps=140, state=state, **run):
-        pass
-    second.load_state_dict(first.state_dict())
-    state = LoopState.from_state_dict(state.state_dict())
-    again = [(r.step, r.metrics, r.episodes) for r in monte_carlo(second, twin, steps=280, state=state, **run)]
-    assert again == rest[len(rest) // 2 :]
-    a, b = whole.state_dict(), second.state_dict()
-    assert all(torch.equal(a[name], b[name]) for name in a)

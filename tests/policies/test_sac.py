@@ -11,8 +11,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.testing import assert_close
 
 from simtoreal.policies.agent import NonFiniteError
-from simtoreal.policies.loops import off_policy
-from simtoreal.policies.replay import Batch, Replay
+from simtoreal.policies.replay import Batch
 from simtoreal.policies.sac import SAC, SACConfig
 
 SMALL = SACConfig(hidden=(32, 32), batch_size=64, buffer_size=10_000, actor_lr=3e-3, critic_lr=3e-3, tau=0.05)
@@ -133,26 +132,22 @@ def test_smoothness_adds_the_gradient_of_the_squared_change_of_the_mean_action()
     assert_close(added[2:], torch.zeros_like(added[2:]), atol=1e-6, rtol=0)
 
 
-def test_it_finds_the_optimum_of_a_one_step_task(vectorized):
+def test_it_finds_the_optimum_of_a_one_step_task(vectorized, learn):
     """Reward -(a - x/2)^2 and the end: the best action is x / 2, its value 0 (less the temperature's small part)."""
     config = dataclasses.replace(SMALL, alpha_lr=0.0, initial_alpha=1e-3)
     agent = SAC(1, 1, config=config, seed=0)
-    for _ in off_policy(
-        agent, vectorized(4), Replay(10_000, 1, 1), steps=2_400, seed=0, batch_size=64, learning_starts=400
-    ):
-        pass
+    learn(agent, vectorized(4), steps=2_400, learning_starts=400)
     x = torch.linspace(-0.9, 0.9, 7)[:, None]
     assert_close(agent.actor()(x), x / 2, atol=0.06, rtol=0)
 
 
 @pytest.mark.parametrize(("truncate", "value"), [(True, 10.0), (False, 1.0)])
-def test_the_value_of_a_constant_reward(vectorized, truncate, value):
+def test_the_value_of_a_constant_reward(vectorized, learn, truncate, value):
     """Reward 1, gamma .9, an episode of one step: worth 1 / (1 - gamma) when it is truncated, 1 when it terminates."""
     config = dataclasses.replace(SMALL, gamma=0.9, alpha_lr=0.0, initial_alpha=1e-6)
-    agent, replay = SAC(1, 1, config=config), Replay(10_000, 1, 1)
+    agent = SAC(1, 1, config=config)
     envs = vectorized(1, bonus=1.0, action_reward=0.0, truncate=truncate)
-    for _ in off_policy(agent, envs, replay, steps=1_200, seed=0, batch_size=64, learning_starts=200):
-        pass
+    replay = learn(agent, envs, steps=1_200, learning_starts=200)
     batch = replay.sample(256, torch.Generator().manual_seed(0))
     q = agent.critics(torch.cat([agent.normalizer(batch.obs), batch.action], dim=-1))
     assert_close(q, torch.full_like(q, value), rtol=0.05, atol=0)

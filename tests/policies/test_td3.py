@@ -11,8 +11,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.testing import assert_close
 
 from simtoreal.policies.agent import NonFiniteError
-from simtoreal.policies.loops import off_policy
-from simtoreal.policies.replay import Batch, Replay
+from simtoreal.policies.replay import Batch
 from simtoreal.policies.td3 import TD3, TD3Config
 
 SMALL = TD3Config(hidden=(32, 32), batch_size=64, buffer_size=10_000, actor_lr=3e-3, critic_lr=3e-3, tau=0.05)
@@ -108,25 +107,21 @@ def test_losses_gradients_and_new_weights_are_those_of_sb3(monkeypatch):
         same(agent, after)
 
 
-def test_it_finds_the_optimum_of_a_one_step_task(vectorized):
+def test_it_finds_the_optimum_of_a_one_step_task(vectorized, learn):
     """Reward -(a - x/2)^2 and the end: the best action is x / 2."""
     agent = TD3(1, 1, config=SMALL, seed=0)
-    for _ in off_policy(
-        agent, vectorized(4), Replay(10_000, 1, 1), steps=2_400, seed=0, batch_size=64, learning_starts=400
-    ):
-        pass
+    learn(agent, vectorized(4), steps=2_400, learning_starts=400)
     x = torch.linspace(-0.9, 0.9, 7)[:, None]
     assert_close(agent.actor()(x), x / 2, atol=0.06, rtol=0)
 
 
 @pytest.mark.parametrize(("truncate", "value"), [(True, 10.0), (False, 1.0)])
-def test_the_value_of_a_constant_reward(vectorized, truncate, value):
+def test_the_value_of_a_constant_reward(vectorized, learn, truncate, value):
     """Reward 1, gamma .9, an episode of one step: worth 1 / (1 - gamma) when it is truncated, 1 when it terminates."""
     config = dataclasses.replace(SMALL, gamma=0.9)
-    agent, replay = TD3(1, 1, config=config), Replay(10_000, 1, 1)
+    agent = TD3(1, 1, config=config)
     envs = vectorized(1, bonus=1.0, action_reward=0.0, truncate=truncate)
-    for _ in off_policy(agent, envs, replay, steps=1_200, seed=0, batch_size=64, learning_starts=200):
-        pass
+    replay = learn(agent, envs, steps=1_200, learning_starts=200)
     batch = replay.sample(64, torch.Generator().manual_seed(0))
     q = agent.critics(torch.cat([agent.normalizer(batch.obs), batch.action], dim=-1))
     assert_close(q.mean().item(), value, atol=0.15 * value, rtol=0)
