@@ -28,8 +28,11 @@ from simtoreal.workers import EnvFactory, LocalVectorEnv
 STEP, CLOSE, RESET, REPLACE, CALL, ECHO = b"s", b"c", b"T", b"P", b"A", b"O"
 DONE, NEWS, RESULT, ERROR = b"d", b"N", b"R", b"E"
 
-WORDS = LINE // 8
+WORDS = LINE // 8  # a worker's of the array "busy": environment, whether it resets, and the CPU of the last step
+CPU = 2
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+current_cpu: Callable[[], int] = getattr(ctypes.CDLL(None), "sched_getcpu", lambda: -1)
+"""The CPU that runs the caller; -1 where that is not known."""
 
 parent_ends: weakref.WeakSet[Channel] = weakref.WeakSet()
 """The parent's ends of all channels in this process. A forked worker must close them: as long as anyone holds one, its
@@ -157,7 +160,8 @@ class _Worker:
 
     def __init__(self, block: SharedBlock, channel: Channel, seat: Seat, envs: LocalVectorEnv) -> None:
         self._channel, self._envs, self._seat = channel, envs, seat
-        envs.busy = block.arrays.pop("busy")[seat.worker * WORDS :][:2]
+        words = block.arrays.pop("busy")[seat.worker * WORDS :]
+        envs.busy, self._cpu = words[:2], words[CPU : CPU + 1]
         envs.busy[1] = False  # whatever the one before died of
         rows = block.rows(seat.rows)
         self._action, self._signals = rows.pop("action"), rows.pop("signals")
@@ -204,6 +208,7 @@ class _Worker:
             mine[:] = array
         self._valid[:] = infos["valid"]
         self._return[:], self._length[:] = self._envs.episode_return, self._envs.episode_length
+        self._cpu[0] = current_cpu()
         signals = infos["reward_signals"]
         if self._fields and None not in signals:
             for row, values in zip(self._signals, signals, strict=True):

@@ -158,7 +158,10 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """As `LocalVectorEnv.step`, and see the class for `infos["lost"]`."""
         deadline = self._begin("step", self._timeout)
         self._arrays["action"][...] = as_actions(actions, self.action_space)
-        for worker in self._workers:
+        cpus, here = self._arrays["busy"][w.CPU :: w.WORDS].tolist(), w.current_cpu()
+        # Last whom this process would share its CPU with: the kernel may let a worker run at once in place of who woke
+        # it, and the others would not be asked before that one's step was over.
+        for worker in sorted(self._workers, key=lambda worker: cpus[worker.seat.worker] == here):
             worker.ask(w.STEP, None, deadline)
         news: News = []
         dead: list[tuple[Worker, str]] = []

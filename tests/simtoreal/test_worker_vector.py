@@ -1,5 +1,6 @@
 """Environments in worker processes say the same as in this one."""
 
+import os
 import sys
 import threading
 from functools import partial
@@ -11,10 +12,11 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import VecCheckNan
 
+from simtoreal import worker_process
 from simtoreal.config import ConfigError, make_config
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.baselines import VecEnvAdapter
-from simtoreal.worker_handle import WorkerError
+from simtoreal.worker_handle import Worker, WorkerError
 from simtoreal.worker_vector import WorkerVectorEnv
 from simtoreal.workers import LocalVectorEnv
 
@@ -78,6 +80,27 @@ def test_only_what_has_no_fixed_size_crosses_on_the_pipe(monkeypatch):
             assert (payload is not None) == bool(ends)
             quiet += not ends
     assert quiet > 20
+    envs.close()
+
+
+@pytest.mark.parametrize("here", [0, 1])
+def test_the_worker_on_our_own_cpu_is_asked_last(here, monkeypatch):
+    envs, order, ask = make(2, 2), [], Worker.ask
+
+    def noted(self, *message):
+        order.append(self.seat.worker)
+        ask(self, *message)
+
+    envs.reset(seed=1)
+    envs.step(action(1, 2))
+    allowed = os.sched_getaffinity(0)
+    assert set(envs._arrays["busy"][worker_process.CPU :: worker_process.WORDS].tolist()) <= allowed
+    envs._arrays["busy"][worker_process.CPU :: worker_process.WORDS] = [0, 1]
+    monkeypatch.setattr(worker_process, "current_cpu", lambda: here)
+    monkeypatch.setattr(Worker, "ask", noted)
+    envs.step(action(1, 2))
+    assert order == [1 - here, here]
+    monkeypatch.undo()
     envs.close()
 
 
