@@ -24,10 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actors import Actor, DeterministicActor
-from simtoreal.policies.agent import NonFiniteError, Observation, arithmetic, descend
+from simtoreal.policies.adam import Adam
+from simtoreal.policies.agent import NonFiniteError, Observation
 from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Layer, StackedCritics
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
+from simtoreal.policies.products import arithmetic
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import RATE, is_rate
 
@@ -96,8 +98,8 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.average = copy.deepcopy(self.policy).requires_grad_(False) if config.actor_average else self.policy
         self.optimizers |= {
-            "actor": torch.optim.Adam(self.policy.parameters(), lr=config.actor_lr, fused=True),
-            "critic": torch.optim.Adam(self.critics.parameters(), lr=config.critic_lr, fused=True),
+            "actor": Adam(self.policy.parameters(), config.actor_lr),
+            "critic": Adam(self.critics.parameters(), config.critic_lr),
         }
 
     @abstractmethod
@@ -120,7 +122,7 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step on raw transitions; metrics under SB3's names. Raises NonFiniteError."""
-        with arithmetic(self.config.matmul_precision, self.config.products):
+        with arithmetic(self.config.matmul_precision, self.device):
             return self._update(batch)
 
     def actor(self) -> DeterministicActor:
@@ -165,7 +167,7 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         value = loss.item()
         if not math.isfinite(value):
             raise NonFiniteError(f"{name} loss is {value}")
-        descend(self.optimizers[name], gradients)
+        self.optimizers[name].step(gradients)
 
     def _follow(self) -> None:
         """Let the target critics, and the average of the actor's weights, follow."""

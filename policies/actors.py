@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.backprop import HiddenLayers
 from simtoreal.policies.distributions import (
     LOG_2PI,
     chosen_action,
@@ -18,7 +19,6 @@ from simtoreal.policies.distributions import (
 )
 from simtoreal.policies.networks import mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
-from simtoreal.policies.products import FastLinear
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 OUTPUTS = ("tanh", "clip", "choice")
@@ -33,7 +33,7 @@ class Actor(nn.Module):
     def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
         self.action_size = action_size
-        self.body = mlp([observation_size, *hidden], linear=FastLinear)
+        self.body = mlp([observation_size, *hidden], "relu", HiddenLayers)
         self.head = nn.Linear(([observation_size, *hidden])[-1], outputs)
 
     def mean(self, obs: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class DeterministicActor(nn.Module):
         self.choices = choices
         self.normalizer = FrozenNormalizer(observation_size)
         sizes = [history * observation_size, *hidden]
-        self.body = mlp(sizes, activation)
+        self.body = mlp(sizes, activation, nn.Sequential)
         self.head = nn.Linear(sizes[-1], choices or action_size)
 
     def forward(self, obs: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actors import DeterministicActor
-from simtoreal.policies.products import products_by
 from simtoreal.policies.replay import Batch
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
@@ -88,47 +86,3 @@ def load_module(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -
         if tensor.shape != mine[name].shape:
             raise ValueError(f"{prefix}.{name}: shape {list(tensor.shape)}, expected {list(mine[name].shape)}")
     module.load_state_dict(given)
-
-
-def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's moments and step counts, as `prefix.<parameter index>.<moment>`; empty before the first step."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {
-        f"{prefix}.{index}.{name}": value.detach().clone()
-        for index, parameter in enumerate(parameters)
-        for name, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`. Raises ValueError on a parameter it has not or another shape."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.state.clear()
-    for name, value in under(prefix, tensors).items():
-        index, _, moment = name.partition(".")
-        if not index.isdigit() or int(index) >= len(parameters):
-            raise ValueError(f"{prefix}.{name}: no such parameter; the optimizer has {len(parameters)}")
-        parameter = parameters[int(index)]
-        if moment != "step" and value.shape != parameter.shape:
-            raise ValueError(f"{prefix}.{name}: shape {list(value.shape)}, expected {list(parameter.shape)}")
-        optimizer.state[parameter][moment] = value.to(parameter.device, copy=True)
-
-
-def descend(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor]) -> None:
-    """One step along `gradients`, in the order of the parameters of its only group."""
-    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-
-
-@contextmanager
-def arithmetic(precision: str, library: str) -> Iterator[None]:
-    """Within the block: torch's float32 matmul precision ("highest", "high", "medium"), and by which library of
-    `products.LIBRARIES` large products on the CPU are made."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        with products_by(library):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

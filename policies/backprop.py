@@ -1,23 +1,43 @@
 """Hidden layers forward and back by hand: what autograd would do, without its bookkeeping.
 
-For networks of 64 units the bookkeeping is most of the time of a gradient step.
+For networks of 64 units the bookkeeping is most of the time of a gradient step, and layers that know of each other can
+pass on what is in bf16 as it is (`products`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.products import product
+from simtoreal.policies.products import product, widened
 
 BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
     nn.ReLU: lambda g, y: torch.ops.aten.threshold_backward(g, y, 0),
     nn.Tanh: lambda g, y: torch.ops.aten.tanh_backward(g, y),
     nn.ELU: lambda g, y: torch.ops.aten.elu_backward(g, 1.0, 1.0, 1.0, True, y),
 }  # activation -> from the gradient to its output and that output to the gradient to its input
+
+
+class HiddenLayers(nn.Sequential):
+    """Linear layers, an activation after each (`networks.mlp`), as one step of autograd."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, n] -> [B, h], float32."""
+        if torch.is_grad_enabled():
+            found: Tensor = _Pass.apply(self, x, *self.parameters())
+            return found
+        return forward(self, x).output
+
+    def pairs(self) -> Iterator[tuple[nn.Linear, nn.Module]]:
+        """Each linear layer and its activation."""
+        layers = iter(self)
+        for linear, activation in zip(layers, layers, strict=True):
+            assert isinstance(linear, nn.Linear)
+            yield linear, activation
 
 
 @dataclass
@@ -28,33 +48,50 @@ class Trace:
     output: Tensor
 
 
-def forward(body: nn.Sequential, x: Tensor) -> Trace:
-    """`x` [B, n] through linear layers and their activations (`networks.mlp`)."""
+def forward(body: HiddenLayers, x: Tensor) -> Trace:
+    """`x` [B, n] through all layers; the output is float32."""
     inputs = []
-    for layer in body:
-        if isinstance(layer, nn.Linear):
-            inputs.append(x)
-            x = product(x, layer.weight.t(), layer.bias)
-        else:
-            x = layer(x)
-    return Trace(inputs, x)
+    for linear, activation in body.pairs():
+        inputs.append(x)
+        relu = isinstance(activation, nn.ReLU)
+        x = product(x, linear.weight.t(), linear.bias, "relu" if relu else "none")
+        if not relu:
+            x = activation(widened(x))
+    return Trace(inputs, widened(x))
 
 
-def backward(body: nn.Sequential, trace: Trace, g: Tensor) -> list[Tensor]:
-    """The gradients of the weights, in the order of `body.parameters()`, from that of the output [B, h]."""
+def backward(body: HiddenLayers, trace: Trace, g: Tensor) -> tuple[list[Tensor], Tensor]:
+    """From the gradient of the output [B, h]: those of the weights, in the order of `body.parameters()`, and the one of
+    the first linear layer's output."""
     found: list[Tensor] = []
     outputs = [*trace.inputs[1:], trace.output]
-    layers = list(body)
-    for i in reversed(range(len(trace.inputs))):
-        linear, activation = layers[2 * i], layers[2 * i + 1]
-        assert isinstance(linear, nn.Linear)
-        g = BACKWARD[type(activation)](g, outputs[i])
+    pairs = list(body.pairs())
+    for i in reversed(range(len(pairs))):
+        linear, activation = pairs[i]
+        g = BACKWARD[type(activation)](g.to(outputs[i].dtype), outputs[i])
         found[:0] = linear_gradients(trace.inputs[i], g)
         if i > 0:
             g = product(g, linear.weight)
-    return found
+    return found, g
 
 
 def linear_gradients(x: Tensor, g: Tensor) -> list[Tensor]:
-    """Of a linear layer's weight and bias, from its input [B, n] and the gradient to its output [B, m]."""
-    return [product(g.t(), x), g.sum(0)]
+    """Of a linear layer's weight and bias, float32, from its input [B, n] and the gradient to its output [B, m]."""
+    return [widened(product(g.t(), x)), widened(g.sum(0))]
+
+
+class _Pass(torch.autograd.Function):
+    """All hidden layers; the weights are arguments so that autograd knows of them."""
+
+    @staticmethod
+    def forward(ctx: Any, body: HiddenLayers, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.body, ctx.trace = body, forward(body, x)
+        found: Tensor = ctx.trace.output
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        found, to_first = backward(ctx.body, ctx.trace, g)
+        first, _ = next(ctx.body.pairs())
+        to_x = widened(product(to_first, first.weight)) if ctx.needs_input_grad[1] else None
+        return None, to_x, *found

@@ -25,10 +25,9 @@ from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import (
     NonFiniteError,
     load_module,
-    load_optimizer,
-    optimizer_tensors,
     prefixed,
     split_observation,
+    under,
 )
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.distributions import chosen_action
@@ -383,3 +382,27 @@ def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> Deterministic
     actor.body.load_state_dict({name: value.cpu() for name, value in body.state_dict().items()})
     actor.head.load_state_dict({name: value.cpu() for name, value in head.state_dict().items()})
     return actor.eval().requires_grad_(False)
+
+
+def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments and step counts, as `prefix.<parameter index>.<moment>`; empty before the first step."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        f"{prefix}.{index}.{name}": value.detach().clone()
+        for index, parameter in enumerate(parameters)
+        for name, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`. Raises ValueError on a parameter it has not or another shape."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
+    for name, value in under(prefix, tensors).items():
+        index, _, moment = name.partition(".")
+        if not index.isdigit() or int(index) >= len(parameters):
+            raise ValueError(f"{prefix}.{name}: no such parameter; the optimizer has {len(parameters)}")
+        parameter = parameters[int(index)]
+        if moment != "step" and value.shape != parameter.shape:
+            raise ValueError(f"{prefix}.{name}: shape {list(value.shape)}, expected {list(parameter.shape)}")
+        optimizer.state[parameter][moment] = value.to(parameter.device, copy=True)

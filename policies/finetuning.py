@@ -29,7 +29,8 @@ from torch import Tensor
 
 from simtoreal.policies.actor_critic import move
 from simtoreal.policies.actors import DeterministicActor
-from simtoreal.policies.agent import NonFiniteError, descend
+from simtoreal.policies.adam import Adam
+from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.history import Driver
 from simtoreal.policies.networks import (
     HIDDEN,
@@ -116,8 +117,8 @@ class FineTuner:
         self.log_beta = torch.zeros((), requires_grad=True)
         self.rng = torch.Generator().manual_seed(seed)
         self.old, self.new = Replay(old, size, m, 1), Replay(new, size, m, 1)
-        self._critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.critic_lr, fused=True)
-        self._beta_optimizer = torch.optim.Adam([self.log_beta], lr=config.beta_lr)
+        self._critic_optimizer = Adam(self.critics.parameters(), config.critic_lr)
+        self._beta_optimizer = Adam([self.log_beta], config.beta_lr)
         self.radius = config.first_radius
         self._steps = 0
         self._forget_actor_moments()
@@ -181,7 +182,7 @@ class FineTuner:
         return float((self.average(obs) - self.base(obs)).square().mean().sqrt())
 
     def _forget_actor_moments(self) -> None:
-        self._actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=self.config.actor_lr, fused=True)
+        self._actor_optimizer = Adam(self.actor.parameters(), self.config.actor_lr)
 
     def _batch(self) -> Batch:
         """Old and new transitions, the new ones last."""
@@ -210,7 +211,7 @@ class FineTuner:
             loss = critic_loss(q, target)
         value = _finite(loss, "critic")
         gradients = self.critics.weight_gradients(layers, (q - target) / len(target))
-        descend(self._critic_optimizer, gradients)
+        self._critic_optimizer.step(gradients)
         move(self.target_critics, self.critics, config.tau)
         return {
             "critic_loss": value,
@@ -236,8 +237,8 @@ class FineTuner:
             gain = gain + self.config.smoothness * change.square().sum(-1).mean()
         loss = gain / (q.detach().abs().mean() + 1e-6) + beta * excess
         value = _finite(loss, "actor")
-        descend(self._actor_optimizer, torch.autograd.grad(loss, list(self.actor.parameters())))
-        descend(self._beta_optimizer, [-excess.detach()])
+        self._actor_optimizer.step(torch.autograd.grad(loss, self._actor_optimizer.parameters))
+        self._beta_optimizer.step([-excess.detach()])
         with torch.no_grad():
             self.log_beta.clamp_(-5.0, 5.0)
         move(self.average, self.actor, self.config.actor_average)

@@ -6,23 +6,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.products import product, stacked_product
+from simtoreal.policies.products import product, stacked_product, widened
 
 LAYER_NORM_EPS = 1e-5
+Layers = TypeVar("Layers", bound=nn.Sequential)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 MAX_LAYERS, MAX_WIDTH = 32, 16_384
 HIDDEN = f"1 to {MAX_LAYERS} layer widths from 1 to {MAX_WIDTH}"  # what a setting must be
 MAX_BATCH, MAX_CRITICS, MAX_HISTORY = 65_536, 16, 64  # of a learner's settings, as of layers
-threshold_backward = torch.ops.aten.threshold_backward.grad_input
+threshold_backward = torch.ops.aten.threshold_backward.default
 
 
 @dataclass
 class Layer:
-    """What a stacked hidden layer leaves for its gradient: input `x`, output `y`, pre-activation `z`; [C, B, width]."""
+    """What a stacked hidden layer leaves for its gradient: input `x`, output `y`, pre-activation `z`; [C, B, width].
+    Without LayerNorm and dropout what was made in bf16 stays so (`products`)."""
 
     x: Tensor
     y: Tensor
@@ -82,6 +85,8 @@ class StackedCritics(nn.Module):
             plain = not self.layer_norm and not (self.dropout and rng is not None)
             z = self._affine(h, weight[:count], bias[:count], "relu" if plain else "none")
             mask = None
+            if not plain:
+                z = widened(z)
             if self.dropout and rng is not None:
                 mask = torch.empty_like(z).bernoulli_(1 - self.dropout, generator=rng).div_(1 - self.dropout)
                 z = z * mask
@@ -93,7 +98,7 @@ class StackedCritics(nn.Module):
                 y = z if plain else z.relu_()
             layers.append(Layer(h, y, z, normalized, mean, rstd, mask))
             h = y
-        return (h * self.head_weight[:count]).sum(-1) + self.head_bias[:count], layers
+        return (widened(h) * self.head_weight[:count]).sum(-1) + self.head_bias[:count], layers
 
     def _affine(self, h: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
         if torch.is_grad_enabled():  # by torch, whose products record their gradients
@@ -104,19 +109,20 @@ class StackedCritics(nn.Module):
     @torch.no_grad()
     def weight_gradients(self, layers: Sequence[Layer], dq: Tensor) -> list[Tensor]:
         """Gradients of a loss with dloss/dQ = `dq` [C, B], in the order of `parameters()`."""
-        found = {"head_weight": torch.bmm(dq.unsqueeze(1), layers[-1].y), "head_bias": dq.sum(1, keepdim=True)}
+        last = widened(layers[-1].y)
+        found = {"head_weight": torch.bmm(dq.unsqueeze(1), last), "head_bias": dq.sum(1, keepdim=True)}
         g = dq.unsqueeze(-1) * self.head_weight
         for i in reversed(range(len(layers))):
             layer = layers[i]
-            threshold_backward(g, layer.y, 0, grad_input=g)
+            g = threshold_backward(g.to(layer.y.dtype), layer.y, 0)
             if self.layer_norm:
                 found[f"gains.{i}"] = (g * layer.normalized).sum(1, keepdim=True)
                 found[f"shifts.{i}"] = g.sum(1, keepdim=True)
                 g = _layer_norm_backward(g * self.gains[i], layer.z, layer.mean, layer.rstd)
             if layer.mask is not None:
                 g = g * layer.mask
-            found[f"weights.{i}"] = stacked_product(layer.x.transpose(1, 2), g)
-            found[f"biases.{i}"] = g.sum(1, keepdim=True)
+            found[f"weights.{i}"] = widened(stacked_product(layer.x.transpose(1, 2), g))
+            found[f"biases.{i}"] = g.sum(1, keepdim=True, dtype=dq.dtype)
             if i > 0:
                 g = stacked_product(g, self.weights[i].transpose(1, 2))
         return [found[name] for name, _ in self.named_parameters()]
@@ -128,17 +134,18 @@ class StackedCritics(nn.Module):
         lowest = q.argmin(dim=0)
         for c in range(len(q)):
             rows = (lowest == c).nonzero()[:, 0]
-            g = self.head_weight[c].repeat(len(rows), 1)
+            g = self.head_weight[c].expand(len(rows), -1)
             for i in reversed(range(len(layers))):
                 layer = layers[i]
-                threshold_backward(g, layer.y[c].index_select(0, rows), 0, grad_input=g)
+                y = layer.y[c].index_select(0, rows)
+                g = threshold_backward(g.to(y.dtype), y, 0)
                 if self.layer_norm:
                     z, mean, rstd = (t[c].index_select(0, rows) for t in (layer.z, layer.mean, layer.rstd))
                     g = _layer_norm_backward(g * self.gains[i][c], z, mean, rstd)
                 if layer.mask is not None:
                     g = g * layer.mask[c].index_select(0, rows)
                 g = product(g, (self.weights[i][c] if i > 0 else self.weights[0][c, -width:]).T)
-            gradient[rows] = g
+            gradient[rows] = widened(g)
         return gradient
 
 
@@ -153,11 +160,11 @@ def is_hidden(widths: Sequence[int]) -> bool:
     return 1 <= len(widths) <= MAX_LAYERS and all(type(n) is int and 1 <= n <= MAX_WIDTH for n in widths)
 
 
-def mlp(sizes: Sequence[int], activation: str = "relu", linear: type[nn.Linear] = nn.Linear) -> nn.Sequential:
-    """A `linear` layer and an activation for each pair of `sizes`."""
+def mlp(sizes: Sequence[int], activation: str, kind: type[Layers]) -> Layers:
+    """A linear layer and an activation for each pair of `sizes`."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"no activation {activation!r}; activations: {', '.join(sorted(ACTIVATIONS))}")
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
-        layers += [linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers)
+        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+    return kind(*layers)

@@ -12,18 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import (
     NonFiniteError,
     Observation,
     load_module,
-    load_optimizer,
-    optimizer_tensors,
     prefixed,
     split_observation,
 )
 from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden
 from simtoreal.policies.normalizer import Normalizer
-from simtoreal.policies.products import LIBRARIES
+from simtoreal.policies.products import PRECISIONS
 from simtoreal.policies.settings import check_finite, check_ranges
 
 
@@ -32,9 +31,8 @@ class NeuralConfig:
     """Settings that every learner with networks has; a value out of range raises ValueError.
 
     `hidden` is the widths of the hidden layers; `history` is how many of the last observations the actor sees, and
-    whoever judges states and has no privileged observation; `matmul_precision` "medium" lets float32 products use bf16
-    (CPU) or tf32 (GPU) inside `update`, and `products` "onednn" has large ones made by
-    oneDNN on the CPU, in float32 and about twice as fast on some processors.
+    whoever judges states and has no privileged observation; `matmul_precision` "medium" has large products
+    inside `update` made in bf16 (CPUs that can) or tf32 (GPU).
     """
 
     gamma: float = 0.99
@@ -43,7 +41,6 @@ class NeuralConfig:
     normalize_observations: bool = True
     history: int = 1
     matmul_precision: str = "highest"
-    products: str = "torch"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -57,8 +54,7 @@ class NeuralConfig:
             "batch_size": (1 <= self.batch_size <= MAX_BATCH, f"from 1 to {MAX_BATCH}"),
             "hidden": (is_hidden(self.hidden), HIDDEN),
             "history": (1 <= self.history <= MAX_HISTORY, f"from 1 to {MAX_HISTORY}"),
-            "matmul_precision": (self.matmul_precision in ("highest", "high", "medium"), "highest, high or medium"),
-            "products": (self.products in LIBRARIES, " or ".join(LIBRARIES)),
+            "matmul_precision": (self.matmul_precision in PRECISIONS, ", ".join(PRECISIONS)),
         }
 
 
@@ -94,7 +90,7 @@ class NeuralAgent(ABC, Generic[Config]):
         self.normalizer = Normalizer(observation_size).to(self.device)
         self.privileged_normalizer = Normalizer(privileged_size).to(self.device) if privileged_size else None
         self.rng = torch.Generator(self.device).manual_seed(seed)
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.optimizers: dict[str, Adam] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(observation_size, privileged_size, choices)
@@ -150,7 +146,7 @@ class NeuralAgent(ABC, Generic[Config]):
         for name, module in self._modules().items():
             state |= prefixed(name, {key: value.clone() for key, value in module.state_dict().items()})
         for name, optimizer in self.optimizers.items():
-            state |= optimizer_tensors(f"optimizer.{name}", optimizer)
+            state |= optimizer.tensors(f"optimizer.{name}")
         return state
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
@@ -164,7 +160,7 @@ class NeuralAgent(ABC, Generic[Config]):
         for name, module in self._modules().items():
             load_module(module, name, tensors)
         for name, optimizer in self.optimizers.items():
-            load_optimizer(f"optimizer.{name}", optimizer, tensors)
+            optimizer.load(f"optimizer.{name}", tensors)
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(tensors[name])

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.agent import NonFiniteError, arithmetic, descend
-from simtoreal.policies.backprop import backward, forward, linear_gradients
+from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.backprop import HiddenLayers, backward, forward, linear_gradients
 from simtoreal.policies.networks import MAX_BATCH
+from simtoreal.policies.products import arithmetic
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig
 
@@ -72,7 +73,7 @@ class PPO(StochasticAgent[PPOConfig]):
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """All epochs over one rollout; the means of its metrics, under SB3's names. Raises NonFiniteError."""
-        with arithmetic(self.config.matmul_precision, self.config.products):
+        with arithmetic(self.config.matmul_precision, self.device):
             return self._update(rollout)
 
     def _update(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -100,7 +101,7 @@ class PPO(StochasticAgent[PPOConfig]):
             trace = forward(self.policy.body, batch.x)
             log_prob, entropy, back = self.policy.head.evaluate(trace.output, batch.action)
             value_body, value_head = self.value[0], self.value[1]
-            assert isinstance(value_body, nn.Sequential)
+            assert isinstance(value_body, HiddenLayers)
             assert isinstance(value_head, nn.Linear)
             judged = trace if config.shared else forward(value_body, batch.state)
             value = value_head(judged.output)[:, 0]
@@ -124,10 +125,9 @@ class PPO(StochasticAgent[PPOConfig]):
             of_value_head = linear_gradients(judged.output, to_value)
             to_judged = to_value * value_head.weight
             if config.shared:
-                of_body, of_value_body = backward(self.policy.body, trace, to_latent + to_judged), []
-            else:
-                of_body = backward(self.policy.body, trace, to_latent)
-                of_value_body = backward(value_body, judged, to_judged)
+                to_latent = to_latent + to_judged
+            of_body, _ = backward(self.policy.body, trace, to_latent)
+            of_value_body = [] if config.shared else backward(value_body, judged, to_judged)[0]
         parts = Parts(torch.min(gain, clipped), log_ratio, error, entropy)
         return parts, [*of_body, *of_head, *of_value_body, *of_value_head]
 
@@ -137,7 +137,7 @@ class PPO(StochasticAgent[PPOConfig]):
         if not math.isfinite(norm.item()):
             raise NonFiniteError(f"the gradient's norm is {norm.item()}, the loss {self._loss(parts).item()}")
         torch._foreach_mul_(gradients, (self.config.max_gradient / (norm + 1e-6)).clamp(max=1.0))
-        descend(self.optimizers["all"], gradients)
+        self.optimizers["all"].step(gradients)
 
     def _loss(self, parts: Parts) -> Tensor:
         config = self.config

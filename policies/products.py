@@ -1,8 +1,9 @@
-"""Matrix products of float32 by oneDNN on the CPU, where torch itself calls a BLAS.
+"""Matrix products of float32 on the CPU, each by the fastest way there is for its size.
 
-On processors for which that BLAS takes a slow path oneDNN is twice as fast (256x256x256 on one AMD core: 150 against
-345 us), with the same precision; it is what torch's own compiler calls for a linear layer. Small products stay with
-torch.
+In float32 large ones are oneDNN's, with the same precision as torch's: where the BLAS that torch itself calls takes a
+slow path it is twice as fast (256x256x256 on one AMD core: 150 against 300 us). At precision "medium" large ones are
+made in bf16 (80 us), if the processor has instructions for it; what they give is bf16 too, for the next product to take
+as it is. Small products stay with torch, in float32.
 """
 
 from __future__ import annotations
@@ -12,78 +13,70 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-LIBRARIES = ("torch", "onednn")
-FEWEST, NARROWEST = 2**20, 32  # multiplications and widths from which oneDNN is faster
+PRECISIONS = ("highest", "high", "medium")  # as torch.set_float32_matmul_precision has them
+FEWEST, NARROWEST = 2**20, 32  # multiplications and widths from which a product is large
 _linear = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
-
-
-_by = "torch"
+_bf16 = _linear is not None and torch.cpu._is_avx512_bf16_supported()
+_precision = "highest"
 
 
 @contextmanager
-def products_by(library: str) -> Iterator[None]:
-    """Which of `LIBRARIES` large float32 products on the CPU are made by within the block; outside it is torch."""
-    global _by
-    before, _by = _by, library
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Within the block: of which of `PRECISIONS` float32 products are. On a GPU "high" and "medium" are tf32."""
+    global _precision
+    before, torchs = _precision, torch.get_float32_matmul_precision()
+    _precision = precision
+    torch.set_float32_matmul_precision("highest" if device.type == "cpu" else precision)
     try:
         yield
     finally:
-        _by = before
+        _precision = before
+        torch.set_float32_matmul_precision(torchs)
 
 
-def by_onednn(rows: int, fan_in: int, fan_out: int, device: torch.device) -> bool:
-    """Is the product [rows, fan_in] [fan_in, fan_out] one for oneDNN?"""
+def made_in(rows: int, fan_in: int, fan_out: int, device: torch.device) -> torch.dtype | None:
+    """How the product [rows, fan_in] [fan_in, fan_out] is made: in bf16, in float32 by oneDNN, or (None) by torch."""
     narrow = min(rows, fan_in, fan_out) < NARROWEST
-    large = not narrow and rows * fan_in * fan_out >= FEWEST
-    return _by == "onednn" and _linear is not None and device.type == "cpu" and large
+    if _linear is None or device.type != "cpu" or narrow or rows * fan_in * fan_out < FEWEST:
+        return None
+    return torch.bfloat16 if _bf16 and _precision == "medium" else torch.float32
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """a [B, n] b [n, m] + `bias` [m], then `activation` ("none" or "relu"); no gradient is recorded."""
-    if _linear is not None and by_onednn(a.shape[0], a.shape[1], b.shape[1], a.device):
-        found: Tensor = _linear(a, b.t(), bias, activation, [], "")
+    """a [B, n] b [n, m] + `bias` [m], then `activation` ("none" or "relu"), in float32 or bf16, whichever way it was
+    made. No gradient is recorded."""
+    dtype = made_in(a.shape[0], a.shape[1], b.shape[1], a.device)
+    if dtype is torch.float32:
+        assert _linear is not None
+        found: Tensor = _linear(widened(a), widened(b).t(), bias, activation, [], "")
         return found
+    a, b, bias = _alike(dtype, a, b, bias)
     found = a @ b if bias is None else torch.addmm(bias, a, b)
     return found.relu_() if activation == "relu" else found
 
 
 def stacked_product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """`product` for each of C: [C, B, n] [C, n, m], bias [C, 1, m]. Without oneDNN one batched product."""
-    if by_onednn(a.shape[1], a.shape[2], b.shape[2], a.device):
+    """`product` for each of C: [C, B, n] [C, n, m], bias [C, 1, m]."""
+    dtype = made_in(a.shape[1], a.shape[2], b.shape[2], a.device)
+    if dtype is torch.float32:
         biases: Any = [None] * len(b) if bias is None else bias[:, 0]
         return torch.stack([product(a[c], b[c], biases[c], activation) for c in range(len(b))])
+    a, b, bias = _alike(dtype, a, b, bias)
     found = torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
     return found.relu_() if activation == "relu" else found
 
 
-class _Affine(torch.autograd.Function):
-    """x W^T + b with all three products by oneDNN."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return product(x, weight.t(), bias)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        to_x = product(g, weight) if ctx.needs_input_grad[0] else None
-        to_weight = product(g.t(), x) if ctx.needs_input_grad[1] else None
-        return to_x, to_weight, g.sum(0) if ctx.needs_input_grad[2] else None
+def widened(x: Tensor) -> Tensor:
+    """`x`, in float32 if it is in bf16."""
+    return x.float() if x.dtype is torch.bfloat16 else x
 
 
-class FastLinear(nn.Linear):
-    """nn.Linear whose products are oneDNN's where these are faster."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if (
-            x.ndim == 2
-            and x.dtype == torch.float32
-            and by_onednn(len(x), self.in_features, self.out_features, x.device)
-        ):
-            found: Tensor = _Affine.apply(x, self.weight, self.bias)
-            return found
-        return F.linear(x, self.weight, self.bias)
+def _alike(
+    dtype: torch.dtype | None, a: Tensor, b: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All of one `dtype`; None: of the widest among them, float32 at least."""
+    if dtype is None:
+        dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return a.to(dtype), b.to(dtype), None if bias is None else bias.to(dtype)

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simtoreal.policies.agent import NonFiniteError, arithmetic
+from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.products import arithmetic
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig
 
@@ -58,7 +59,7 @@ class Reinforce(StochasticAgent[ReinforceConfig]):
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """One step on whole episodes; metrics under SB3's names. Raises NonFiniteError."""
         config = self.config
-        with arithmetic(config.matmul_precision, config.products):
+        with arithmetic(config.matmul_precision, self.device):
             x, state = self._inputs(rollout.obs, rollout.privileged)
             log_prob, entropy = self.policy.evaluate(x, rollout.action)
             advantage = rollout.advantage
@@ -72,9 +73,8 @@ class Reinforce(StochasticAgent[ReinforceConfig]):
                 loss = loss + config.baseline_weight * value_loss
             if not math.isfinite(loss.item()):
                 raise NonFiniteError(f"the loss is {loss.item()}")
-            self.optimizers["all"].zero_grad()
-            loss.backward()
-            self.optimizers["all"].step()
+            parameters = self.optimizers["all"].parameters
+            self.optimizers["all"].step(torch.autograd.grad(loss, parameters, materialize_grads=True))
         return {
             "policy_gradient_loss": policy_loss.detach(),
             "value_loss": value_loss.detach(),

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig
 from simtoreal.policies.actors import SquashedGaussianActor, StateDependentTanhActor, StochasticTanhActor
+from simtoreal.policies.adam import Adam
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.targets import soft_target
 
@@ -70,7 +71,7 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         config = self.config
         self.target_entropy = float(-self.action_size if config.target_entropy is None else config.target_entropy)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device, requires_grad=True)
-        self.optimizers["alpha"] = torch.optim.Adam([self.log_alpha], lr=config.alpha_lr, fused=True)
+        self.optimizers["alpha"] = Adam([self.log_alpha], config.alpha_lr)
         self._explored = torch.tensor([self.rng.initial_seed(), 0])  # from which seed, for how many control steps
 
     def _make_policy(self, observation_size: int) -> StochasticTanhActor:

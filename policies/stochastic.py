@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import Observation
+from simtoreal.policies.backprop import HiddenLayers
 from simtoreal.policies.distributions import Categorical, Gaussian, Head, SquashedGaussian, StateDependentGaussian
 from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
-from simtoreal.policies.products import FastLinear
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.settings import RATE, is_rate
 
@@ -63,7 +64,7 @@ Config = TypeVar("Config", bound=StochasticConfig)
 class StochasticActor(nn.Module):
     """Hidden layers and a distribution of actions, of normalized observations [B, n]."""
 
-    def __init__(self, body: nn.Sequential, head: Head) -> None:
+    def __init__(self, body: HiddenLayers, head: Head) -> None:
         super().__init__()
         self.body, self.head = body, head
 
@@ -87,17 +88,17 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         self._sees_state = privileged_size > 0 and not config.shared
         state = privileged_size + observation_size if self._sees_state else stack
         width = config.hidden[-1]
-        body = mlp([stack, *config.hidden], config.activation, FastLinear)
+        body = mlp([stack, *config.hidden], config.activation, HiddenLayers)
         make = DISTRIBUTIONS[config.distribution]
         head = Categorical(width, choices) if choices else make(width, self.action_size, config.log_std)
-        value_body = body if config.shared else mlp([state, *config.hidden], config.activation, FastLinear)
+        value_body = body if config.shared else mlp([state, *config.hidden], config.activation, HiddenLayers)
         last = nn.Linear(width, 1)
         for module, gain in ((body, math.sqrt(2)), (value_body, math.sqrt(2)), (head, 0.01), (last, 1.0)):
             _orthogonal(module, gain)
         self.policy = StochasticActor(body, head).to(self.device)
         self.value = nn.Sequential(value_body, last).to(self.device)
         self._parameters = list(dict.fromkeys([*self.policy.parameters(), *self.value.parameters()]))
-        self.optimizers["all"] = torch.optim.Adam(self._parameters, lr=config.learning_rate, eps=1e-5, fused=True)
+        self.optimizers["all"] = Adam(self._parameters, config.learning_rate, eps=1e-5)
         self._since = 0  # control steps since exploration was drawn
 
     @abstractmethod

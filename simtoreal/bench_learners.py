@@ -21,18 +21,13 @@ from simtoreal.benchmarks import Row, interleaved
 from simtoreal.policies.loops import off_policy
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, PPOConfig
-from simtoreal.policies.products import product, products_by
+from simtoreal.policies.products import arithmetic, made_in, product
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.sac import SAC, SACConfig
 from simtoreal.policies.td3 import TD3, TD3Config
 
 OBSERVATION, ACTION, HIDDEN, BATCH = 48, 12, (256, 256), 256  # the size of a quadruped's policy
-MODES = {  # (matmul_precision, products) -> what it is
-    ("highest", "torch"): "fp32",
-    ("highest", "onednn"): "fp32 by oneDNN",
-    ("medium", "torch"): "bf16 products",
-}
-Mode = tuple[str, str]
+MODES = {"highest": "fp32", "medium": "bf16 products"}  # matmul_precision -> what it is on a CPU
 FILLED = 4096  # transitions in the replay
 PPO_ENVS, PPO_ROLLOUT, PPO_BATCH, PPO_EPOCHS, PPO_HIDDEN = 8, 256, 64, 10, (64, 64)
 
@@ -77,9 +72,9 @@ def filled_replay() -> Replay:
     return replay
 
 
-def ours(name: str, mode: Mode = ("highest", "torch")) -> SAC | TD3:
+def ours(name: str, precision: str = "highest") -> SAC | TD3:
     """Our SAC or TD3 of the benchmark's size."""
-    settings: dict[str, Any] = {"hidden": HIDDEN, "batch_size": BATCH, "matmul_precision": mode[0], "products": mode[1]}
+    settings: dict[str, Any] = {"hidden": HIDDEN, "batch_size": BATCH, "matmul_precision": precision}
     if name == "sac":
         return SAC(OBSERVATION, ACTION, 0, SACConfig(**settings))
     return TD3(OBSERVATION, ACTION, 0, TD3Config(**settings))
@@ -116,18 +111,17 @@ def multiplications(name: str) -> float:
     return BATCH * (critics + actor + improve * (1.0 if name == "sac" else 0.5))
 
 
-def product_limit(mode: Mode) -> float:
-    """The most multiply-adds a second that a product of this size reaches here: in float32 by whichever library is
-    faster, in bf16 where that is what is multiplied."""
-    low = mode[0] == "medium"
-    a, b = (torch.randn(BATCH, HIDDEN[0]).to(torch.bfloat16 if low else torch.float32) for _ in range(2))
-    multiply = (lambda: a @ b) if low else (lambda: product(a, b))
-    with torch.inference_mode(), products_by("onednn"):
+def product_limit(precision: str) -> float:
+    """The most multiply-adds a second that a product of this size reaches here."""
+    with arithmetic(precision, torch.device("cpu")):
+        dtype = made_in(BATCH, HIDDEN[0], BATCH, torch.device("cpu"))
+    a, b = (torch.randn(BATCH, HIDDEN[0]).to(dtype) for _ in range(2))
+    with torch.inference_mode(), arithmetic(precision, torch.device("cpu")):
         times = []
         for _ in range(30):
             began = time.process_time()
             for _ in range(20):
-                multiply()
+                product(a, b)
             times.append((time.process_time() - began) / 20)
     return BATCH * HIDDEN[0] * BATCH / min(times[5:])
 
@@ -137,8 +131,8 @@ def bench_update(rounds: int) -> list[Row]:
     rows, replay = [], filled_replay()
     for name in ("sac", "td3"):
         model = sb3(name).model
-        for mode, said in MODES.items():
-            agent, generator = ours(name, mode), torch.Generator().manual_seed(0)
+        for precision, said in MODES.items():
+            agent, generator = ours(name, precision), torch.Generator().manual_seed(0)
 
             def mine(agent: Any = agent, generator: torch.Generator = generator) -> None:
                 agent.update(replay.sample(BATCH, generator))
@@ -147,7 +141,7 @@ def bench_update(rounds: int) -> list[Row]:
                 model.train(gradient_steps=1, batch_size=BATCH)
 
             a, b, ratio = interleaved(mine, theirs, repeat=40, rounds=rounds)
-            share = multiplications(name) / a / product_limit(mode)
+            share = multiplications(name) / a / product_limit(precision)
             what = f"{name.upper()} updates, {_size()}, {said}; {share:.0%} of the product limit"
             rows.append(Row("update", what, 1 / a, "Stable-Baselines3", 1 / b, "updates/s", ratio))
     return rows
@@ -162,9 +156,9 @@ def bench_loop(rounds: int) -> list[Row]:
     rows = []
     for name in ("sac", "td3"):
         peer = iter(sb3(name))
-        for mode, said in MODES.items():
+        for precision, said in MODES.items():
             loop = off_policy(
-                ours(name, mode), FreeVector(1), filled_replay(), steps=10**9, seed=0, batch_size=BATCH,
+                ours(name, precision), FreeVector(1), filled_replay(), steps=10**9, seed=0, batch_size=BATCH,
                 learning_starts=0, report_every=100,
             )  # fmt: skip
             what = f"{name.upper()} loop, one environment, an update a step, {_size()}, {said}"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from simtoreal.policies.adam import Adam
 from simtoreal.policies.loops import off_policy
 from simtoreal.policies.replay import Replay
 
@@ -14,6 +15,19 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _gradients_stay(monkeypatch):
+    """Every step of an optimizer leaves its gradients at the weights, to be looked at."""
+    step = Adam.step
+
+    def noted(self, gradients):
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        step(self, gradients)
+
+    monkeypatch.setattr(Adam, "step", noted)
 
 
 class Toy(gym.Env):

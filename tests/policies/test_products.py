@@ -1,71 +1,92 @@
+from contextlib import suppress
+
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
-from simtoreal.policies.products import FastLinear, by_onednn, product, products_by, stacked_product
-
-
-@pytest.fixture(autouse=True, params=["onednn", "torch"])
-def library(request):
-    with products_by(request.param):
-        yield request.param
-
+from simtoreal.policies import products
+from simtoreal.policies.products import arithmetic, made_in, product, stacked_product
 
 CPU = torch.device("cpu")
 SHAPES = [(256, 60, 256), (256, 256, 256), (256, 256, 24), (300, 33, 130), (8, 48, 256), (1, 3, 2)]
+ROUNDED = 2**-8  # relative, of a number in bf16
 
 
-def test_large_products_are_onednns_where_that_is_asked_for_and_small_ones_torchs(library):
-    assert by_onednn(256, 256, 256, CPU) == (library == "onednn" and torch.backends.mkldnn.is_available())
-    assert not by_onednn(64, 64, 64, CPU)
-    assert not by_onednn(4096, 4096, 1, CPU)
-    assert not by_onednn(256, 256, 256, torch.device("cuda"))
+@pytest.fixture(autouse=True, params=["onednn", "torch"])
+def library(request, monkeypatch):
+    """With oneDNN, and as where torch has none."""
+    if request.param == "torch":
+        monkeypatch.setattr(products, "_linear", None)
+    return request.param
+
+
+@pytest.fixture(params=["highest", "medium"])
+def precision(request):
+    with arithmetic(request.param, CPU):
+        yield request.param
+
+
+def test_large_products_are_onednns_and_small_ones_torchs(library):
+    assert made_in(256, 256, 256, CPU) == (torch.float32 if library == "onednn" else None)
+    for shape in ((64, 64, 64), (4096, 4096, 1)):
+        assert made_in(*shape, CPU) is None
+    assert made_in(256, 256, 256, torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+def test_bf16_is_for_medium_precision_and_processors_that_have_it(library, instructions, monkeypatch):
+    monkeypatch.setattr(products, "_bf16", instructions)
+    found = []
+    for precision in products.PRECISIONS:
+        with arithmetic(precision, CPU):
+            found.append(made_in(256, 256, 256, CPU))
+            assert made_in(64, 64, 64, CPU) is None
+    plain = torch.float32 if library == "onednn" else None
+    assert found == [plain, plain, torch.bfloat16 if instructions and library == "onednn" else plain]
+
+
+def test_precision_ends_with_its_block_and_is_torchs_on_a_gpu():
+    for device, inside in ((CPU, "highest"), (torch.device("cuda"), "medium")):
+        with suppress(RuntimeError), arithmetic("medium", device):
+            assert torch.get_float32_matmul_precision() == inside
+            raise RuntimeError("enough")
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert made_in(256, 256, 256, CPU) is not torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("activation", ["none", "relu"])
-def test_a_product_is_that_of_float64(shape, activation):
+def test_a_product_is_that_of_float64(shape, activation, precision):
+    """In bf16 as exact as its operands and its result, which are rounded: of sums of n products of numbers about 1."""
     b, n, m = shape
     torch.manual_seed(0)
+    dtype = made_in(b, n, m, CPU)
+    bound = 4 * ROUNDED * n**0.5 if dtype is torch.bfloat16 else 1e-4
+    close = {"atol": bound, "rtol": ROUNDED if dtype is torch.bfloat16 else 1e-5}
+
+    def check(found, expected, activation="none"):
+        assert found.dtype == (dtype or torch.float32)
+        assert_close(found.double(), expected.relu() if activation == "relu" else expected, **close)
+
     x, w, bias = torch.randn(b, n), torch.randn(n, m), torch.randn(m)
-    expected = x.double() @ w.double() + bias.double()
-    expected = expected.relu() if activation == "relu" else expected
-    assert_close(product(x, w, bias, activation).double(), expected, atol=1e-4, rtol=1e-5)
-    assert_close(
-        product(x.T.contiguous().T, w.T.contiguous().T).double(), x.double() @ w.double(), atol=1e-4, rtol=1e-5
-    )
+    check(product(x, w, bias, activation), x.double() @ w.double() + bias.double(), activation)
+    check(product(x.T.contiguous().T, w.T.contiguous().T), x.double() @ w.double())
     xs, ws, biases = torch.randn(3, b, n), torch.randn(3, n, m), torch.randn(3, 1, m)
     expected = torch.baddbmm(biases.double(), xs.double(), ws.double())
-    expected = expected.relu() if activation == "relu" else expected
-    assert_close(stacked_product(xs, ws, biases, activation).double(), expected, atol=1e-4, rtol=1e-5)
+    check(stacked_product(xs, ws, biases, activation), expected, activation)
     shared = xs[:1].expand(3, b, n)
-    assert_close(stacked_product(shared, ws).double(), torch.bmm(shared.double(), ws.double()), atol=1e-4, rtol=1e-5)
+    check(stacked_product(shared, ws), torch.bmm(shared.double(), ws.double()))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_fast_linear_layer_is_a_linear_layer(shape):
-    """Output and all three gradients."""
+def test_what_is_in_bf16_is_taken_by_any_product(shape, precision):
     b, n, m = shape
-    torch.manual_seed(0)
-    fast, plain = FastLinear(n, m), nn.Linear(n, m).double()
-    plain.load_state_dict(fast.state_dict())
-    x, g = torch.randn(b, n, requires_grad=True), torch.randn(b, m)
-    wide = x.detach().double().requires_grad_()
-    y, expected = fast(x), plain(wide)
-    assert_close(y.double(), expected, atol=1e-4, rtol=1e-5)
-    y.backward(g)
-    expected.backward(g.double())
-    for ours, theirs in ((x.grad, wide.grad), (fast.weight.grad, plain.weight.grad), (fast.bias.grad, plain.bias.grad)):
-        assert_close(ours.double(), theirs, atol=2e-4, rtol=1e-5)
+    x, w = torch.randn(b, n).bfloat16(), torch.randn(n, m)
+    close = {"atol": 4 * ROUNDED * n**0.5, "rtol": ROUNDED}
+    assert_close(product(x, w).double(), x.double() @ w.double(), **close)
+    assert_close(stacked_product(x[None], w[None])[0].double(), x.double() @ w.double(), **close)
 
 
-def test_the_same_product_is_the_same_to_the_last_bit():
+def test_the_same_product_is_the_same_to_the_last_bit(precision):
     x, w = torch.randn(256, 256), torch.randn(256, 256)
     assert torch.equal(product(x, w), product(x.clone(), w.clone()))
-
-
-def test_outside_of_a_block_products_are_torchs(library):
-    with products_by("torch"):
-        assert not by_onednn(256, 256, 256, CPU)
-    assert by_onednn(256, 256, 256, CPU) == (library == "onednn" and torch.backends.mkldnn.is_available())

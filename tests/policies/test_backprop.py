@@ -1,0 +1,53 @@
+"""Hidden layers by hand against autograd in float64."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from simtoreal.policies.backprop import HiddenLayers
+from simtoreal.policies.networks import ACTIVATIONS, mlp
+from simtoreal.policies.products import arithmetic, made_in
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("sizes", [(3, 4), (5, 64, 64), (60, 256, 256), (256, 300, 40)])
+def test_output_and_all_gradients_are_those_of_autograd(sizes, activation, precision):
+    torch.manual_seed(0)
+    mine, plain = mlp(sizes, activation, HiddenLayers), mlp(sizes, activation, nn.Sequential).double()
+    plain.load_state_dict(mine.state_dict())
+    x, g = torch.randn(256, sizes[0], requires_grad=True), torch.randn(256, sizes[-1])
+    wide = x.detach().double().requires_grad_()
+    expected = plain(wide)
+    expected.backward(g.double())
+    with arithmetic(precision, CPU):
+        rounded = any(made_in(256, *pair, CPU) is torch.bfloat16 for pair in pairwise(sizes))
+        found = mine(x)
+        with torch.no_grad():
+            assert torch.equal(mine(x), found)
+        found.backward(g)
+    pairs = [(found, expected), (x.grad, wide.grad)]
+    pairs += [(a.grad, b.grad) for a, b in zip(mine.parameters(), plain.parameters(), strict=True)]
+    for ours, theirs in pairs:
+        assert ours.dtype == torch.float32
+        if rounded:  # one ReLU in some hundred is so near 0 that rounding opens or shuts it
+            assert (ours.double() - theirs).norm() < 0.1 * theirs.norm()
+        else:
+            assert_close(ours.double(), theirs, atol=2e-4, rtol=1e-5)
+
+
+def test_its_weights_are_named_as_those_of_a_plain_sequence():
+    assert (
+        mlp([3, 4, 5], "tanh", HiddenLayers).state_dict().keys()
+        == mlp([3, 4, 5], "relu", nn.Sequential).state_dict().keys()
+    )
+
+
+def test_layers_that_do_not_come_in_pairs_are_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        HiddenLayers(nn.Linear(2, 3))(torch.zeros(1, 2))
