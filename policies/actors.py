@@ -57,6 +57,10 @@ class StochasticTanhActor(Actor):
         """Standard normal noise for `draw` on n observations."""
 
     @abstractmethod
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """The action [B, m] of `draw` alone."""
+
+    @abstractmethod
     def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mean before its tanh [B, m], an action [B, m] in [-1, 1] and its log pi(a|s) [B]."""
 
@@ -74,6 +78,10 @@ class SquashedGaussianActor(StochasticTanhActor):
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         return torch.randn(n, self.action_size, generator=rng, device=rng.device)
+
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = self(obs)
+        return (mean + log_std.exp() * noise).tanh()
 
     def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_std = self(obs)
@@ -96,8 +104,13 @@ class StateDependentTanhActor(StochasticTanhActor):
         """One matrix [h, m] for all of them."""
         return torch.randn(self.log_std.shape, generator=rng, device=rng.device)
 
-    def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         """As the base's; `noise` is one matrix [h, m] or one an observation [B, h, m]."""
+        latent = self.body(obs)
+        return (self.head(latent) + (latent.unsqueeze(-2) @ (noise * self.log_std.exp())).squeeze(-2)).tanh()
+
+    def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As the base's, with `noise` as for `sample`."""
         latent = self.body(obs)
         mean, std = self.head(latent), self.log_std.exp()
         u = mean + (latent.unsqueeze(-2) @ (noise * std)).squeeze(-2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,9 @@ class LoopState:
         """Add a step's rewards [E]; the episodes that `ended` [E] with it, as `Progress` has them."""
         self.returns += np.where(np.isfinite(reward), reward, 0.0)
         self.lengths += 1
-        episodes = []
+        episodes: list[dict[str, Any]] = []
+        if not ended.any():
+            return episodes
         for i in np.flatnonzero(ended):
             success = final_value(infos, int(i), "is_success")
             success = None if success is None else bool(success)
@@ -191,8 +193,7 @@ def off_policy(
 
     began, next_report = time.perf_counter(), (state.step // report_every + 1) * report_every
     episodes: list[dict[str, Any]] = []
-    sums: dict[str, Tensor] = {}
-    updates = 0
+    updates: list[Mapping[str, Tensor]] = []
     while state.step < steps:
         obs = finite(state.current)
         if state.step < learning_starts:
@@ -205,8 +206,10 @@ def off_policy(
         rows = transition(state.current, action, reward, reached, terminated)
         valid = valid_rows(rows, infos)
         for stored in [rows, augment(rows, infos)] if augment else [rows]:
-            mask = np.tile(valid, len(stored["reward"]) // n_envs)
-            kept = {name: value[mask] for name, value in stored.items()}
+            kept = stored
+            if not valid.all():
+                mask = np.tile(valid, len(stored["reward"]) // n_envs)
+                kept = {name: value[mask] for name, value in stored.items()}
             if len(kept["reward"]):
                 agent.observe(observation_of(kept))
                 if n_step is None:
@@ -223,14 +226,18 @@ def off_policy(
             state.credit += n_envs * updates_per_step
         while state.credit >= 1:
             state.credit -= 1
-            updates += 1
-            for name, value in agent.update(replay.sample(batch_size, state.rng)).items():
-                sums[name] = sums[name] + value if name in sums else value
+            updates.append(agent.update(replay.sample(batch_size, state.rng)))
         if state.step >= next_report or state.step >= steps:
-            metrics = {name: float(value) / updates for name, value in sums.items()}
+            metrics = means(updates)
             yield Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
-            episodes, sums, updates = [], {}, 0
+            episodes, updates = [], []
             next_report = (state.step // report_every + 1) * report_every
+
+
+def means(each: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """The mean of every metric over updates; nothing where there was none."""
+    names = each[0] if each else ()
+    return {name: float(torch.stack([metrics[name] for metrics in each]).mean()) for name in names}
 
 
 def check_same_step(envs: VectorEnv[Any, Any, Any]) -> None:
@@ -251,6 +258,8 @@ def stacked(
 ) -> Observation:
     """`obs` with the policy's part [E, n] as a stack [E, k n]: that of `before` with the new frame, or `history` = k
     times the frame where an episode `begins` [E] (none does), and everywhere without `before`."""
+    if history == 1:
+        return obs
     frame = split_observation(obs)[0]
     stack = first_stack(frame, history)
     if before is not None:
@@ -282,7 +291,9 @@ def finite_rows(rows: Transition) -> np.ndarray:
     """[E] True where every number of the transition is finite."""
     finite = np.ones(len(rows["reward"]), dtype=bool)
     for value in rows.values():
-        finite &= np.isfinite(value).reshape(len(value), -1).all(axis=1)
+        each = np.isfinite(value)
+        if not each.all():
+            finite &= each.reshape(len(value), -1).all(axis=1)
     return finite
 
 
@@ -326,5 +337,9 @@ def copied(obs: Observation) -> Observation:
 def finite(obs: Observation) -> Observation:
     """NaN and infinity as 0: such a row's transition is never stored, yet the other environments need their actions."""
     if isinstance(obs, Mapping):
-        return {key: np.nan_to_num(value, posinf=0.0, neginf=0.0) for key, value in obs.items()}
-    return np.nan_to_num(obs, posinf=0.0, neginf=0.0)
+        return {key: _finite(value) for key, value in obs.items()}
+    return _finite(obs)
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    return x if np.isfinite(x).all() else np.nan_to_num(x, posinf=0.0, neginf=0.0)

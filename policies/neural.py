@@ -59,6 +59,7 @@ class NeuralConfig:
 
 
 Config = TypeVar("Config", bound=NeuralConfig)
+Rows = TypeVar("Rows", Tensor, np.ndarray)
 
 
 class NeuralAgent(ABC, Generic[Config]):
@@ -135,9 +136,9 @@ class NeuralAgent(ABC, Generic[Config]):
         if not self.config.normalize_observations:
             return
         policy, privileged = split_observation(obs)
-        self.normalizer.update(self._newest(self._tensor(policy)))
+        self.normalizer.update(self._newest(policy))
         if self.privileged_normalizer is not None and privileged is not None:
-            self.privileged_normalizer.update(self._tensor(privileged))
+            self.privileged_normalizer.update(privileged)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors to go on bit for bit, cloned."""
@@ -177,7 +178,7 @@ class NeuralAgent(ABC, Generic[Config]):
         found: Tensor = self.normalizer(self._tensor(split_observation(obs)[0]))
         return found
 
-    def _newest(self, stack: Tensor) -> Tensor:
+    def _newest(self, stack: Rows) -> Rows:
         """The newest frame [B, n] of each stack [B, k n]."""
         return stack[:, -len(self.normalizer.mean) :]
 

@@ -81,7 +81,7 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         return SquashedGaussianActor(observation_size, self.action_size, config.hidden)
 
     def _explore(self, x: Tensor) -> Tensor:
-        return self.policy.draw(x, self._exploration(len(x)))[1]
+        return self.policy.sample(x, self._exploration(len(x)))
 
     def _exploration(self, n: int) -> Tensor:
         """Noise for `n` environments; state-dependent exploration has a matrix for each, which follows from the seed
