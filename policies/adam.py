@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 BETAS = (0.9, 0.999)
 
@@ -31,6 +32,7 @@ class Adam:
             self.parameters, list(gradients), self._means, self._squares, [], self._steps,
             lr=self._lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
         )  # fmt: skip
+        increment_version(self.parameters)  # which the kernel does not do, and who keeps what is made of weights needs
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Moments and step counts, as `prefix.<parameter index>.<torch's name of it>`, cloned."""

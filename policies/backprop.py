@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.products import product, widened
+from simtoreal.policies.products import operand, product, widened
 
 BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
     nn.ReLU: lambda g, y: torch.ops.aten.threshold_backward(g, y, 0),
@@ -54,7 +54,7 @@ def forward(body: HiddenLayers, x: Tensor) -> Trace:
     for linear, activation in body.pairs():
         inputs.append(x)
         relu = isinstance(activation, nn.ReLU)
-        x = product(x, linear.weight.t(), linear.bias, "relu" if relu else "none")
+        x = product(x, operand(linear.weight, len(x)).t(), linear.bias, "relu" if relu else "none")
         if not relu:
             x = activation(widened(x))
     return Trace(inputs, widened(x))
@@ -71,7 +71,7 @@ def backward(body: HiddenLayers, trace: Trace, g: Tensor) -> tuple[list[Tensor],
         g = BACKWARD[type(activation)](g.to(outputs[i].dtype), outputs[i])
         found[:0] = linear_gradients(trace.inputs[i], g)
         if i > 0:
-            g = product(g, linear.weight)
+            g = product(g, operand(linear.weight, len(g)))
     return found, g
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.products import product, stacked_product, widened
+from simtoreal.policies.products import operand, product, stacked_product, widened
 
 LAYER_NORM_EPS = 1e-5
 Layers = TypeVar("Layers", bound=nn.Sequential)
@@ -83,7 +84,7 @@ class StackedCritics(nn.Module):
         layers = []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             plain = not self.layer_norm and not (self.dropout and rng is not None)
-            z = self._affine(h, weight[:count], bias[:count], "relu" if plain else "none")
+            z = self._affine(h, weight, bias[:count], "relu" if plain else "none")
             mask = None
             if not plain:
                 z = widened(z)
@@ -102,9 +103,9 @@ class StackedCritics(nn.Module):
 
     def _affine(self, h: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
         if torch.is_grad_enabled():  # by torch, whose products record their gradients
-            z = torch.baddbmm(bias, h, weight)
+            z = torch.baddbmm(bias, h, weight[: len(h)])
             return z.relu_() if activation == "relu" else z
-        return stacked_product(h, weight, bias, activation)
+        return stacked_product(h, operand(weight, h.shape[1])[: len(h)], bias, activation)
 
     @torch.no_grad()
     def weight_gradients(self, layers: Sequence[Layer], dq: Tensor) -> list[Tensor]:
@@ -124,29 +125,37 @@ class StackedCritics(nn.Module):
             found[f"weights.{i}"] = widened(stacked_product(layer.x.transpose(1, 2), g))
             found[f"biases.{i}"] = g.sum(1, keepdim=True, dtype=dq.dtype)
             if i > 0:
-                g = stacked_product(g, self.weights[i].transpose(1, 2))
+                g = stacked_product(g, operand(self.weights[i], g.shape[1]).transpose(1, 2))
         return [found[name] for name, _ in self.named_parameters()]
 
     @torch.no_grad()
     def min_gradient(self, q: Tensor, layers: Sequence[Layer], width: int) -> Tensor:
         """d min_i Q_i / dx of the last `width` inputs, [B, width]: each sample goes back through its lowest critic."""
+        if len(q) == 1:
+            return self._input_gradient(0, layers, width, lambda t: t)
         gradient = q.new_empty(q.shape[1], width)
         lowest = q.argmin(dim=0)
         for c in range(len(q)):
             rows = (lowest == c).nonzero()[:, 0]
-            g = self.head_weight[c].expand(len(rows), -1)
-            for i in reversed(range(len(layers))):
-                layer = layers[i]
-                y = layer.y[c].index_select(0, rows)
-                g = threshold_backward(g.to(y.dtype), y, 0)
-                if self.layer_norm:
-                    z, mean, rstd = (t[c].index_select(0, rows) for t in (layer.z, layer.mean, layer.rstd))
-                    g = _layer_norm_backward(g * self.gains[i][c], z, mean, rstd)
-                if layer.mask is not None:
-                    g = g * layer.mask[c].index_select(0, rows)
-                g = product(g, (self.weights[i][c] if i > 0 else self.weights[0][c, -width:]).T)
-            gradient[rows] = widened(g)
+            gradient[rows] = self._input_gradient(c, layers, width, partial(torch.index_select, dim=0, index=rows))
         return gradient
+
+    def _input_gradient(self, c: int, layers: Sequence[Layer], width: int, taken: Callable[[Tensor], Tensor]) -> Tensor:
+        """dQ_c / dx of the last `width` inputs, of those samples that are `taken` from a tensor [B, ...]."""
+        g = self.head_weight[c]
+        for i in reversed(range(len(layers))):
+            layer = layers[i]
+            y = taken(layer.y[c])
+            g = threshold_backward(g.to(y.dtype).expand_as(y), y, 0)
+            if self.layer_norm:
+                g = _layer_norm_backward(
+                    g * self.gains[i][c], *(taken(t[c]) for t in (layer.z, layer.mean, layer.rstd))
+                )
+            if layer.mask is not None:
+                g = g * taken(layer.mask[c])
+            weight = operand(self.weights[i], len(g)) if i > 0 else self.weights[0][:, -width:]
+            g = product(g, weight[c].T)
+        return widened(g)
 
 
 def _layer_norm_backward(g: Tensor, z: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:

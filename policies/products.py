@@ -68,6 +68,18 @@ def stacked_product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation
     return found.relu_() if activation == "relu" else found
 
 
+def operand(weight: Tensor, rows: int) -> Tensor:
+    """A weight [..., n, m] as a product with so many rows takes it. What is bf16 is kept until the weight changes, so
+    that it need not be made again for the way back and for the next update."""
+    if made_in(rows, weight.shape[-2], weight.shape[-1], weight.device) is not torch.bfloat16:
+        return weight
+    kept: tuple[int, Tensor] | None = getattr(weight, "_in_bf16", None)
+    if kept is None or kept[0] != weight._version:
+        kept = weight._version, weight.detach().bfloat16()
+        weight._in_bf16 = kept  # type: ignore[attr-defined]
+    return kept[1]
+
+
 def widened(x: Tensor) -> Tensor:
     """`x`, in float32 if it is in bf16."""
     return x.float() if x.dtype is torch.bfloat16 else x
@@ -78,5 +90,7 @@ def _alike(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """All of one `dtype`; None: of the widest among them, float32 at least."""
     if dtype is None:
+        if a.dtype is torch.float32 and b.dtype is torch.float32:
+            return a, b, bias
         dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     return a.to(dtype), b.to(dtype), None if bias is None else bias.to(dtype)

@@ -1,11 +1,14 @@
+import copy
 from contextlib import suppress
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from simtoreal.policies import products
-from simtoreal.policies.products import arithmetic, made_in, product, stacked_product
+from simtoreal.policies.adam import Adam
+from simtoreal.policies.products import arithmetic, made_in, operand, product, stacked_product
 
 CPU = torch.device("cpu")
 SHAPES = [(256, 60, 256), (256, 256, 256), (256, 256, 24), (300, 33, 130), (8, 48, 256), (1, 3, 2)]
@@ -90,3 +93,25 @@ def test_what_is_in_bf16_is_taken_by_any_product(shape, precision):
 def test_the_same_product_is_the_same_to_the_last_bit(precision):
     x, w = torch.randn(256, 256), torch.randn(256, 256)
     assert torch.equal(product(x, w), product(x.clone(), w.clone()))
+
+
+def test_a_weight_in_bf16_is_kept_until_it_changes(precision, monkeypatch):
+    monkeypatch.setattr(products, "_bf16", True)
+    weight = nn.Parameter(torch.randn(256, 256))
+    first = operand(weight, 256)
+    if made_in(256, 256, 256, CPU) is not torch.bfloat16:
+        assert first is weight
+        return
+    assert torch.equal(first, weight.bfloat16())
+    assert operand(weight, 256) is first
+    assert operand(weight, 8) is weight  # a small product's is exact
+    for change in (
+        lambda: torch._foreach_lerp_([weight], [torch.zeros_like(weight)], 0.5),
+        lambda: Adam([weight], 0.1).step([torch.ones_like(weight)]),
+        lambda: weight.copy_(torch.randn(256, 256)),
+        lambda: nn.ParameterList([weight]).load_state_dict({"0": torch.randn(256, 256)}),
+    ):
+        with torch.no_grad():
+            change()
+        assert torch.equal(operand(weight, 256), weight.bfloat16())
+    assert operand(copy.deepcopy(weight), 256) is not operand(weight, 256)
