@@ -133,12 +133,12 @@ def kill(pid: int, seconds: float) -> int:
 
 
 def train_through_kills(
-    arguments: Sequence[str], out: Path, *, kills: int, seed: int, at: str = "times"
+    arguments: Sequence[str], out: Path, *, kills: int, seed: int, at: str = "times", within: float = 0.0
 ) -> dict[str, Any]:
     """Train to the end through `kills` times kill -9, each followed by `--resume`.
 
-    `at` "times": up to 1.5 s after the start, later after one that came before any progress; "calls": before a random
-    call that changes the disk.
+    `at` "times": up to `within` seconds after the start, later after one that came before any progress; "calls": before
+    a random call that changes the disk.
     """
     rng, steps, patience = random.Random(seed), [], 1.0
     for _ in range(kills):
@@ -146,7 +146,7 @@ def train_through_kills(
         if at == "calls":
             code = kill(fork(words, die_at=rng.randint(1, round(25 * patience))), 120)
         else:
-            code = kill(fork(words), rng.uniform(0.05, 1.5) * patience)
+            code = kill(fork(words), rng.uniform(0.05, within) * patience)
         if code != -signal.SIGKILL:
             return {"kills": len(steps), "steps": steps, "code": code}
         steps.append(newest(out))

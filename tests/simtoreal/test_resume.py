@@ -83,6 +83,11 @@ def cut(undisturbed, tmp_path):
     return make
 
 
+def training_seconds(run):
+    """How long [s] it trained until its last line of metrics."""
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+
+
 def names(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -91,9 +96,10 @@ def names(folder):
     ("name", "kills"), [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3), ("walk", 2), ("history", 2)]
 )
 def test_killed_at_random_instants_it_ends_the_same_bit_for_bit(name, kills, undisturbed, tmp_path):
-    said = killed(name, tmp_path / "run", kills=kills, seed=len(name))
+    alone = undisturbed(name)
+    said = killed(name, tmp_path / "run", kills=kills, seed=len(name), within=training_seconds(alone))
     assert said["kills"] > 0
-    assert unlike(undisturbed(name), tmp_path / "run") == []
+    assert unlike(alone, tmp_path / "run") == []
     assert Run.load(tmp_path / "run").summary["finished"] is True
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith((".tmp", ".old", ".lock"))]
 
