@@ -22,14 +22,15 @@ class Adam:
         self.parameters, self._lr, self._eps = list(parameters), lr, eps
         self._means = [torch.zeros_like(p) for p in self.parameters]
         self._squares = [torch.zeros_like(p) for p in self.parameters]
-        self._steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        self._step = torch.zeros((), device=self.parameters[0].device)  # the same for all
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step along `gradients`, in the order of the parameters, whose shapes they have."""
-        torch._foreach_add_(self._steps, 1.0)
+        self._step += 1.0
         torch._fused_adam_(
-            self.parameters, list(gradients), self._means, self._squares, [], self._steps,
+            self.parameters, list(gradients), self._means, self._squares, [],
+            [self._step] * len(self.parameters),
             lr=self._lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
         )  # fmt: skip
         increment_version(self.parameters)  # which the kernel does not do, and who keeps what is made of weights needs
@@ -49,12 +50,16 @@ class Adam:
                 raise ValueError(f"{name}: no such tensor; the optimizer has {len(self.parameters)} parameters")
             if tensor.shape != named[name].shape:
                 raise ValueError(f"{name}: shape {list(tensor.shape)}, expected {list(named[name].shape)}")
+        self._step.zero_()
         for name, mine in named.items():
             if name in tensors:
                 mine.copy_(tensors[name])
-            else:
+            elif mine is not self._step:
                 mine.zero_()
 
     def _named(self, prefix: str) -> dict[str, Tensor]:
-        parts = {"step": self._steps, "exp_avg": self._means, "exp_avg_sq": self._squares}
-        return {f"{prefix}.{i}.{name}": each[i] for i in range(len(self.parameters)) for name, each in parts.items()}
+        named = {}
+        for i, (mean, square) in enumerate(zip(self._means, self._squares, strict=True)):
+            for name, tensor in (("step", self._step), ("exp_avg", mean), ("exp_avg_sq", square)):
+                named[f"{prefix}.{i}.{name}"] = tensor
+        return named

@@ -6,7 +6,7 @@ pass on what is in bf16 as it is (`products`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,19 +25,19 @@ BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
 class HiddenLayers(nn.Sequential):
     """Linear layers, an activation after each (`networks.mlp`), as one step of autograd."""
 
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__(*modules)
+        self.layers: list[tuple[Tensor, Tensor, nn.Module]] = []  # weight, bias and activation of each
+        for linear, activation in zip(modules[::2], modules[1::2], strict=True):
+            assert isinstance(linear, nn.Linear)
+            self.layers.append((linear.weight, linear.bias, activation))
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, n] -> [B, h], float32."""
         if torch.is_grad_enabled():
             found: Tensor = _Pass.apply(self, x, *self.parameters())
             return found
         return forward(self, x).output
-
-    def pairs(self) -> Iterator[tuple[nn.Linear, nn.Module]]:
-        """Each linear layer and its activation."""
-        layers = iter(self)
-        for linear, activation in zip(layers, layers, strict=True):
-            assert isinstance(linear, nn.Linear)
-            yield linear, activation
 
 
 @dataclass
@@ -51,10 +51,10 @@ class Trace:
 def forward(body: HiddenLayers, x: Tensor) -> Trace:
     """`x` [B, n] through all layers; the output is float32."""
     inputs = []
-    for linear, activation in body.pairs():
+    for weight, bias, activation in body.layers:
         inputs.append(x)
         relu = isinstance(activation, nn.ReLU)
-        x = product(x, operand(linear.weight, len(x)).t(), linear.bias, "relu" if relu else "none")
+        x = product(x, operand(weight, x.shape[0]).t(), bias, "relu" if relu else "none")
         if not relu:
             x = activation(widened(x))
     return Trace(inputs, widened(x))
@@ -65,13 +65,12 @@ def backward(body: HiddenLayers, trace: Trace, g: Tensor) -> tuple[list[Tensor],
     the first linear layer's output."""
     found: list[Tensor] = []
     outputs = [*trace.inputs[1:], trace.output]
-    pairs = list(body.pairs())
-    for i in reversed(range(len(pairs))):
-        linear, activation = pairs[i]
+    for i in reversed(range(len(body.layers))):
+        weight, _, activation = body.layers[i]
         g = BACKWARD[type(activation)](g.to(outputs[i].dtype), outputs[i])
         found[:0] = linear_gradients(trace.inputs[i], g)
         if i > 0:
-            g = product(g, operand(linear.weight, len(g)))
+            g = product(g, operand(weight, g.shape[0]))
     return found, g
 
 
@@ -92,6 +91,6 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         found, to_first = backward(ctx.body, ctx.trace, g)
-        first, _ = next(ctx.body.pairs())
-        to_x = widened(product(to_first, first.weight)) if ctx.needs_input_grad[1] else None
+        first = ctx.body.layers[0][0]
+        to_x = widened(product(to_first, first)) if ctx.needs_input_grad[1] else None
         return None, to_x, *found

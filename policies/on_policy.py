@@ -177,8 +177,7 @@ def _learned(
     """An update on a rollout, after which the statistics of observations are brought up."""
     learned = collect(agent, parts, gamma=gamma, gae_lambda=gae_lambda)
     metrics = {name: float(value) for name, value in agent.update(learned).items()}
-    for part in parts:
-        agent.observe(part["reached"])
+    agent.observe(_rows([part["reached"] for part in parts]))
     return Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
 
 
@@ -219,12 +218,20 @@ def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, 
     )
 
 
+def _rows(each: list[Observation]) -> Observation:
+    """Observations of T steps as one batch [T E, ...]."""
+    policy, privileged = zip(*map(split_observation, each), strict=True)
+    if privileged[0] is None:
+        return np.concatenate(policy)
+    return {"policy": np.concatenate(policy), "privileged": np.concatenate(privileged)}
+
+
 def _joined(each: list[Observation], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Observations of T steps as tensors [T E, ...]."""
 
-    def tensor(arrays: list[Any]) -> Tensor:
-        return torch.as_tensor(np.concatenate(arrays), dtype=torch.float32, device=device)
+    policy, privileged = split_observation(_rows(each))
 
-    split = [split_observation(obs) for obs in each]
-    privileged = [part for _, part in split if part is not None]
-    return tensor([policy for policy, _ in split]), tensor(privileged) if privileged else None
+    def tensor(rows: np.ndarray) -> Tensor:
+        return torch.as_tensor(rows, dtype=torch.float32, device=device)
+
+    return tensor(policy), None if privileged is None else tensor(privileged)

@@ -73,7 +73,7 @@ class PPO(StochasticAgent[PPOConfig]):
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """All epochs over one rollout; the means of its metrics, under SB3's names. Raises NonFiniteError."""
-        with arithmetic(self.config.matmul_precision, self.device):
+        with torch.inference_mode(), arithmetic(self.config.matmul_precision, self.device):
             return self._update(rollout)
 
     def _update(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -108,7 +108,8 @@ class PPO(StochasticAgent[PPOConfig]):
 
             advantage = batch.advantage
             if config.normalize_advantage and len(advantage) > 1:
-                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+                std, mean = torch.std_mean(advantage)
+                advantage = (advantage - mean) / (std + 1e-8)
             log_ratio = log_prob - batch.log_prob
             ratio = log_ratio.exp()
             gain, clipped = ratio * advantage, ratio.clamp(1.0 - config.clip, 1.0 + config.clip) * advantage
@@ -133,10 +134,11 @@ class PPO(StochasticAgent[PPOConfig]):
 
     def _step(self, parts: Parts, gradients: list[Tensor]) -> None:
         """One step along the gradients, clipped to a norm. Raises NonFiniteError."""
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        if not math.isfinite(norm.item()):
-            raise NonFiniteError(f"the gradient's norm is {norm.item()}, the loss {self._loss(parts).item()}")
-        torch._foreach_mul_(gradients, (self.config.max_gradient / (norm + 1e-6)).clamp(max=1.0))
+        norm = torch.stack(torch._foreach_norm(gradients)).norm().item()
+        if not math.isfinite(norm):
+            raise NonFiniteError(f"the gradient's norm is {norm}, the loss {self._loss(parts).item()}")
+        if norm + 1e-6 > self.config.max_gradient:
+            torch._foreach_mul_(gradients, self.config.max_gradient / (norm + 1e-6))
         self.optimizers["all"].step(gradients)
 
     def _loss(self, parts: Parts) -> Tensor:

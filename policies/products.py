@@ -38,8 +38,9 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 def made_in(rows: int, fan_in: int, fan_out: int, device: torch.device) -> torch.dtype | None:
     """How the product [rows, fan_in] [fan_in, fan_out] is made: in bf16, in float32 by oneDNN, or (None) by torch."""
-    narrow = min(rows, fan_in, fan_out) < NARROWEST
-    if _linear is None or device.type != "cpu" or narrow or rows * fan_in * fan_out < FEWEST:
+    if rows * fan_in * fan_out < FEWEST or min(rows, fan_in, fan_out) < NARROWEST:
+        return None
+    if _linear is None or device.type != "cpu":
         return None
     return torch.bfloat16 if _bf16 and _precision == "medium" else torch.float32
 
@@ -52,8 +53,9 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = 
         assert _linear is not None
         found: Tensor = _linear(widened(a), widened(b).t(), bias, activation, [], "")
         return found
-    a, b, bias = _alike(dtype, a, b, bias)
-    found = a @ b if bias is None else torch.addmm(bias, a, b)
+    if dtype is not None or a.dtype is not torch.float32 or b.dtype is not torch.float32:
+        a, b, bias = _alike(dtype, a, b, bias)
+    found = torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
     return found.relu_() if activation == "relu" else found
 
 
@@ -90,7 +92,5 @@ def _alike(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """All of one `dtype`; None: of the widest among them, float32 at least."""
     if dtype is None:
-        if a.dtype is torch.float32 and b.dtype is torch.float32:
-            return a, b, bias
         dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     return a.to(dtype), b.to(dtype), None if bias is None else bias.to(dtype)

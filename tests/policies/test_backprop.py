@@ -1,5 +1,6 @@
 """Hidden layers by hand against autograd in float64."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -50,4 +51,13 @@ def test_its_weights_are_named_as_those_of_a_plain_sequence():
 
 def test_layers_that_do_not_come_in_pairs_are_an_error():
     with pytest.raises(ValueError, match="zip"):
-        HiddenLayers(nn.Linear(2, 3))(torch.zeros(1, 2))
+        HiddenLayers(nn.Linear(2, 3))
+
+
+def test_a_copy_has_its_own_weights_and_follows_what_is_loaded_into_it():
+    mine = mlp([3, 4], "relu", HiddenLayers)
+    other = copy.deepcopy(mine)
+    other.load_state_dict({"0.weight": torch.zeros(4, 3), "0.bias": torch.ones(4)})
+    x = torch.randn(5, 3)
+    assert torch.equal(other(x), torch.ones(5, 4))
+    assert_close(mine(x), torch.relu(x @ mine[0].weight.T + mine[0].bias))
