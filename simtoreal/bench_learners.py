@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from simtoreal import bench_sbx
 from simtoreal.benchmarks import Row, interleaved
 from simtoreal.policies.loops import off_policy
 from simtoreal.policies.on_policy import on_policy
@@ -86,12 +88,17 @@ def sb3(name: str) -> Any:
 
     settings = {"batch_size": BATCH, "policy_kwargs": {"net_arch": list(HIDDEN)}, "learning_starts": 0}
     baseline = learn_sb3(name, FreeVector(1), settings, steps=10**9, seed=0, report_every=100)
-    rng, model = np.random.default_rng(0), baseline.model
+    fill(baseline.model)
+    return baseline
+
+
+def fill(model: Any) -> None:
+    """Random transitions for the replay of Stable-Baselines3's or SBX's learner."""
+    rng = np.random.default_rng(0)
     for _ in range(FILLED):
         row = rng.standard_normal((2, 1, OBSERVATION)).astype(np.float32)
         action = rng.uniform(-1, 1, (1, ACTION)).astype(np.float32)
-        model.replay_buffer.add(row[0], row[1], action, np.zeros(1), np.zeros(1), [{}])  # type: ignore[attr-defined]
-    return baseline
+        model.replay_buffer.add(row[0], row[1], action, np.zeros(1), np.zeros(1), [{}])
 
 
 def multiplications(name: str) -> float:
@@ -127,24 +134,34 @@ def product_limit(precision: str) -> float:
 
 
 def bench_update(rounds: int) -> list[Row]:
-    """A gradient step of SAC and TD3 against Stable-Baselines3's."""
+    """A gradient step of SAC and TD3 against Stable-Baselines3's, and SBX's where that is installed."""
     rows, replay = [], filled_replay()
     for name in ("sac", "td3"):
         model = sb3(name).model
+        peers: dict[str, tuple[Any, int]] = {"Stable-Baselines3": (model, 1)}  # model, and updates in one call
+        if bench_sbx.installed():
+            theirs = bench_sbx.learner(name, model.get_env(), BATCH, HIDDEN)
+            theirs.set_logger(model.logger)
+            fill(theirs)
+            peers["SBX (JAX), 40 updates a call"] = theirs, 40
         for precision, said in MODES.items():
-            agent, generator = ours(name, precision), torch.Generator().manual_seed(0)
-
-            def mine(agent: Any = agent, generator: torch.Generator = generator) -> None:
-                agent.update(replay.sample(BATCH, generator))
-
-            def theirs(model: Any = model) -> None:
-                model.train(gradient_steps=1, batch_size=BATCH)
-
-            a, b, ratio = interleaved(mine, theirs, repeat=40, rounds=rounds)
-            share = multiplications(name) / a / product_limit(precision)
-            what = f"{name.upper()} updates, {_size()}, {said}; {share:.0%} of the product limit"
-            rows.append(Row("update", what, 1 / a, "Stable-Baselines3", 1 / b, "updates/s", ratio))
+            agent, share = ours(name, precision), multiplications(name) / product_limit(precision)
+            for peer, (other, each) in peers.items():
+                with bench_sbx.one_cpu():
+                    a, b, ratio = interleaved(
+                        partial(_update_ours, agent, replay, each, torch.Generator().manual_seed(0)),
+                        partial(other.train, gradient_steps=each, batch_size=BATCH),
+                        repeat=40 // each,
+                        rounds=rounds,
+                    )
+                what = f"{name.upper()} updates, {_size()}, {said}; {share * each / a:.0%} of the product limit"
+                rows.append(Row("update", what, each / a, peer, each / b, "updates/s", ratio))
     return rows
+
+
+def _update_ours(agent: SAC | TD3, replay: Replay, times: int, generator: torch.Generator) -> None:
+    for _ in range(times):
+        agent.update(replay.sample(BATCH, generator))
 
 
 def _size() -> str:
