@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 def whole(text: str, least: int = 0) -> int:
@@ -44,3 +48,13 @@ def named_number(text: str) -> tuple[str, float]:
     if len(values) != 1:
         raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {text!r}")
     return name, values[0]
+
+
+def once_each(option: str, pairs: Sequence[tuple[str, Value]]) -> dict[str, Value]:
+    """What a repeatable option was given, by name. Raises ValueError for a name that was given twice."""
+    found: dict[str, Value] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{option} {name} is given twice")
+        found[name] = value
+    return found

@@ -78,7 +78,7 @@ def find_policies(texts: list[str]) -> list[PolicySource]:
     """What a user named: bundle folders and `module:function` controllers, each with a name of its own.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: neither, or one that is named twice.
     """
     sources: list[PolicySource] = []
     taken: set[str] = set()
@@ -88,6 +88,9 @@ def find_policies(texts: list[str]) -> list[PolicySource]:
         if not is_bundle and (path.exists() or ":" not in text):
             what = f"has no {SPEC_FILE}" if path.is_dir() else "is not there"
             raise ConfigError(f"{text} {what}: expected a bundle folder or a module:function")
+        same = [s.text for s in sources if (Path(s.text).resolve() == path.resolve() if is_bundle else s.text == text)]
+        if same:
+            raise ConfigError(f"{same[0]} and {text} are the same: a policy is not compared with itself")
         base = path.resolve().name if is_bundle else text
         name, count = base, 2
         while name in taken:

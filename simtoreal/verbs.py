@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from simtoreal.arguments import count, named_number, named_numbers, seconds, whole
+from simtoreal.arguments import count, named_number, named_numbers, once_each, seconds, whole
 
 # Heavy imports stay inside the verbs, so that --help answers at once.
 
@@ -73,8 +73,8 @@ def _play(verbs: Any) -> None:
                 episodes=options.episodes,
                 seed=options.seed,
                 randomization=options.randomization,
-                parameters=dict(options.parameter),
-                goal=dict(options.goal),
+                parameters=once_each("--parameter", options.parameter),
+                goal=once_each("--goal", options.goal),
                 force=options.force,
                 progress=progress,
             )

@@ -291,6 +291,13 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments, words, randomized, 
     assert not (tmp_path / "v").exists()
 
 
+def test_a_policy_is_not_compared_with_itself(randomized, plain, tmp_path, cli):
+    link = tmp_path / "link"
+    link.symlink_to(randomized.bundle)
+    for again in (randomized.bundle, link):
+        cli("evaluate", randomized.bundle, plain.bundle, again, "--out", tmp_path / "v").refused("are the same")
+
+
 def test_one_policy_suite_or_gate_need_not_be_in_a_list(randomized, tmp_path):
     gate = "return_mean > -1e6"
     alone = evaluate(str(randomized.bundle), out=tmp_path / "a", suites="nominal", gates=gate, episodes=2)

@@ -206,6 +206,8 @@ def test_play_films_a_function_and_nothing_half_written_stays(controllers, tmp_p
         (["CartPoleSwingUp", "--video", "x.mp4", "--seed", "-1"], "whole number"),
         (["CartPoleSwingUp", "--video", "x.mp4", "--randomization", "PandaReach"], "is a preset for PandaReach"),
         (["CartPoleSwingUp"], "to open a window on; pass --video FILE"),
+        (["CartPoleSwingUp", "--parameter", "a=1", "--parameter", "a=2"], "--parameter a is given twice"),
+        (["CartPoleSwingUp", "--goal", "a=1", "--goal", "a=1"], "--goal a is given twice"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(arguments, words, tmp_path, monkeypatch, cli):
