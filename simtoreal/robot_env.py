@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +166,12 @@ def open_robot(target: str | os.PathLike[str], seed: int) -> Iterator[RobotEnv]:
         finally:
             env.close()
         return
-    with tempfile.TemporaryDirectory(prefix="simtoreal-robot-") as folder:
-        address = f"unix:{Path(folder) / 'link'}"
-        with _process(text, address, seed), open_robot(address, seed) as env:
-            yield env
+    with ExitStack() as held:
+        with tempfile.TemporaryDirectory(prefix="simtoreal-robot-") as folder:  # until they are connected
+            address = f"unix:{Path(folder) / 'link'}"
+            held.enter_context(_process(text, address, seed))
+            env = held.enter_context(open_robot(address, seed))
+        yield env
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -273,10 +274,17 @@ def test_a_robot_serves_the_next_learner_and_leaves_when_its_only_one_dies(tmp_p
         "import sys, time; from simtoreal.robot_env import open_robot\n"
         "with open_robot(sys.argv[1], 0) as env: env.reset(); print('ready', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", learner, str(target)], stdout=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryDirectory() as temporary,  # a socket's path must be short
+        subprocess.Popen(
+            [sys.executable, "-c", learner, str(target)], stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"TMPDIR": temporary},
+        ) as process,
+    ):  # fmt: skip
         assert process.stdout.readline() == "ready\n"
         (robot,) = children(process.pid)
         process.kill()
+        assert os.listdir(temporary) == []
         deadline = time.monotonic() + 10
         while os.path.exists(f"/proc/{robot}") and time.monotonic() < deadline:
             time.sleep(0.05)
