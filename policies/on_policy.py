@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from simtoreal.policies.agent import Observation, split_observation
+from simtoreal.policies.agent import Observation, split_observation, tensor_of
 from simtoreal.policies.loops import (
     LoopState,
     Progress,
@@ -228,10 +228,5 @@ def _rows(each: list[Observation]) -> Observation:
 
 def _joined(each: list[Observation], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Observations of T steps as tensors [T E, ...]."""
-
     policy, privileged = split_observation(_rows(each))
-
-    def tensor(rows: np.ndarray) -> Tensor:
-        return torch.as_tensor(rows, dtype=torch.float32, device=device)
-
-    return tensor(policy), None if privileged is None else tensor(privileged)
+    return tensor_of(policy, device), None if privileged is None else tensor_of(privileged, device)
