@@ -197,24 +197,13 @@ class DeterministicActor(nn.Module):
         keys = {"kind", seen, "action_size", "hidden", "activation", "output", "history", "choices"}
         if set(description) != keys:
             raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
-        hidden, shape = description["hidden"], description[seen]
-        sizes = [
-            description["action_size"],
-            description["history"],
-            *(hidden if isinstance(hidden, list) else [None]),
-            description["choices"] or 1,
-            *(shape if seen == "image" and isinstance(shape, list) else [shape]),
-        ]
+        hidden, shape = description["hidden"], description[seen] if seen == "image" else [description[seen]]
+        listed = [sizes if isinstance(sizes, list) else [None] for sizes in (hidden, shape)]
+        m, history, choices = (description[name] for name in ("action_size", "history", "choices"))
+        sizes = [*listed[1], m, history, *listed[0], choices or 1]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
         image = check_image(shape) if seen == "image" else None
         return cls(
-            math.prod(image) if image else shape,
-            description["action_size"],
-            hidden,
-            description["activation"],
-            description["output"],
-            description["history"],
-            description["choices"],
-            image,
+            math.prod(shape), m, hidden, description["activation"], description["output"], history, choices, image
         )

@@ -12,7 +12,7 @@ class Square(gym.Env):
     near it is. `shape` is [C, H, W] or [H, W, C], every channel alike.
     """
 
-    metadata = {"render_fps": 10}  # noqa: RUF012
+    metadata = {"render_modes": [], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, shape: tuple[int, int, int] = (36, 36, 1), steering: bool = False) -> None:
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
