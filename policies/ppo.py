@@ -207,9 +207,11 @@ class _Columns:
 
     def split(self, size: int) -> Iterator[Minibatch]:
         """Minibatches of `size` rows, the last perhaps of fewer."""
-        for rows, order in zip(self._table.split(size), self._order.split(size), strict=True):
-            columns = rows.split(self._widths, dim=1)
-            x, *rest = columns if self._images is None else (self._images.index_select(0, order), *columns)
+        for i, rows in enumerate(self._table.split(size)):
+            columns = list(rows.split(self._widths, dim=1))
+            if self._images is not None:
+                columns.insert(0, self._images.index_select(0, self._order[i * size : (i + 1) * size]))
+            x, *rest = columns
             state, action, *numbers = [x, *rest] if self._alike else rest
             log_prob, value, advantage, returns = (column[:, 0] for column in numbers)
             yield Minibatch(x, state, action, log_prob, value, advantage, returns)

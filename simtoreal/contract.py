@@ -70,7 +70,11 @@ class Contract:
             low, high = space.low.astype(float).ravel(), space.high.astype(float).ravel()
             field = Field("command", len(low), "unknown")
         image, size = image_of(env), int(np.prod(policy_space(env).shape or (1,)))
-        seen = Field("image", size, "1/255", description="pixels") if image else Field("observation", size, "unknown")
+        seen = (
+            Field("image", size, "1/255", description="what each channel is, the task says")
+            if image
+            else Field("observation", size, "unknown")
+        )
         rate = env.metadata.get("render_fps") or 50
         return cls(
             task,

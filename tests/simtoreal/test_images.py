@@ -102,7 +102,7 @@ def test_pixels_stay_bytes_on_their_way(workers):
         envs.close()
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "td3", "sb3-sac", "sb3-ppo"])
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "reinforce", "sb3-sac", "sb3-ppo"])
 def test_a_learner_of_vectors_is_refused(algorithm, tmp_path, cli):
     task = "squares:SquareSteered-v0"
     said = cli("train", task, "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
