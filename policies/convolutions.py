@@ -79,7 +79,7 @@ def image_layers(
 
 @dataclass
 class ImageTrace(Trace):
-    """And the maps of the convolutions."""
+    """And the maps of the convolutions: each one's input, and the output of the last."""
 
     maps: list[Tensor]
 

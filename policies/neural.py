@@ -107,9 +107,8 @@ class NeuralAgent(ABC, Generic[Config]):
 
     def _check_image(self, image: Shape, privileged_size: int) -> None:
         if math.prod(check_image(image)) != self.observation_size or privileged_size:
-            raise ValueError(
-                f"an image {list(image)} must be all of the observation, got {self.observation_size} numbers"
-            )
+            found = f"{self.observation_size} numbers and {privileged_size} privileged ones"
+            raise ValueError(f"an image {list(image)} must be all of the observation, got {found}")
         if self.config.normalize_observations:
             raise ValueError("pixels are divided by 255, not normalized; set normalize_observations to false")
         if self.config.history > 1:

@@ -70,11 +70,9 @@ class Contract:
             low, high = space.low.astype(float).ravel(), space.high.astype(float).ravel()
             field = Field("command", len(low), "unknown")
         image, size = image_of(env), int(np.prod(policy_space(env).shape or (1,)))
-        seen = (
-            Field("image", size, "1/255", description="what each channel is, the task says")
-            if image
-            else Field("observation", size, "unknown")
-        )
+        seen = Field("observation", size, "unknown")
+        if image:
+            seen = Field("image", size, "1/255", description="what each channel is, the task says")
         rate = env.metadata.get("render_fps") or 50
         return cls(
             task,

@@ -89,12 +89,10 @@ def train(
             raise ConfigError("fall_back is for resuming")
         if steps is None:
             raise ConfigError("steps are missing: how long is the training to be?")
-        chosen = algorithm or "sac"
-        defaults = {
-            "randomization": build.find_randomization(None, name),
-            **image_defaults(build.task_id(task), chosen),
-        }
-        config = used = complete_config(make_config(name, algorithm=chosen, defaults=defaults, **arguments))
+        algorithm = algorithm or "sac"
+        defaults = {"randomization": build.find_randomization(None, name)}
+        defaults |= image_defaults(build.task_id(task), algorithm)
+        config = used = complete_config(make_config(name, algorithm=algorithm, defaults=defaults, **arguments))
     check_unlocked(folder)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)

@@ -129,10 +129,8 @@ class Runtime:
 
         No episode knows of it. Raises as `act` does.
         """
-        return self._answer(inputs_of(self._checked(stacks, self._stack_shape()), self.spec))[0]
-
-    def _stack_shape(self) -> tuple[int, ...]:
-        return (self.spec.history * self._shape[0], *self._shape[1:])
+        shape = (self.spec.history * self._shape[0], *self._shape[1:])
+        return self._answer(inputs_of(self._checked(stacks, shape), self.spec))[0]
 
     def _answer(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """The graph's commands [B, m], and the history [B, (k - 1) n] of the next step."""
