@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simtoreal.export.bundle import write_bundle
     from simtoreal.export.onboard.runtime import CommandError, Latency, ObservationError, Runtime
-    from simtoreal.export.onboard.spec import CommandMap, Field, Spec, SpecError, check_files, read_spec
+    from simtoreal.export.onboard.spec import CommandMap, Field, Image, Spec, SpecError, check_files, read_spec
     from simtoreal.export.onnx import ExportError, PolicyGraph, export_onnx
     from simtoreal.export.verify import Check, ClosedLoop, Parity, verify_bundle
 
@@ -22,6 +22,7 @@ _HOME = {
     "Runtime": "onboard.runtime",
     "CommandMap": "onboard.spec",
     "Field": "onboard.spec",
+    "Image": "onboard.spec",
     "Spec": "onboard.spec",
     "SpecError": "onboard.spec",
     "check_files": "onboard.spec",
@@ -43,6 +44,7 @@ __all__ = [
     "CommandMap",
     "ExportError",
     "Field",
+    "Image",
     "Latency",
     "ObservationError",
     "Parity",

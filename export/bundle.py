@@ -23,11 +23,12 @@ from simtoreal.export.onboard.runtime import (
     open_session,
     relative_error,
 )
-from simtoreal.export.onboard.spec import GOLDEN_FILE, MODEL_FILE, SPEC_FILE, Spec, slices
+from simtoreal.export.onboard.spec import GOLDEN_FILE, MODEL_FILE, SPEC_FILE, Image, Spec, slices
 from simtoreal.export.onnx import BATCHES, ExportError, PolicyGraph, export_onnx
 
 RANDOM_ROWS = 1000
 MAX_RECORDED_ROWS = 2000
+RANDOM_IMAGES, MAX_RECORDED_IMAGES = 16, 64  # each is as large as some thousand rows
 EXTREME_STDS = 10.0
 EXTREME_VALUE = 1e3
 STD_FLOOR = 1e-6  # a recorded element below it never moved; 1 stands for its unknown spread
@@ -39,10 +40,11 @@ def write_bundle(
     """Export `actor` under the contract `spec` into the new folder `out`, whole or not at all, and return its path.
 
     `actor`: raw SI observation [B, n] -> action [B, m] in [-1, 1]. `recorded_observations` [N, n]: what the policy saw
-    in its task. With a history of k both are stacks of so many, [B, k n] and [N, k n], oldest first. With random and
-    extreme ones they become the golden vectors. ExportError when `out` exists (`force` replaces a bundle, and nothing
-    else), when the policy holds NaN or infinity, when onnxruntime differs from torch on any golden vector by more than
-    `spec.tolerance` of the command's range, or when the disk refuses.
+    in its task. With a history of k both are stacks of so many, [B, k n] and [N, k n], oldest first; under a contract
+    of images they are these, uint8. With random and extreme ones they become the golden vectors. ExportError when `out`
+    exists (`force` replaces a bundle, and nothing else), when the policy holds NaN or infinity, when onnxruntime
+    differs from torch on any golden vector by more than `spec.tolerance` of the command's range, or when the disk
+    refuses.
     """
     path = Path(out)
     _check_target(path, force)
@@ -67,7 +69,10 @@ def golden_observations(recorded: np.ndarray, spec: Spec) -> np.ndarray:
 
     At most 2,000 recorded rows, evenly spaced; 1,000 normal draws with their mean and standard deviation; each field at
     the mean +- 10 standard deviations throughout the history, alone and all together; zeros and +-1,000 everywhere.
+    For images see `golden_images`.
     """
+    if spec.image is not None:
+        return golden_images(recorded, spec.image)
     rows, width = np.asarray(recorded), spec.history * spec.observation_size
     if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
         raise ExportError(f"recorded observations must be [N, {width}], got {list(rows.shape)}")
@@ -84,6 +89,23 @@ def golden_observations(recorded: np.ndarray, spec: Spec) -> np.ndarray:
             row.reshape(moved.shape)[:, part] += moved[:, part]
             extreme.append(row)
     return np.concatenate([rows, random, np.stack(extreme)]).astype(np.float32)
+
+
+def golden_images(recorded: np.ndarray, image: Image) -> np.ndarray:
+    """The images uint8 [R, *shape] on which ONNX is held against torch: at most 64 of those recorded, evenly spaced; 16
+    of random pixels; all black, all white, and each channel white alone."""
+    if recorded.dtype != image.dtype or recorded.shape[1:] != image.shape or not len(recorded):
+        found = f"{recorded.dtype} {list(recorded.shape)}"
+        raise ExportError(f"recorded observations must be images of {image.dtype} {list(image.shape)}, got {found}")
+    count = min(len(recorded), MAX_RECORDED_IMAGES)
+    rows = recorded[np.linspace(0, len(recorded) - 1, count).round().astype(int)]
+    random = np.random.default_rng(0).integers(image.low, image.high + 1, (RANDOM_IMAGES, *image.shape), rows.dtype)
+    axis = image.layout.index("C")
+    white = np.moveaxis(np.zeros((image.shape[axis] + 2, *image.shape), rows.dtype), axis + 1, 1)
+    white[-1] = image.high
+    for channel in range(image.shape[axis]):
+        white[channel, channel] = image.high
+    return np.concatenate([rows, random, np.moveaxis(white, 1, axis + 1)])
 
 
 def _check_target(path: Path, force: bool) -> None:

@@ -29,8 +29,8 @@ class PolicyGraph(nn.Module):
 
     `actor` takes raw SI observations [B, n] (its normalizer inside) and gives actions [B, m] in [-1, 1]. Under a
     contract with a history of k it takes stacks [B, k n], oldest first, and the graph also takes the history
-    [B, (k - 1) n] and gives the next one. The bounds are rounded to float32 inwards, so no command passes them by a
-    rounding.
+    [B, (k - 1) n] and gives the next one. Under one of images both take these, uint8 [B, *shape]. The bounds are
+    rounded to float32 inwards, so no command passes them by a rounding.
     """
 
     offset: Tensor
@@ -48,23 +48,31 @@ class PolicyGraph(nn.Module):
         self.register_buffer("high", torch.from_numpy(_rounded(table.high, -np.inf)))
         where = slices(spec.observation)
         self.relative = [(where[name].start, where[name].stop) for name in table.relative_to]
-        self.sizes = (spec.history * spec.observation_size, spec.command_size)
         self.newest = (spec.history - 1) * spec.observation_size
+        self.blank = torch.zeros(*spec.observation_shape, dtype=getattr(torch, spec.observation_dtype))
+        self.command_size = spec.command_size
         for name, value in self.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise ExportError(f'"{name}" of the policy holds a value that is not finite; it is not exported')
         self._check_actor()
 
+    def inputs(self, batch: int) -> dict[str, Tensor]:
+        """Blank inputs of the graph, by name."""
+        inputs = {INPUT_NAME: self.blank.expand(batch, *self.blank.shape)}
+        return inputs | ({HISTORY_NAME: torch.zeros(batch, self.newest)} if self.newest else {})
+
     def _check_actor(self) -> None:
-        width, wanted = self.sizes
         for batch in BATCHES:
+            stack = torch.cat(list(reversed(self.inputs(batch).values())), dim=-1)
             try:
-                action = self.actor(torch.zeros(batch, width))
+                action = self.actor(stack)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                raise ExportError(f"the actor does not take observations [{batch}, {width}]: {_line(error)}") from error
-            if not isinstance(action, Tensor) or action.shape != (batch, wanted):
+                raise ExportError(
+                    f"the actor does not take observations {list(stack.shape)}: {_line(error)}"
+                ) from error
+            if not isinstance(action, Tensor) or action.shape != (batch, self.command_size):
                 found = list(action.shape) if isinstance(action, Tensor) else type(action).__name__
-                raise ExportError(f"the actor must give actions [{batch}, {wanted}], it gives {found}")
+                raise ExportError(f"the actor must give actions [{batch}, {self.command_size}], it gives {found}")
 
     def forward(self, observation: Tensor, history: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         stack = observation if history is None else torch.cat([history, observation], dim=-1)
@@ -78,7 +86,7 @@ class PolicyGraph(nn.Module):
         return torch.minimum(torch.maximum(command, self.low), self.high)
 
     def commands(self, stacks: np.ndarray) -> np.ndarray:
-        """Torch's command [B, m] for float32 observations behind their history [B, k n]."""
+        """Torch's command [B, m] for float32 observations behind their history [B, k n], or for images."""
         with torch.inference_mode():
             return self._command(torch.as_tensor(stacks)).numpy()
 
@@ -89,17 +97,17 @@ def export_onnx(graph: PolicyGraph, metadata: Mapping[str, str]) -> bytes:
 
     ExportError when torch cannot translate the graph.
     """
-    widths = {INPUT_NAME: graph.sizes[0] - graph.newest} | ({HISTORY_NAME: graph.newest} if graph.newest else {})
+    inputs = graph.inputs(TRACE_BATCH)
     batch = torch.export.Dim("batch")
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph,
-                tuple(torch.zeros(TRACE_BATCH, width) for width in widths.values()),
+                tuple(tensor.contiguous() for tensor in inputs.values()),
                 dynamo=True,
-                input_names=list(widths),
-                output_names=[OUTPUT_NAME, NEXT_HISTORY_NAME][: len(widths)],
-                dynamic_shapes=tuple({0: batch} for _ in widths),
+                input_names=list(inputs),
+                output_names=[OUTPUT_NAME, NEXT_HISTORY_NAME][: len(inputs)],
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
                 external_data=False,
                 verbose=False,
             )

@@ -48,7 +48,7 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
     """
     runtime = Runtime(bundle)
     spec = runtime.spec
-    seen = f"{spec.observation_size} x {spec.history}" if spec.history > 1 else str(spec.observation_size)
+    seen = " x ".join(map(str, [*spec.observation_shape, *([spec.history] if spec.history > 1 else [])]))
     check_model(read_regular(os.path.join(runtime.bundle, MODEL_FILE), MAX_MODEL_BYTES), MODEL_FILE)
     checks = [
         Check("integrity", True, f"{len(spec.files)} files and the contract have their sha256"),
@@ -82,7 +82,8 @@ class ClosedLoop:
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The runtime's command [m] for an observation [n]."""
-        row, spec = np.asarray(observation, dtype=np.float32), self._runtime.spec
+        spec = self._runtime.spec
+        row = np.asarray(observation, dtype=spec.observation_dtype)
         command = self._runtime.act(row)
         self._frames = [*(self._frames or [row] * spec.history)[1:], row]
         expected = self._graph.commands(np.concatenate(self._frames)[None])[0]

@@ -88,6 +88,8 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
     def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
         if choices:
             raise ValueError(f"{type(self).__name__} needs continuous actions, these are one of {choices} choices")
+        if self.image is not None:
+            raise ValueError(f"{type(self).__name__} takes no images, got some of shape {list(self.image)}")
         config = self.config
         stack = config.history * observation_size
         self.policy = self._make_policy(stack).to(self.device)

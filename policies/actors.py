@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.backprop import HiddenLayers
+from simtoreal.policies.convolutions import image_layers
 from simtoreal.policies.distributions import (
     LOG_2PI,
     chosen_action,
@@ -17,6 +19,7 @@ from simtoreal.policies.distributions import (
     state_dependent_variance,
     tanh_correction,
 )
+from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.networks import mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
 
@@ -131,8 +134,8 @@ class DeterministicActor(nn.Module):
     With `output` "choice" the action [B, 1] is the likeliest of `choices`, as -1 for the first to 1 for the last.
 
     With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
-    of one of them. `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint
-    alone.
+    of one of them. With an `image` it takes such images, uint8 [B, *image], of `observation_size` numbers each.
+    `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class DeterministicActor(nn.Module):
         output: str = "tanh",
         history: int = 1,
         choices: int = 0,
+        image: Shape | None = None,
     ) -> None:
         super().__init__()
         if output not in OUTPUTS:
@@ -152,10 +156,14 @@ class DeterministicActor(nn.Module):
             raise ValueError(f"{choices} choices do not go with the output {output!r} of size {action_size}")
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
-        self.choices = choices
-        self.normalizer = FrozenNormalizer(observation_size)
+        self.choices, self.image = choices, image
+        self.normalizer = FrozenNormalizer(0 if image else observation_size)
         sizes = [history * observation_size, *hidden]
-        self.body = mlp(sizes, activation, nn.Sequential)
+        self.body = (
+            mlp(sizes, activation, nn.Sequential)
+            if image is None
+            else nn.Sequential(image_layers(image, hidden, activation, nn.Sequential))
+        )
         self.head = nn.Linear(sizes[-1], choices or action_size)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -165,9 +173,10 @@ class DeterministicActor(nn.Module):
         return found.tanh() if self.output == "tanh" else found.clamp(-1.0, 1.0)
 
     def describe(self) -> dict[str, Any]:
+        seen = {"observation_size": self.observation_size} if self.image is None else {"image": list(self.image)}
         return {
-            "kind": "mlp",
-            "observation_size": self.observation_size,
+            "kind": "mlp" if self.image is None else "cnn",
+            **seen,
             "action_size": self.action_size,
             "hidden": list(self.hidden),
             "activation": self.activation,
@@ -181,20 +190,20 @@ class DeterministicActor(nn.Module):
         """Without "history" or "choices", as it was once written, these are 1 and 0. Raises ValueError when another key
         is missing, unknown or of the wrong kind."""
         description = {"history": 1, "choices": 0} | description
-        keys = {"kind", "observation_size", "action_size", "hidden", "activation", "output", "history", "choices"}
+        kinds = {"mlp": "observation_size", "cnn": "image"}  # and what each says of what it sees
+        if description.get("kind") not in kinds:
+            raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
+        seen = kinds[description["kind"]]
+        keys = {"kind", seen, "action_size", "hidden", "activation", "output", "history", "choices"}
         if set(description) != keys:
             raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
-        if description["kind"] != "mlp":
-            raise ValueError(f"no actor of kind {description['kind']!r}; kinds: mlp")
-        hidden = description["hidden"]
-        sizes = [
-            description["observation_size"],
-            description["action_size"],
-            description["history"],
-            *(hidden if isinstance(hidden, list) else [None]),
-            description["choices"] or 1,
-        ]
+        hidden, shape = description["hidden"], description[seen] if seen == "image" else [description[seen]]
+        listed = [sizes if isinstance(sizes, list) else [None] for sizes in (hidden, shape)]
+        m, history, choices = (description[name] for name in ("action_size", "history", "choices"))
+        sizes = [*listed[1], m, history, *listed[0], choices or 1]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
-        n, m, history = sizes[:3]
-        return cls(n, m, hidden, description["activation"], description["output"], history, description["choices"])
+        image = check_image(shape) if seen == "image" else None
+        return cls(
+            math.prod(shape), m, hidden, description["activation"], description["output"], history, choices, image
+        )

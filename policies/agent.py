@@ -14,7 +14,7 @@ from simtoreal.policies.replay import Batch
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
 """A batch of raw observations: `[E, n]`, or `{"policy": [E, n], "privileged": [E, p]}`. For a learner with a history of
-k the policy's part is the stack [E, k n] of the last k, oldest first."""
+k the policy's part is the stack [E, k n] of the last k, oldest first. Images are uint8 [E, C, H, W] or [E, H, W, C]."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -58,6 +58,11 @@ def split_observation(obs: Observation) -> tuple[np.ndarray, np.ndarray | None]:
             raise ValueError(f"a dict observation needs the key 'policy', got {sorted(obs)}")
         return obs["policy"], obs.get("privileged")
     return obs, None
+
+
+def tensor_of(rows: np.ndarray, device: torch.device) -> Tensor:
+    """Observations as a tensor: float32, but pixels stay uint8."""
+    return torch.as_tensor(rows, dtype=None if rows.dtype == np.uint8 else torch.float32, device=device)
 
 
 def with_policy_part(obs: Observation, part: np.ndarray) -> Observation:

@@ -39,6 +39,14 @@ class HiddenLayers(nn.Sequential):
             return found
         return forward(self, x).output
 
+    def trace(self, x: Tensor) -> Trace:
+        """`forward` of the module's functions: no gradient is recorded."""
+        return forward(self, x)
+
+    def weight_gradients(self, trace: Trace, g: Tensor) -> list[Tensor]:
+        """From the gradient of the output [B, h]: those of the weights, in the order of `parameters()`."""
+        return backward(self, trace, g)[0]
+
 
 @dataclass
 class Trace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from simtoreal.policies.agent import (
     load_module,
     prefixed,
     split_observation,
+    tensor_of,
 )
+from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.products import PRECISIONS
@@ -78,23 +81,38 @@ class NeuralAgent(ABC, Generic[Config]):
         config: Config | None = None,
         *,
         choices: int = 0,
+        image: Shape | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
         """With `choices` the environment takes one of so many, as -1 for the first to 1 for the last, and `action_size`
-        is 1. Raises ValueError for choices that are none, or that this learner does not take."""
+        is 1. With `image` an observation is an image uint8 of that shape, [C, H, W] or [H, W, C], of `observation_size`
+        numbers; it is neither normalized nor stacked here. Raises ValueError for choices or images that are none, or
+        that this learner does not take."""
         if choices and (choices < 2 or action_size != 1):
             raise ValueError(f"choices are 2 or more, of one action, got {choices} and {action_size}")
         self.config: Config = config or self.config_class()
         self.device = torch.device(device)
         self.action_size = action_size
-        self.normalizer = Normalizer(observation_size).to(self.device)
+        self.observation_size, self.image = observation_size, image
+        if image is not None:
+            self._check_image(image, privileged_size)
+        self.normalizer = Normalizer(0 if image else observation_size).to(self.device)
         self.privileged_normalizer = Normalizer(privileged_size).to(self.device) if privileged_size else None
         self.rng = torch.Generator(self.device).manual_seed(seed)
         self.optimizers: dict[str, Adam] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(observation_size, privileged_size, choices)
+
+    def _check_image(self, image: Shape, privileged_size: int) -> None:
+        if math.prod(check_image(image)) != self.observation_size or privileged_size:
+            found = f"{self.observation_size} numbers and {privileged_size} privileged ones"
+            raise ValueError(f"an image {list(image)} must be all of the observation, got {found}")
+        if self.config.normalize_observations:
+            raise ValueError("pixels are divided by 255, not normalized; set normalize_observations to false")
+        if self.config.history > 1:
+            raise ValueError("images have no history here: let the environment stack them and set history to 1")
 
     @abstractmethod
     def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
@@ -119,8 +137,10 @@ class NeuralAgent(ABC, Generic[Config]):
         choices: int = 0,
     ) -> DeterministicActor:
         """A copy of a body and of a linear layer after it, with the normalizer inside."""
-        config, n = self.config, len(self.normalizer.mean)
-        actor = DeterministicActor(n, self.action_size, config.hidden, activation, output, config.history, choices)
+        config, n = self.config, self.observation_size
+        actor = DeterministicActor(
+            n, self.action_size, config.hidden, activation, output, config.history, choices, self.image
+        )
         actor.normalizer.copy_from(self.normalizer)
         actor.body.load_state_dict(body.state_dict())
         actor.head.load_state_dict({"weight": weight, "bias": bias})
@@ -180,10 +200,10 @@ class NeuralAgent(ABC, Generic[Config]):
 
     def _newest(self, stack: Rows) -> Rows:
         """The newest frame [B, n] of each stack [B, k n]."""
-        return stack[:, -len(self.normalizer.mean) :]
+        return stack[:, -self.observation_size :]
 
     def _tensor(self, x: np.ndarray) -> Tensor:
-        return torch.as_tensor(x, dtype=torch.float32, device=self.device)
+        return tensor_of(x, self.device)
 
     def _noise(self, n: int) -> Tensor:
         return torch.randn(n, self.action_size, generator=self.rng, device=self.device)

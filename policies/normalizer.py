@@ -18,7 +18,8 @@ class Normalizer(nn.Module):
 
     Statistics are kept in float64 and merged a batch at a time (Chan, Golub, LeVeque 1979, eq. 2.1); the float32
     pair that `forward` uses is a buffer too, so a module that travels holds all it needs. Before the first update
-    it is the identity. In numpy, whose calls cost a fraction of torch's: most batches are one observation.
+    it is the identity, and of size 0, for images, always. In numpy, whose calls cost a fraction of torch's: most
+    batches are one observation.
     """
 
     count: Tensor
@@ -83,6 +84,8 @@ class FrozenNormalizer(nn.Module):
 
 def _normalized(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Every frame [n] of `x` [..., k n] by the same `shift` and `scale` [n]."""
+    if not len(shift):
+        return x
     frames = x.shape[-1] // shift.shape[-1]
     if frames > 1:
         shift, scale = shift.repeat(frames), scale.repeat(frames)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from simtoreal.policies.agent import Observation, split_observation
+from simtoreal.policies.agent import Observation, split_observation, tensor_of
 from simtoreal.policies.loops import (
     LoopState,
     Progress,
@@ -190,14 +190,12 @@ def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, 
     device, n = agent.device, len(parts[0]["reward"])
     obs, privileged = _joined([part["obs"] for part in parts], device)
     ended, terminated = (np.stack([part[name] for part in parts]) for name in ("ended", "terminated"))
-    led_to, led_privileged = _joined([part["reached"] for part in parts], device)
     value = agent.values(obs, privileged).cpu().numpy().astype(float).reshape(len(parts), n)
     next_value = np.concatenate([value[1:], np.zeros((1, n))])
     asked = ended.copy()
     asked[-1] = True
-    rows = torch.from_numpy(np.flatnonzero(asked)).to(device)
-    found = agent.values(led_to[rows], None if led_privileged is None else led_privileged[rows])
-    next_value[asked] = found.cpu().numpy()
+    led_to = [_taken(parts[t]["reached"], asked[t]) for t in np.flatnonzero(asked.any(axis=1))]
+    next_value[asked] = agent.values(*_joined(led_to, device)).cpu().numpy()
     next_value[terminated] = 0.0
     valid = np.stack([part["valid"] for part in parts])
     reward = np.stack([part["reward"] for part in parts])
@@ -226,12 +224,12 @@ def _rows(each: list[Observation]) -> Observation:
     return {"policy": np.concatenate(policy), "privileged": np.concatenate(privileged)}
 
 
+def _taken(obs: Observation, which: np.ndarray) -> Observation:
+    """The observations of those environments that are `which` [E]."""
+    return {key: rows[which] for key, rows in obs.items()} if isinstance(obs, Mapping) else obs[which]
+
+
 def _joined(each: list[Observation], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Observations of T steps as tensors [T E, ...]."""
-
     policy, privileged = split_observation(_rows(each))
-
-    def tensor(rows: np.ndarray) -> Tensor:
-        return torch.as_tensor(rows, dtype=torch.float32, device=device)
-
-    return tensor(policy), None if privileged is None else tensor(privileged)
+    return tensor_of(policy, device), None if privileged is None else tensor_of(privileged, device)

@@ -9,7 +9,7 @@ ends before the step at which mean (ratio - 1 - log ratio) exceeds 1.5 times it.
 
 The action is a Gaussian, clipped to [-1, 1], or its tanh, or a choice (`distributions`). Options beyond the paper:
 observations normalized by running statistics; values that also see a privileged observation (Pinto et al. 2017, arXiv
-1710.06542); a history of observations; layers that actor and value share.
+1710.06542); a history of observations; layers that actor and value share; images (`convolutions`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.agent import NonFiniteError
-from simtoreal.policies.backprop import HiddenLayers, backward, forward, linear_gradients
+from simtoreal.policies.backprop import linear_gradients
+from simtoreal.policies.convolutions import Body
 from simtoreal.policies.networks import MAX_BATCH
 from simtoreal.policies.products import arithmetic
 from simtoreal.policies.rollout import Rollout
@@ -98,12 +99,12 @@ class PPO(StochasticAgent[PPOConfig]):
         """
         config = self.config
         with torch.no_grad():
-            trace = forward(self.policy.body, batch.x)
+            trace = self.policy.body.trace(batch.x)
             log_prob, entropy, back = self.policy.head.evaluate(trace.output, batch.action)
             value_body, value_head = self.value[0], self.value[1]
-            assert isinstance(value_body, HiddenLayers)
+            assert isinstance(value_body, Body)
             assert isinstance(value_head, nn.Linear)
-            judged = trace if config.shared else forward(value_body, batch.state)
+            judged = trace if config.shared else value_body.trace(batch.state)
             value = value_head(judged.output)[:, 0]
 
             advantage = batch.advantage
@@ -127,8 +128,8 @@ class PPO(StochasticAgent[PPOConfig]):
             to_judged = to_value * value_head.weight
             if config.shared:
                 to_latent = to_latent + to_judged
-            of_body, _ = backward(self.policy.body, trace, to_latent)
-            of_value_body = [] if config.shared else backward(value_body, judged, to_judged)[0]
+            of_body = self.policy.body.weight_gradients(trace, to_latent)
+            of_value_body = [] if config.shared else value_body.weight_gradients(judged, to_judged)
         parts = Parts(torch.min(gain, clipped), log_ratio, error, entropy)
         return parts, [*of_body, *of_head, *of_value_body, *of_value_head]
 
@@ -185,25 +186,32 @@ class Minibatch:
 
 
 class _Columns:
-    """A rollout as one table, so that an epoch's order is taken once and not of each of its columns."""
+    """A rollout as one table, so that an epoch's order is taken once and not of each of its columns. Images stay beside
+    it, uint8, and are taken a minibatch at a time."""
 
     def __init__(self, x: Tensor, state: Tensor | None, rollout: Rollout) -> None:
         """`state` None: the value sees what the actor sees."""
         numbers = (rollout.log_prob, rollout.value, rollout.advantage, rollout.returns)
-        parts = [x, *([] if state is None else [state]), rollout.action, *(column[:, None] for column in numbers)]
+        self._images = x if x.dtype is torch.uint8 else None
+        seen = [x] if self._images is None else []
+        parts = [*seen, *([] if state is None else [state]), rollout.action, *(column[:, None] for column in numbers)]
         self._alike, self._widths = state is None, [part.shape[1] for part in parts]
         self._table = torch.cat(parts, dim=1)
+        self._order = torch.arange(len(x), device=x.device)
 
     def shuffled(self, order: Tensor) -> _Columns:
         """The same rows in another order."""
         found = copy.copy(self)
-        found._table = self._table.index_select(0, order)
+        found._table, found._order = self._table.index_select(0, order), order
         return found
 
     def split(self, size: int) -> Iterator[Minibatch]:
         """Minibatches of `size` rows, the last perhaps of fewer."""
-        for rows in self._table.split(size):
-            x, *rest = rows.split(self._widths, dim=1)
+        for i, rows in enumerate(self._table.split(size)):
+            columns = list(rows.split(self._widths, dim=1))
+            if self._images is not None:
+                columns.insert(0, self._images.index_select(0, self._order[i * size : (i + 1) * size]))
+            x, *rest = columns
             state, action, *numbers = [x, *rest] if self._alike else rest
             log_prob, value, advantage, returns = (column[:, 0] for column in numbers)
             yield Minibatch(x, state, action, log_prob, value, advantage, returns)

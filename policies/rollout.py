@@ -14,7 +14,7 @@ class Rollout:
     """N transitions as tensors: raw observations, the action before it was bounded, log pi and V of when it was taken,
     the advantage, and what V should have been."""
 
-    obs: Tensor  # [N, k n]
+    obs: Tensor  # [N, k n], or images uint8 [N, C, H, W] or [N, H, W, C]
     privileged: Tensor | None  # [N, p]
     action: Tensor  # [N, m]
     log_prob: Tensor  # [N]

@@ -16,6 +16,7 @@ from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import Observation
 from simtoreal.policies.backprop import HiddenLayers
+from simtoreal.policies.convolutions import Body, ImageLayers
 from simtoreal.policies.distributions import Categorical, Gaussian, Head, SquashedGaussian, StateDependentGaussian
 from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
@@ -36,7 +37,8 @@ class StochasticConfig(NeuralConfig):
 
     `distribution` is that of continuous actions, one of `DISTRIBUTIONS`, and `log_std` its first log standard
     deviation; `sde_every` is after how many control steps "sde" draws its exploration anew, 0 = once a rollout;
-    `shared` gives actor and value the same hidden layers, so the value sees what the actor sees.
+    `shared` gives actor and value the same layers before their heads, of images the convolutions too, so the value sees
+    what the actor sees.
     """
 
     learning_rate: float = 3e-4
@@ -62,9 +64,9 @@ Config = TypeVar("Config", bound=StochasticConfig)
 
 
 class StochasticActor(nn.Module):
-    """Hidden layers and a distribution of actions, of normalized observations [B, n]."""
+    """Hidden layers and a distribution of actions, of normalized observations [B, n] or of images."""
 
-    def __init__(self, body: HiddenLayers, head: Head) -> None:
+    def __init__(self, body: Body, head: Head) -> None:
         super().__init__()
         self.body, self.head = body, head
 
@@ -88,10 +90,10 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         self._sees_state = privileged_size > 0 and not config.shared
         state = privileged_size + observation_size if self._sees_state else stack
         width = config.hidden[-1]
-        body = mlp([stack, *config.hidden], config.activation, HiddenLayers)
+        body = self._body(stack)
         make = DISTRIBUTIONS[config.distribution]
         head = Categorical(width, choices) if choices else make(width, self.action_size, config.log_std)
-        value_body = body if config.shared else mlp([state, *config.hidden], config.activation, HiddenLayers)
+        value_body = body if config.shared else self._body(state)
         last = nn.Linear(width, 1)
         for module, gain in ((body, math.sqrt(2)), (value_body, math.sqrt(2)), (head, 0.01), (last, 1.0)):
             _orthogonal(module, gain)
@@ -100,6 +102,11 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         self._parameters = list(dict.fromkeys([*self.policy.parameters(), *self.value.parameters()]))
         self.optimizers["all"] = Adam(self._parameters, config.learning_rate, eps=1e-5)
         self._since = 0  # control steps since exploration was drawn
+
+    def _body(self, size: int) -> Body:
+        if self.image is not None:
+            return ImageLayers(self.image, self.config.hidden, self.config.activation)
+        return mlp([size, *self.config.hidden], self.config.activation, HiddenLayers)
 
     @abstractmethod
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -132,8 +139,9 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
     def values(self, obs: Tensor, privileged: Tensor | None) -> Tensor:
         """V [B] of raw observations."""
         with torch.inference_mode():
-            found: Tensor = self.value(self._inputs(obs, privileged)[1])[:, 0]
-        return found
+            state = self._inputs(obs, privileged)[1]
+            parts = [state] if self.image is None else state.split(self.config.batch_size)  # pixels become floats
+            return torch.cat([self.value(part)[:, 0] for part in parts])
 
     def actor(self) -> DeterministicActor:
         """A copy of the policy's likeliest action with the normalizer inside: raw [B, k n] -> [B, m]."""
@@ -160,6 +168,7 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
 
 def _orthogonal(module: nn.Module, gain: float) -> None:
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(layer.weight, gain)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)

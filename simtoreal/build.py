@@ -16,7 +16,8 @@ from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.foreign import MOST_STEPS, ForeignEnv, SeededEnv
+from simtoreal.foreign import MOST_STEPS, ForeignEnv, SeededEnv, image_shape
+from simtoreal.policies.images import Shape
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths
@@ -83,7 +84,12 @@ def make_env(
     bounded = isinstance(action, spaces.Box) and np.isfinite(np.concatenate([action.low, action.high])).all()
     if not bounded and not (isinstance(action, spaces.Discrete) and action.n > 1):
         raise ConfigError(f"task {task} needs a bounded Box of actions or a Discrete of two or more, got {action}")
-    if not isinstance(policy_space(env), spaces.Box):
+    seen = policy_space(env)
+    try:
+        image = image_shape(seen)
+    except ValueError as error:
+        raise ConfigError(f"task {task}: {error}") from None
+    if not isinstance(seen, spaces.Box) or (image and seen is not env.observation_space):
         raise ConfigError(f"task {task} needs a Box of observations, got {env.observation_space}")
     if isinstance(env.observation_space, spaces.Dict) or env.has_wrapper_attr("command_layout"):
         return env
@@ -95,6 +101,11 @@ def make_env(
 def choices_of(env: gym.Env[Any, Any]) -> int:
     """Of how many choices an action of `make_env`'s is one; 0 where actions are continuous."""
     return int(env.get_wrapper_attr("choices")) if env.has_wrapper_attr("choices") else 0
+
+
+def image_of(env: gym.Env[Any, Any]) -> Shape | None:
+    """The shape of the images that an environment of `make_env`'s shows; None where it shows a vector."""
+    return image_shape(policy_space(env))
 
 
 def episode_steps(env: gym.Env[Any, Any]) -> int:
@@ -221,7 +232,7 @@ def task_class(task: str) -> type[Task]:
     return found
 
 
-def policy_part(observation: Any) -> NDArray[np.float32]:
-    """The vector a policy sees of an observation."""
-    part: NDArray[np.float32] = observation["policy"] if isinstance(observation, Mapping) else observation
+def policy_part(observation: Any) -> NDArray[Any]:
+    """The vector, or the image, a policy sees of an observation."""
+    part: NDArray[Any] = observation["policy"] if isinstance(observation, Mapping) else observation
     return part

@@ -24,6 +24,7 @@ from simtoreal.policies.history import Driver
 from simtoreal.runs import Run, RunError, output_path, versions
 
 RECORDED_STEPS = 1_000  # of observations that go into the golden vectors
+RECORDED_IMAGES = 100  # evenly spaced among them, where observations are images
 CLOSED_LOOP_STEPS = 1_000
 
 
@@ -57,15 +58,17 @@ def export(
             history=actor.history,
         )
         driver = Driver(actor)
-        recorded = np.stack([driver.stack for _ in _drive(env, driver, RECORDED_STEPS)])
+        every = 1 if contract.image is None else RECORDED_STEPS // RECORDED_IMAGES
+        driven = enumerate(_drive(env, driver, RECORDED_STEPS))
+        recorded = np.stack([driver.stack for step, _ in driven if step % every == 0])
     finally:
         env.close()
     return write_bundle(target, actor=actor, spec=spec, recorded_observations=recorded, force=force)
 
 
 def _check_sizes(actor: DeterministicActor, contract: Contract, run: Run) -> None:
-    made_for = (actor.observation_size, actor.action_size)
-    sizes = (contract.observation.size, contract.command.size)
+    made_for = (actor.image or actor.observation_size, actor.action_size)
+    sizes = (contract.image or contract.observation.size, contract.command.size)
     if made_for != sizes:
         raise RunError(
             f"{run.path}: its actor maps {made_for[0]} observations to {made_for[1]} actions, "
@@ -74,11 +77,11 @@ def _check_sizes(actor: DeterministicActor, contract: Contract, run: Run) -> Non
 
 
 class Policy(Protocol):
-    """Who drives: observation [n] -> action [m] in [-1, 1], one episode after another."""
+    """Who drives: observation [n], or an image, -> action [m] in [-1, 1], one episode after another."""
 
     def reset(self) -> None: ...
 
-    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def act(self, obs: NDArray[Any]) -> NDArray[np.float32]: ...
 
 
 def _drive(env: gym.Env[Any, Any], policy: Policy, steps: int) -> Iterator[None]:
@@ -101,7 +104,7 @@ class _Compared:
         self._loop, self._contract = loop, contract
         self.reset = loop.reset
 
-    def act(self, obs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def act(self, obs: NDArray[Any]) -> NDArray[np.float32]:
         return self._contract.action(self._loop.act(obs), obs).astype(np.float32)
 
 

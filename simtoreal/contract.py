@@ -14,10 +14,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from simtoreal.build import parameters_of, policy_space
+from simtoreal.build import image_of, parameters_of, policy_space
 from simtoreal.config import ConfigError
-from simtoreal.export.onboard.spec import CommandMap, Spec
+from simtoreal.export.onboard.spec import CommandMap, Image, Spec
 from simtoreal.export.onboard.spec import Field as SpecField
+from simtoreal.policies.images import Shape, is_channels_first
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import Parameter
 
@@ -38,13 +39,14 @@ class Contract:
     gains: Mapping[str, Sequence[float]]
     limits: Mapping[str, Sequence[float]]
     parameters: Mapping[str, Parameter]
+    image: Shape | None = None  # of which the observation is one
 
     @classmethod
     def of(cls, task: str, env: gym.Env[Any, Any]) -> Contract:
         """The contract of an environment made by `make_env`.
 
         An environment of others has one field of observation and one of command without units: what it does not say
-        of itself cannot be known.
+        of itself cannot be known, nor what the channels of its images are.
         """
         if env.has_wrapper_attr("command_layout"):
             get = env.get_wrapper_attr
@@ -67,11 +69,15 @@ class Contract:
             assert isinstance(space, spaces.Box)
             low, high = space.low.astype(float).ravel(), space.high.astype(float).ravel()
             field = Field("command", len(low), "unknown")
+        image, size = image_of(env), int(np.prod(policy_space(env).shape or (1,)))
+        seen = Field("observation", size, "unknown")
+        if image:
+            seen = Field("image", size, "1/255", description="what each channel is, the task says")
         rate = env.metadata.get("render_fps") or 50
         return cls(
             task,
             1.0 / rate,
-            Layout(Field("observation", int(np.prod(policy_space(env).shape or (1,))), "unknown")),
+            Layout(seen),
             CommandLayout(
                 field,
                 scale=(high - low) / 2,
@@ -84,6 +90,7 @@ class Contract:
             {},
             {},
             parameters_of(env),
+            image,
         )
 
     def action(self, command: NDArray[np.floating], observation: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -96,10 +103,14 @@ class Contract:
             ("observation", spec.observation, _fields(self.observation)),
             ("command", spec.command, _fields(self.command)),
             ("command map", (spec.command_map,), (self.command_map(),)),
+            ("image", (spec.image,), (self._image(),)),
         ):
             for found, expected in zip_longest(theirs, ours):
                 if found != expected:
                     raise ConfigError(f"{name} was made for another {self.task}: {what} {found}, now {expected}")
+
+    def _image(self) -> Image | None:
+        return self.image and Image(self.image, "CHW" if is_channels_first(self.image) else "HWC")
 
     def command_map(self) -> CommandMap:
         """The command's map as a bundle carries it."""
@@ -134,6 +145,7 @@ class Contract:
             },
             tolerance=1e-5,
             history=history,
+            image=self._image(),
             provenance=dict(provenance),
         )
 

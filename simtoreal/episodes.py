@@ -26,7 +26,7 @@ class Policy(Protocol):
 
     def reset(self) -> None: ...
 
-    def act(self, observation: NDArray[np.float32]) -> NDArray[Any]: ...
+    def act(self, observation: NDArray[Any]) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PolicySource:
 
 
 class Controller:
-    """A function from an SI observation [n] to an SI command [m], named `module:function`.
+    """A function from an SI observation [n], or an image, to an SI command [m], named `module:function`.
 
     Whatever goes wrong inside it is the user's to mend, so it is raised as ConfigError.
     """
@@ -67,7 +67,7 @@ class Controller:
     def reset(self) -> None:
         """A function keeps no state that we know of."""
 
-    def act(self, observation: NDArray[np.float32]) -> NDArray[Any]:
+    def act(self, observation: NDArray[Any]) -> NDArray[Any]:
         try:
             return np.asarray(self._function(observation.copy()), float)
         except (Exception, SystemExit) as error:

@@ -32,7 +32,7 @@ class HoldStill:
     def reset(self) -> None:
         """It keeps no state."""
 
-    def act(self, observation: NDArray[np.float32]) -> NDArray[np.floating]:
+    def act(self, observation: NDArray[Any]) -> NDArray[np.floating]:
         zero = np.zeros(self._contract.command.size)
         return self._contract.command.command(zero, observation, self._contract.observation)
 

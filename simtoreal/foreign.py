@@ -11,11 +11,22 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from simtoreal.policies.images import Shape, check_image
+
 MOST_STEPS = 10_000  # of an episode without a time limit of its own
 
 
-class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]):
-    """Others' environments with actions in [-1, 1]^m, flat float32 observations, and our way to fail.
+def image_shape(space: spaces.Space[Any]) -> Shape | None:
+    """Of the images that observations are, as `check_image` has it: uint8 from 0 to 255 on three axes. None where they
+    are other numbers. Raises ValueError for images that no policy here takes."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) < 3:
+        return None
+    return check_image(space.shape) if (space.low == 0).all() and (space.high == 255).all() else None
+
+
+class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
+    """Others' environments with actions in [-1, 1]^m, images as they are or else flat float32 observations, and our way
+    to fail.
 
     One of `choices` (0: the actions are continuous) is an action of size 1, -1 for the first to 1 for the last, and is
     rounded to the nearest.
@@ -37,25 +48,29 @@ class ForeignEnv(gym.Wrapper[NDArray[np.float32], NDArray[np.float32], Any, Any]
         self._first = int(action.start) if isinstance(action, spaces.Discrete) else 0
         self._shape = (1,) if isinstance(action, spaces.Discrete) else action.shape
         self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(self._shape)),), np.float32)
+        self._image = image_shape(seen)
         low, high = seen.low.astype(np.float32).ravel(), seen.high.astype(np.float32).ravel()
-        self.observation_space = spaces.Box(low, high, dtype=np.float32)
+        self.observation_space = seen if self._image else spaces.Box(low, high, dtype=np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
-        self._sound = np.asarray(obs, np.float32).ravel()
+        self._sound = self._seen(obs)
         return self._sound, info
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
         if not np.isfinite(action).all():
             return self._sound, self._held_still(), True, False, {"invalid_action": True}
         obs, reward, terminated, truncated, info = self.env.step(self._meant(action))
-        seen, score = np.asarray(obs, np.float32).ravel(), float(reward)
+        seen, score = self._seen(obs), float(reward)
         if not (np.isfinite(seen).all() and math.isfinite(score)):
             return self._sound, 0.0, False, True, info | {"physics_fault": True}
         self._sound = seen
         return seen, score, terminated, truncated, info
+
+    def _seen(self, obs: Any) -> NDArray[Any]:
+        return np.asarray(obs, np.uint8) if self._image else np.asarray(obs, np.float32).ravel()
 
     def _meant(self, action: NDArray[np.float32]) -> Any:
         """What the environment takes for `action`."""

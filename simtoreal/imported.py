@@ -91,7 +91,7 @@ def _check(found: Sb3Policy, path: Path, task: str) -> None:
     try:
         contract, choices = Contract.of(task, env), build.choices_of(env)
         space = env.unwrapped.action_space
-        seen = contract.observation.size
+        seen = contract.image or contract.observation.size
     finally:
         env.close()
     if found.actor.observation_size != seen:

@@ -32,6 +32,9 @@ OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "ppo": (PPO, PPOConfig),
     "reinforce": (Reinforce, ReinforceConfig),
 }  # algorithm -> its agent and that one's settings
+FOR_IMAGES = ("ppo",)
+IMAGE_SETTINGS = {"hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False}
+"""Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
 FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
@@ -88,6 +91,17 @@ def complete_config(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"agent": asdict(agent_settings(config))})
 
 
+def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
+    """Of `RunConfig`, where someone's task of this gymnasium id shows images; else nothing. Raises as `make_env`."""
+    if algorithm not in FOR_IMAGES or task.startswith(build.NAMESPACE):
+        return {}
+    env = build.make_env(task)
+    try:
+        return {"agent": IMAGE_SETTINGS} if build.image_of(env) else {}
+    finally:
+        env.close()
+
+
 def _baseline(config: RunConfig) -> str:
     """SB3's name of an algorithm."""
     return config.algorithm.removeprefix("sb3-")
@@ -103,6 +117,11 @@ def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Le
         raise ConfigError(
             f"{config.algorithm} needs continuous actions, {config.task} takes one of {choices} choices; "
             f"algorithms for these: {', '.join(FOR_CHOICES)}"
+        )
+    if build.image_of(envs.prototype) and config.algorithm not in FOR_IMAGES:
+        raise ConfigError(
+            f"{config.algorithm} needs observations that are vectors, {config.task} shows images; "
+            f"algorithms for these: {', '.join(FOR_IMAGES)}"
         )
     try:
         return kind(config, envs, device)
@@ -219,7 +238,12 @@ class OnPolicyLearner(_OwnLearner):
         self._settings = settings
         choices = build.choices_of(envs.prototype)
         self._agent = OURS[config.algorithm][0](
-            *_sizes(envs), settings, choices=choices, seed=config.seed, device=device
+            *_sizes(envs),
+            settings,
+            choices=choices,
+            image=build.image_of(envs.prototype),
+            seed=config.seed,
+            device=device,
         )
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
@@ -267,7 +291,8 @@ def check_reopened(seen: Observation, recorded: Observation) -> None:
     for part, before in zip(split_observation(finite(seen)), split_observation(recorded), strict=True):
         if part is None or before is None or np.array_equal(part, before):
             continue
-        which = int(np.argmax((part != before).any(axis=-1))) if part.shape == before.shape else 0
+        same = part.shape == before.shape
+        which = int(np.argmax((part != before).reshape(len(part), -1).any(axis=1))) if same else 0
         raise ValueError(
             f"environment {which} did not come back to where it was: this task's episodes do not follow from their "
             "seed and actions alone, so a training on it cannot be resumed exactly"

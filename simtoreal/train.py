@@ -12,7 +12,7 @@ import torch
 from simtoreal import build
 from simtoreal.config import MAY_DIFFER, ConfigError, RunConfig, amended_config, difference, load_config, make_config
 from simtoreal.judge import Judge
-from simtoreal.learners import complete_config, make_learner, pick_device
+from simtoreal.learners import complete_config, image_defaults, make_learner, pick_device
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
@@ -89,8 +89,10 @@ def train(
             raise ConfigError("fall_back is for resuming")
         if steps is None:
             raise ConfigError("steps are missing: how long is the training to be?")
+        algorithm = algorithm or "sac"
         defaults = {"randomization": build.find_randomization(None, name)}
-        config = used = complete_config(make_config(name, algorithm=algorithm or "sac", defaults=defaults, **arguments))
+        defaults |= image_defaults(build.task_id(task), algorithm)
+        config = used = complete_config(make_config(name, algorithm=algorithm, defaults=defaults, **arguments))
     check_unlocked(folder)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import gymnasium as gym
 import numpy as np
@@ -37,9 +38,11 @@ def test_advantages_by_hand():
     np.testing.assert_allclose(found[0], [1.0 + 0.25 * -3.5, 1.0 + 0.25 * -6.0, 1.0 + 0.25 * -3.0])
 
 
-def minibatch(agent, n, rows=64, privileged=0):
+def minibatch(agent, n, rows=64, privileged=0, image=None):
     """Random rows, of the agent's own actions and densities somewhat off."""
     x, state = torch.randn(rows, n), torch.randn(rows, n + privileged)
+    if image:
+        x = torch.randint(256, (rows, *image), dtype=torch.uint8)
     with torch.no_grad():
         u, log_prob = agent.policy.head.sample(agent.policy.body(x), agent.rng)
     noise = 0.4 * torch.randn(rows)
@@ -56,16 +59,22 @@ def minibatch(agent, n, rows=64, privileged=0):
         ({"distribution": "sde", "normalize_advantage": False}, 0, 0),
         ({"clip_value": 0.3}, 4, 3),
         ({"shared": True}, 4, 0),
+        ({"image": (3, 36, 40), "shared": True}, 4, 0),
+        ({"image": (44, 36, 2), "clip_value": 0.3}, 0, 0),
     ],
 )
 def test_gradients_by_hand_are_those_of_autograd(activation, options, choices, privileged):
     """Of the loss as the paper writes it, with torch's own distributions and minimum."""
+    options = dict(options)
+    image = options.pop("image", None)
+    options |= {"normalize_observations": False} if image else {}
+    n = math.prod(image) if image else 5
     config = PPOConfig(hidden=(16, 8), activation=activation, entropy_weight=0.3, value_weight=0.7, **options)
-    agent = PPO(5, 1 if choices else 2, privileged, config=config, choices=choices, seed=1)
+    agent = PPO(n, 1 if choices else 2, privileged, config=config, choices=choices, image=image, seed=1)
     with torch.no_grad():
         for parameter in agent._parameters:
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    batch = minibatch(agent, 5, privileged=privileged)
+            parameter.add_((0.01 if parameter.dim() == 4 else 0.3) * torch.randn_like(parameter))
+    batch = minibatch(agent, n, privileged=privileged, image=image)
     _, found = agent.gradients(batch)
 
     log_prob, entropy = agent.policy.evaluate(batch.x, batch.action)
@@ -101,17 +110,21 @@ def test_log_probabilities_are_those_of_scipy_and_torch():
         {"normalize_advantage": False, "shared": True},
         {"distribution": "sde", "entropy_weight": 0.02},
         {"choices": 4, "entropy_weight": 0.02},
+        {"image": (4, 36, 40), "shared": True, "choices": 4, "entropy_weight": 0.02},
+        {"image": (3, 44, 36), "shared": True, "clip_value": 0.1},
     ],
 )
 def test_an_update_is_that_of_sb3(options):
     """From the rewards of a rollout to the weights after three epochs: advantages, losses, clipping, Adam, KL stop."""
     options = dict(options)
     choices, sde = options.pop("choices", 0), options.get("distribution") == "sde"
-    n, m, steps, envs = 5, 1 if choices else 3, 16, 2
+    image = options.pop("image", None)
+    hidden, rate = ((32,), 1e-3) if image else ((16, 8), 1e-2)
+    n, m, steps, envs = math.prod(image) if image else 5, 1 if choices else 3, 16, 2
 
     def make():
         env = gym.Env()
-        env.observation_space = gym.spaces.Box(-9, 9, (n,))
+        env.observation_space = gym.spaces.Box(0, 255, image, np.uint8) if image else gym.spaces.Box(-9, 9, (n,))
         env.action_space = gym.spaces.Discrete(choices) if choices else gym.spaces.Box(-1, 1, (m,))
         return env
 
@@ -121,38 +134,48 @@ def test_an_update_is_that_of_sb3(options):
         "gae_lambda": 0.8,
         "n_epochs": 3,
         "batch_size": steps * envs,
-        "learning_rate": 1e-2,
+        "learning_rate": rate,
         "clip_range_vf": options.get("clip_value"),
         "ent_coef": options.get("entropy_weight", 0.0),
         "target_kl": options.get("target_kl"),
         "normalize_advantage": options.get("normalize_advantage", True),
     }
+    kwargs = {"features_extractor_kwargs": {"features_dim": 32}} if image else {"net_arch": [16, 8]}
     model = stable_baselines3.PPO(
-        "MlpPolicy", vector, n_steps=steps, policy_kwargs={"net_arch": [16, 8]}, seed=1, use_sde=sde, **given
+        "CnnPolicy" if image else "MlpPolicy", vector, n_steps=steps, policy_kwargs=kwargs, seed=1, use_sde=sde, **given
     )
     model.set_logger(Logger(None, []))
     config = PPOConfig(
-        hidden=(16, 8),
+        hidden=hidden,
+        activation="relu" if image else "tanh",
         gamma=0.9,
         gae_lambda=0.8,
         epochs=3,
         batch_size=steps * envs,
-        learning_rate=1e-2,
+        learning_rate=rate,
         normalize_observations=False,
         **options,
     )
-    agent = PPO(n, m, config=config, choices=choices)
+    agent = PPO(n, m, config=config, choices=choices, image=image)
     policy = model.policy
-    if options.get("shared"):
+    if options.get("shared") and not image:
         policy.mlp_extractor.value_net = policy.mlp_extractor.policy_net
         parameters = dict.fromkeys([*policy.parameters()])
         policy.optimizer = torch.optim.Adam(parameters, lr=1e-2, eps=1e-5)
     pairs = [
-        (agent.policy.body, policy.mlp_extractor.policy_net),
         (agent.policy.head.linear, policy.action_net),
-        (agent.value[0], policy.mlp_extractor.value_net),
         (agent.value[1], policy.value_net),
     ]
+    if image:
+        pairs += [
+            (agent.policy.body.convolutions, policy.features_extractor.cnn),
+            (agent.policy.body.hidden, policy.features_extractor.linear),
+        ]
+    else:
+        pairs += [
+            (agent.policy.body, policy.mlp_extractor.policy_net),
+            (agent.value[0], policy.mlp_extractor.value_net),
+        ]
     with torch.no_grad():
         policy.action_net.weight.mul_(20.0)
         if not choices:
@@ -163,6 +186,8 @@ def test_an_update_is_that_of_sb3(options):
 
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(steps + 1, envs, n)).astype(np.float32)
+    if image:
+        obs = rng.integers(256, size=(steps + 1, envs, *image), dtype=np.uint8)
     reward, ended = rng.normal(size=(steps, envs)).astype(np.float32), rng.random((steps, envs)) < 0.2
     model.rollout_buffer.reset()
     kept, values = [], []
@@ -183,7 +208,7 @@ def test_an_update_is_that_of_sb3(options):
 
     flat = lambda array: torch.as_tensor(array, dtype=torch.float32).reshape(steps * envs, *array.shape[2:])  # noqa: E731
     rollout = Rollout(
-        flat(obs[:-1]),
+        torch.from_numpy(obs[:-1]).flatten(0, 1),
         None,
         torch.cat([action for action, _ in kept]),
         torch.cat([log_prob for _, log_prob in kept]),

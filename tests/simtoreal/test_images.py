@@ -1,0 +1,167 @@
+"""Environments that show images, from training to a verdict."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import simtoreal
+from simtoreal.build import TrainingEnvs, image_of, make_env
+from simtoreal.config import ConfigError, RunConfig
+from simtoreal.policies.checkpoint import checkpoints
+from simtoreal.runs import Run
+
+sys.path.insert(0, str(Path(__file__).parent))
+import squares
+from killing import checkpoint, lines, odd
+
+FAST = [
+    "agent.hidden=[32]", "agent.rollout=30", "agent.batch_size=20", "agent.epochs=1", "evaluate_every=120",
+    "evaluate_episodes=1", "save_every=60",
+]  # fmt: skip
+LEARN = [
+    "agent.rollout=32", "agent.epochs=4", "agent.learning_rate=1e-3", "agent.gamma=0", "evaluate_every=1024",
+    "evaluate_episodes=5",
+]  # fmt: skip
+
+
+def train(task, out, *, steps=240, envs=2, settings=FAST, **options):
+    run = simtoreal.train(task, algorithm="ppo", steps=steps, envs=envs, out=out, assignments=settings, **options).run
+    return Path(run)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_learns_to_name_what_it_sees(seed, tmp_path):
+    """Naming the place of the square at random is worth 8/3 an episode, naming it rightly 8."""
+    run = train("squares:Square-v0", tmp_path / "run", steps=4096, envs=8, settings=LEARN, seed=seed)
+    assert Run.load(run).summary["best"]["mean_return"] >= 7.5
+    agent = Run.load(run).config.agent
+    assert (list(agent["hidden"]), agent["activation"], agent["shared"]) == ([512], "relu", True)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "layout"),
+    [("Square", [36, 36, 1], "HWC"), ("SquareSteered", [2, 40, 36], "CHW"), ("SquareStack", [4, 84, 84], "CHW")],
+)
+def test_from_training_to_a_verdict(task, shape, layout, tmp_path):
+    """What the bundle earns is what its own commands earn when we step the environment with them."""
+    name = f"squares:{task}-v0"
+    bundle = simtoreal.export(train(name, tmp_path / "run"), tmp_path / "bundle", checkpoint="last")
+    found = simtoreal.verify(bundle)
+    assert found.passed, found.checks
+    assert {check.name for check in found.checks} >= {"golden", "batch", "closed loop"}
+    spec = json.loads((bundle / "spec.json").read_text())
+    assert (spec["format_version"], spec["image"]["shape"], spec["image"]["layout"]) == (3, shape, layout)
+    test = [sys.executable, bundle / "onboard", "--self-test"]
+    assert subprocess.run(test, capture_output=True, check=False).returncode == 0
+    policy = simtoreal.Runtime(bundle)
+    verdict = simtoreal.evaluate(bundle, episodes=2, out=tmp_path / "verdict", task=name)
+    for episode in verdict.episodes:
+        env = gym.make(name)
+        obs, _ = env.reset(seed=episode.seed)
+        total, over = 0.0, False
+        while not over:
+            command = policy.act(obs)
+            obs, reward, terminated, truncated, _ = env.step(command if task == "SquareSteered" else int(command[0]))
+            total, over = total + reward, terminated or truncated
+        assert total == pytest.approx(episode.return_, abs=1e-5)
+
+
+def test_a_broken_off_training_goes_on_bit_for_bit_with_or_without_workers(tmp_path):
+    whole = train("squares:Square-v0", tmp_path / "whole", workers=2, checkpoint_every=60)
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut)
+    for path in checkpoints(cut / "checkpoints")[1:]:
+        shutil.rmtree(path)
+    (stored, _) = checkpoint(cut, 60)
+    assert (stored["loop.observation"].dtype, stored["loop.lengths"].tolist()) == (torch.uint8, [6, 6])
+    again = simtoreal.train("squares:Square-v0", out=cut, resume=True, workers=0)
+    assert (again.resumed_at, again.steps) == ((60,), 240)
+    assert odd(checkpoint(whole, 240)[0], checkpoint(cut, 240)[0]) == []
+    assert lines(whole) == lines(cut)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pixels_stay_bytes_on_their_way(workers):
+    config = RunConfig(task="squares:SquareSteered-v0", algorithm="ppo", steps=1, envs=2, workers=workers)
+    envs = TrainingEnvs(config)
+    try:
+        assert image_of(envs.prototype) == (2, 40, 36)
+        shown = [envs.reset(seed=0)[0], *(envs.step(np.zeros((2, 1), np.float32))[0] for _ in range(8))]
+        assert all((obs.dtype, obs.shape) == (np.uint8, (2, 2, 40, 36)) for obs in shown)
+        if workers:
+            assert envs.env._arrays["obs "].dtype == np.uint8
+    finally:
+        envs.close()
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "reinforce", "sb3-sac", "sb3-ppo"])
+def test_a_learner_of_vectors_is_refused(algorithm, tmp_path, cli):
+    task = "squares:SquareSteered-v0"
+    said = cli("train", task, "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
+    said.refused(f"{algorithm} needs observations that are vectors, {task} shows images; algorithms for these: ppo")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("agent.history=3", "images have no history here: let the environment stack them and set history to 1"),
+        ("agent.normalize_observations=true", "pixels are divided by 255, not normalized"),
+    ],
+)
+def test_what_images_do_not_have_is_refused(setting, words, tmp_path, cli):
+    arguments = ["squares:Square-v0", "--algorithm", "ppo", "--steps", 100, "--out", tmp_path / "run"]
+    cli("train", *arguments, "--set", setting).refused(words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (spaces.Box(0, 255, (3, 30, 84), np.uint8), "images need at least 36 x 36 pixels, got 30 x 84"),
+        (spaces.Box(0, 255, (84, 84, 16), np.uint8), "images need from 1 to 12 channels"),
+        (spaces.Box(0, 255, (4, 84, 84, 3), np.uint8), "images need three axes"),
+        (spaces.Dict(left=spaces.Box(0, 255, (84, 84, 3), np.uint8)), "needs a Box of observations, got Dict"),
+        (spaces.Dict(policy=spaces.Box(0, 255, (84, 84, 3), np.uint8)), "needs a Box of observations, got Dict"),
+    ],
+)
+def test_images_that_no_policy_here_sees_are_refused(space, words, tmp_path, cli):
+    gym.register("Odd-v0", lambda: gym.wrappers.TransformObservation(squares.Square(), lambda _: 0, space))
+    try:
+        cli("train", "Odd-v0", "--algorithm", "ppo", "--steps", 100, "--out", tmp_path / "run").refused(words)
+        with pytest.raises(ConfigError, match=words):
+            make_env("Odd-v0")
+    finally:
+        del gym.registry["Odd-v0"]
+
+
+def test_bytes_that_are_no_image_stay_a_vector():
+    for space in (spaces.Box(0, 255, (128,), np.uint8), spaces.Box(0, 1, (84, 84, 3), np.uint8)):
+        gym.register("Odd-v0", lambda s=space: gym.wrappers.TransformObservation(squares.Square(), lambda _: s.low, s))
+        try:
+            env = make_env("Odd-v0")
+            assert image_of(env) is None
+            assert (env.observation_space.shape, env.reset()[0].dtype) == ((space.low.size,), np.float32)
+        finally:
+            del gym.registry["Odd-v0"]
+
+
+def test_a_bundle_of_images_is_not_for_an_environment_that_shows_them_turned(tmp_path):
+    """As many pixels, but the channels are on the other side."""
+    bundle = simtoreal.export(train("squares:Square-v0", tmp_path / "run"), tmp_path / "bundle", checkpoint="last")
+    spec = gym.registry["Square-v0"]
+    del gym.registry["Square-v0"]
+    gym.register("Square-v0", squares.Square, kwargs={"shape": (1, 36, 36)})
+    try:
+        with pytest.raises(ConfigError, match="was made for another squares:Square-v0: image"):
+            simtoreal.evaluate(bundle, episodes=1, out=tmp_path / "verdict", task="squares:Square-v0")
+    finally:
+        gym.registry["Square-v0"] = spec
