@@ -2,7 +2,7 @@
 
     python examples/curves.py TASK ALGORITHM STEPS [--seeds 0 1 2] [--folder runs/curves]
 
-Each row is the mean return of 20 fresh episodes of the deterministic policy. What is trained already is not trained
+Each row is the mean return, and success where the task tells, of 20 fresh episodes of the deterministic policy. What is trained already is not trained
 again.
 """
 
@@ -46,6 +46,8 @@ def main() -> None:
         for line in map(json.loads, (run / METRICS).read_text().splitlines()):
             if "eval/mean_reward" in line:
                 rows.append({"seed": seed, "step": line["step"], "return": round(line["eval/mean_reward"], 2)})
+                if "eval/success_rate" in line:
+                    rows[-1]["success"] = line["eval/success_rate"]
                 print(*rows[-1].values())
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / f"curve-{options.task}-{options.algorithm}.csv").open("w", newline="") as file:

@@ -26,10 +26,11 @@ class Adam:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """One step along `gradients`, in the order of the parameters, whose shapes they have."""
+        """One step along `gradients`, in the order of the parameters, whose shapes they have. The kernel goes through
+        memory: it would pair what lies in another order there with the wrong weights."""
         self._step += 1.0
         torch._fused_adam_(
-            self.parameters, list(gradients), self._means, self._squares, [],
+            self.parameters, [g.contiguous() for g in gradients], self._means, self._squares, [],
             [self._step] * len(self.parameters),
             lr=self._lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
         )  # fmt: skip

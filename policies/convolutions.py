@@ -65,7 +65,7 @@ class Convolutions(nn.Sequential):
             g, *of_layer = convolution_backward(
                 g, maps[i], layer.weight, [layer.out_channels], layer.stride, (0, 0), (1, 1), False, (0, 0), 1, wanted
             )
-            found[:0] = [gradient.contiguous() for gradient in of_layer]  # in the weights' own order in memory
+            found[:0] = of_layer
         return found
 
 

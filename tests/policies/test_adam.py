@@ -63,3 +63,11 @@ def test_a_state_that_does_not_fit_is_refused():
         optimizer.load("o", {"o.4.step": torch.zeros(())})
     with pytest.raises(ValueError, match=r"o\.0\.exp_avg: shape \[3, 3\], expected \[3, 4\]"):
         optimizer.load("o", {"o.0.exp_avg": torch.zeros(3, 3)})
+
+
+def test_gradients_may_lie_in_memory_as_they_like():
+    mine, other = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    gradient = torch.randn(2, 3, 4, 4)
+    Adam([mine], 0.1).step([gradient])
+    Adam([other], 0.1).step([gradient.contiguous(memory_format=torch.channels_last)])
+    assert torch.equal(mine, other)
