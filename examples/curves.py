@@ -2,8 +2,8 @@
 
     python examples/curves.py TASK ALGORITHM STEPS [--seeds 0 1 2] [--folder runs/curves]
 
-Each row is the mean return, and success where the task tells, of 20 fresh episodes of the deterministic policy. What is trained already is not trained
-again.
+Each row is the mean return, and success where the task tells, of 20 fresh episodes of the deterministic policy. What
+is trained already is not trained again.
 """
 
 from __future__ import annotations
