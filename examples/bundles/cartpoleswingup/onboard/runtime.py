@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,7 @@ class Runtime:
     """The policy of the bundle folder `bundle`, on one thread.
 
     A policy with a history of k sees the last k observations of the episode; at its start all of them are the first.
+    To one that sees images an observation is an image.
 
     It arms only when every file has the contract's hash and policy.onnx carries the hash of this very contract;
     otherwise SpecError (or FileNotFoundError), before any session is opened.
@@ -59,23 +60,25 @@ class Runtime:
             raise SpecError(f"{path} was exported with {says}, spec.json holds {expected[:12]}…: one was edited")
         self._session = open_session(model, path)
         self._check_graph(path)
-        self._width = self.spec.observation_size
+        self._width, self._shape = self.spec.observation_size, self.spec.observation_shape
         self._slices = slices(self.spec.observation)
         self._outputs = [OUTPUT_NAME, NEXT_HISTORY_NAME] if self.spec.history > 1 else [OUTPUT_NAME]
         self.reset()
 
     def _check_graph(self, path: str) -> None:
-        inputs, outputs = [(INPUT_NAME, self.spec.observation_size)], [(OUTPUT_NAME, self.spec.command_size)]
+        kind = "float" if self.spec.image is None else self.spec.image.dtype
+        inputs = [(INPUT_NAME, kind, list(self.spec.observation_shape))]
+        outputs = [(OUTPUT_NAME, "float", [self.spec.command_size])]
         if self.spec.history > 1:
-            older = (self.spec.history - 1) * self.spec.observation_size
-            inputs.append((HISTORY_NAME, older))
-            outputs.append((NEXT_HISTORY_NAME, older))
+            older = [(self.spec.history - 1) * self.spec.observation_size]
+            inputs.append((HISTORY_NAME, "float", older))
+            outputs.append((NEXT_HISTORY_NAME, "float", older))
         for entries, wanted in ((self._session.get_inputs(), inputs), (self._session.get_outputs(), outputs)):
             found = [(entry.name, entry.type, entry.shape) for entry in entries]
             if [(name, kind, list(shape[1:])) for name, kind, shape in found] != [
-                (name, "tensor(float)", [width]) for name, width in wanted
+                (name, f"tensor({kind})", shape) for name, kind, shape in wanted
             ]:
-                names = " and ".join(f'one float tensor "{name}" [batch, {width}]' for name, width in wanted)
+                names = " and ".join(f'one {kind} tensor "{name}" [batch, {_sizes(s)}]' for name, kind, s in wanted)
                 raise SpecError(f"{path}: the contract wants {names}, got {found}")
             for name, _, shape in found:
                 if isinstance(shape[0], int):
@@ -89,15 +92,16 @@ class Runtime:
         """The command of each observation: [n] -> [m] or [B, n] -> [B, m], float32, SI.
 
         Also takes a mapping from every field's name to its values, [size] or [B, size] each. float32 and float64 are
-        taken; ObservationError for other dtypes, widths, an empty batch, and NaN or infinite values. CommandError when
-        the policy's own arithmetic overflows.
+        taken, of images uint8 of the shape that the contract says, one or a batch of them; ObservationError for other
+        dtypes, shapes, an empty batch, and NaN or infinite values. CommandError when the policy's own arithmetic
+        overflows.
 
         The rows of a batch are so many episodes, each with its own history; ObservationError when a policy that has one
         is given another batch than before without a `reset`.
         """
-        values = self._joined(observation) if isinstance(observation, Mapping) else observation
-        array = self._checked(_as_float32(values, INPUT_NAME), self._width)
-        rows = array[None] if array.ndim == 1 else array
+        array = self._checked(self._taken(observation), self._shape)
+        single = array.ndim == len(self._shape)
+        rows = array[None] if single else array
         inputs = {INPUT_NAME: rows}
         if self.spec.history > 1:
             history = np.tile(rows, self.spec.history - 1) if self._history is None else self._history
@@ -107,14 +111,26 @@ class Runtime:
                 )
             inputs[HISTORY_NAME] = history
         command, self._history = self._answer(inputs)
-        return command[0] if array.ndim == 1 else command
+        return command[0] if single else command
+
+    def _taken(self, observation: Any) -> np.ndarray:
+        """An observation as the graph's type."""
+        if self.spec.image is None:
+            values = self._joined(observation) if isinstance(observation, Mapping) else observation
+            return _as_float32(values, INPUT_NAME)
+        array = np.asarray(observation)
+        if array.dtype != self.spec.image.dtype:
+            raise ObservationError(f'"{INPUT_NAME}" must be an image of {self.spec.image.dtype}, got {array.dtype}')
+        return array
 
     def commands(self, stacks: np.ndarray) -> np.ndarray:
-        """The commands [B, m] for observations that stand behind their own history, [B, k n]; oldest first, float32.
+        """The commands [B, m] for observations that stand behind their own history, [B, k n], oldest first, float32; or
+        for images.
 
         No episode knows of it. Raises as `act` does.
         """
-        return self._answer(inputs_of(self._checked(stacks, self.spec.history * self._width), self.spec))[0]
+        shape = (self.spec.history * self._shape[0], *self._shape[1:])
+        return self._answer(inputs_of(self._checked(stacks, shape), self.spec))[0]
 
     def _answer(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """The graph's commands [B, m], and the history [B, (k - 1) n] of the next step."""
@@ -123,9 +139,10 @@ class Runtime:
             raise CommandError(f'"{OUTPUT_NAME}" is not finite for this "{INPUT_NAME}"')
         return outputs[0], outputs[1] if self.spec.history > 1 else None
 
-    def _checked(self, array: np.ndarray, width: int) -> np.ndarray:
-        if array.ndim not in (1, 2) or array.shape[-1] != width:
-            raise ObservationError(f'"{INPUT_NAME}" must be [{width}] or [batch, {width}], got {list(array.shape)}')
+    def _checked(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        n, sizes = len(shape), _sizes(shape)
+        if array.ndim not in (n, n + 1) or array.shape[-n:] != shape:
+            raise ObservationError(f'"{INPUT_NAME}" must be [{sizes}] or [batch, {sizes}], got {list(array.shape)}')
         if array.size == 0:
             raise ObservationError(f'"{INPUT_NAME}" holds no observation: the batch is 0')
         if not np.isfinite(array).all():
@@ -137,7 +154,7 @@ class Runtime:
         goes on as if nothing had been."""
         if n < 1:
             raise ValueError(f"latency needs at least 1 call, got {n}")
-        observation = self.golden()[0][0, -self._width :]
+        observation = self.golden()[0][0][-self._shape[0] :]
         times: list[int] = []
         kept = self._history
         self.reset()
@@ -154,19 +171,20 @@ class Runtime:
         """The golden vectors: observations behind their history [N, k n], oldest first, and the commands [N, m] that
         the training network gave for them."""
         path = os.path.join(self.bundle, GOLDEN_FILE)
-        widths = {INPUT_NAME: self._width, OUTPUT_NAME: self.spec.command_size}
+        shapes = {INPUT_NAME: self._shape, OUTPUT_NAME: (self.spec.command_size,)}
         if self.spec.history > 1:
-            widths[HISTORY_NAME] = (self.spec.history - 1) * self._width
+            shapes[HISTORY_NAME] = ((self.spec.history - 1) * self._width,)
         try:
             with np.load(path, allow_pickle=False) as data:
-                arrays = {name: data[name] for name in widths}
+                arrays = {name: data[name] for name in shapes}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise SpecError(f"{path} is not readable: {error}") from None
-        for name, width in widths.items():
-            array = arrays[name]
-            whole = array.ndim == 2 and array.shape[1] == width and 0 < len(array) == len(arrays[INPUT_NAME])
-            if not whole or array.dtype != np.float32:
-                raise SpecError(f'{path}: "{name}" must be float32 [N, {width}], got {array.dtype} {list(array.shape)}')
+        for name, shape in shapes.items():
+            array, kind = arrays[name], self.spec.observation_dtype if name == INPUT_NAME else "float32"
+            whole = array.ndim > 1 and array.shape[1:] == shape and 0 < len(array) == len(arrays[INPUT_NAME])
+            if not whole or array.dtype != kind:
+                wanted, found = f"{kind} [N, {_sizes(shape)}]", f"{array.dtype} {list(array.shape)}"
+                raise SpecError(f'{path}: "{name}" must be {wanted}, got {found}')
         stacks = [arrays[name] for name in (HISTORY_NAME, INPUT_NAME) if name in arrays]
         return np.concatenate(stacks, axis=1), arrays[OUTPUT_NAME]
 
@@ -228,6 +246,10 @@ def relative_error(command: np.ndarray, reference: np.ndarray, spec: Spec) -> np
     span = np.subtract(spec.command_map.high, spec.command_map.low)
     error: np.ndarray = np.abs(command.astype(np.float64) - reference) / span
     return error
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))
 
 
 def _as_float32(values: Any, name: str) -> np.ndarray:

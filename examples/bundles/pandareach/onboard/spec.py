@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import numbers
 import os
 import stat
@@ -17,7 +18,7 @@ from typing import Any
 from .checks import SpecError as SpecError
 from .checks import items, mapping, number, numbers_of, text, with_keys
 
-FORMAT_VERSION = 2  # the newest; a contract without a history is written in format 1, which has no key for it
+FORMAT_VERSION = 3  # the newest: of images; 2 is of vectors with a history, and 1, which has no key for it, without
 SPEC_FILE = "spec.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -47,6 +48,31 @@ class Field:
             raise SpecError(f'field "{self.name}" has size {self.size} but {len(labels)} labels')
         object.__setattr__(self, "size", int(self.size))
         object.__setattr__(self, "labels", labels)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What the policy sees in place of a vector: one image of `shape`, its axes as `layout` says, "CHW" or "HWC".
+
+    C are channels, H rows from the top, W columns from the left. Each number is a `dtype` from `low` to `high`, as a
+    camera gives it; the policy itself scales them.
+    """
+
+    shape: tuple[int, int, int]
+    layout: str
+    dtype: str = "uint8"
+    low: int = 0
+    high: int = 255
+
+    def __post_init__(self) -> None:
+        shape = items(self.shape, "image.shape")
+        if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
+            raise SpecError(f"image.shape must be three whole numbers from 1, got {list(shape)}")
+        if self.layout not in ("CHW", "HWC"):
+            raise SpecError(f'image.layout must be "CHW" or "HWC", got {self.layout!r}')
+        if (self.dtype, self.low, self.high) != ("uint8", 0, 255):
+            raise SpecError(f"image must be uint8 from 0 to 255, got {self.dtype} from {self.low} to {self.high}")
+        object.__setattr__(self, "shape", shape)
 
 
 @dataclass(frozen=True)
@@ -83,8 +109,9 @@ class Spec:
     `gains` and `limits` hold one value a joint, in the order of `joints`, SI (kp [N m/rad], kd [N m s/rad],
     position_low, position_high [rad or m], velocity [rad/s or m/s], effort [N m or N]). `tolerance` is the largest
     |onnx - torch| of a command, as a share of high - low. `history` is how many of the last observations the policy
-    sees, the newest among them; `format_version` follows from it: 1 without a history, else 2. `training_ranges` are
-    name -> (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its
+    sees, the newest among them. With an `image` the observation is one field, whose numbers are that image's, and there
+    is no history. `format_version` follows: 3 with an image, 2 with a history, else 1. `training_ranges` are name ->
+    (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its
     sha256.
     """
 
@@ -106,11 +133,12 @@ class Spec:
     files: dict[str, str] = field(default_factory=dict)
     format_version: int = field(init=False)
     history: int = 1
+    image: Image | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
             raise SpecError(f"history must be a whole number from 1, got {self.history!r}")
-        object.__setattr__(self, "format_version", 1 if self.history == 1 else FORMAT_VERSION)
+        object.__setattr__(self, "format_version", 3 if self.image is not None else 2 if self.history > 1 else 1)
         for key in ("task", "algorithm"):
             text(getattr(self, key), key, empty=False)
         for key in ("control_dt", "tolerance"):
@@ -122,6 +150,7 @@ class Spec:
             raise SpecError(f'quaternion_order must be "xyzw" or "wxyz", got {self.quaternion_order!r}')
         for key in ("observation", "command", "reward_signals"):
             object.__setattr__(self, key, _layout(getattr(self, key), key, empty=key == "reward_signals"))
+        self._check_image()
         self._check_command_map()
         self._check_joints()
         self._check_parameters()
@@ -136,6 +165,18 @@ class Spec:
             if not isinstance(digest, str) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
                 raise SpecError(f'files: "{name}" has no sha256 but {digest!r}')
         object.__setattr__(self, "files", files)
+
+    def _check_image(self) -> None:
+        if self.image is None:
+            return
+        if not isinstance(self.image, Image):
+            raise SpecError(f"image must be an Image, got {self.image!r}")
+        sizes = [entry.size for entry in self.observation]
+        if sizes != [math.prod(self.image.shape)] or self.history > 1:
+            shape = list(self.image.shape)
+            raise SpecError(f"an image {shape} must be all of the observation, got fields of {sizes}")
+        if self.command_map.relative_to:
+            raise SpecError("command_map.relative_to: no command is relative to an image")
 
     def _check_command_map(self) -> None:
         if not isinstance(self.command_map, CommandMap):
@@ -189,6 +230,16 @@ class Spec:
         return sum(entry.size for entry in self.observation)
 
     @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of an observation as the policy takes it: that of the image, or [n]."""
+        return (self.observation_size,) if self.image is None else self.image.shape
+
+    @property
+    def observation_dtype(self) -> str:
+        """Type of its numbers: "uint8" or "float32"."""
+        return "float32" if self.image is None else self.image.dtype
+
+    @property
     def command_size(self) -> int:
         """Width m of a command."""
         return sum(entry.size for entry in self.command)
@@ -198,6 +249,8 @@ class Spec:
         data = asdict(self)
         if self.history == 1:
             del data["history"]
+        if self.image is None:
+            del data["image"]
         return data
 
     def contract_sha256(self) -> str:
@@ -246,7 +299,8 @@ def spec_from_dict(value: Any) -> Spec:
     """A Spec from the plain data of spec.json; SpecError on unknown or missing keys and on whatever `Spec` refuses."""
     version = value.get("format_version", 1) if isinstance(value, dict) else 1
     _check_version(version)  # first: a newer format's keys mean nothing to this reader
-    known = [entry.name for entry in fields(Spec) if version > 1 or entry.name != "history"]
+    absent = {"history": version != 2, "image": version != 3}
+    known = [entry.name for entry in fields(Spec) if not absent.get(entry.name)]
     data = with_keys(value, "the contract", known)
     del data["format_version"]
     for key in ("observation", "command", "reward_signals"):
@@ -255,6 +309,8 @@ def spec_from_dict(value: Any) -> Spec:
         data[key] = tuple(Field(**with_keys(entry, f"{key}[{i}]", keys)) for i, entry in enumerate(entries))
     map_keys = [entry.name for entry in fields(CommandMap)]
     data["command_map"] = CommandMap(**with_keys(data["command_map"], "command_map", map_keys))
+    if "image" in data:
+        data["image"] = Image(**with_keys(data["image"], "image", [entry.name for entry in fields(Image)]))
     spec = Spec(**data)
     if spec.format_version != version:
         raise SpecError(f"the contract has format version {version}, one with a history of {spec.history} has another")
