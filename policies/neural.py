@@ -43,7 +43,7 @@ class NeuralConfig:
     hidden: tuple[int, ...] = (256, 256)
     normalize_observations: bool = True
     history: int = 1
-    matmul_precision: str = "medium"
+    matmul_precision: str = "highest"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
