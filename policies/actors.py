@@ -158,9 +158,7 @@ class DeterministicActor(nn.Module):
         if (output == "choice") != (choices > 1) or (choices and action_size != 1):
             raise ValueError(f"{choices} choices do not go with the output {output!r} of size {action_size}")
         if recurrent and not (recurrent <= MAX_RECURRENT and history == 1 and image is None):
-            raise ValueError(
-                f"an actor of {recurrent} recurrent units has at most {MAX_RECURRENT}, sees one vector at a time"
-            )
+            raise ValueError(f"a recurrent actor sees one vector at a time and has at most {MAX_RECURRENT} units")
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
         self.choices, self.image, self.recurrent = choices, image, recurrent
@@ -190,14 +188,13 @@ class DeterministicActor(nn.Module):
         return found.tanh() if self.output == "tanh" else found.clamp(-1.0, 1.0)
 
     def describe(self) -> dict[str, Any]:
-        seen: dict[str, Any] = (
-            {"observation_size": self.observation_size} if self.image is None else {"image": list(self.image)}
-        )
-        if self.recurrent:
-            seen |= {"recurrent": self.recurrent}
+        about: dict[str, Any] = {"kind": "mlp", "observation_size": self.observation_size}
+        if self.image is not None:
+            about = {"kind": "cnn", "image": list(self.image)}
+        elif self.recurrent:
+            about |= {"kind": "gru", "recurrent": self.recurrent}
         return {
-            "kind": "gru" if self.recurrent else "mlp" if self.image is None else "cnn",
-            **seen,
+            **about,
             "action_size": self.action_size,
             "hidden": list(self.hidden),
             "activation": self.activation,
@@ -224,10 +221,6 @@ class DeterministicActor(nn.Module):
         sizes = [*listed[1], *(description[name] for name in more), m, history, *listed[0], choices or 1]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
-        activation, output, recurrent = (
-            description["activation"],
-            description["output"],
-            description.get("recurrent", 0),
-        )
         image = check_image(shape) if seen == "image" else None
-        return cls(math.prod(shape), m, hidden, activation, output, history, choices, image, recurrent)
+        rest = (history, choices, image, description.get("recurrent", 0))
+        return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)
