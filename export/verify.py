@@ -49,6 +49,7 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
     runtime = Runtime(bundle)
     spec = runtime.spec
     seen = " x ".join(map(str, [*spec.observation_shape, *([spec.history] if spec.history > 1 else [])]))
+    seen += f" with {spec.recurrent} recurrent units" if spec.recurrent else ""
     check_model(read_regular(os.path.join(runtime.bundle, MODEL_FILE), MAX_MODEL_BYTES), MODEL_FILE)
     checks = [
         Check("integrity", True, f"{len(spec.files)} files and the contract have their sha256"),
