@@ -18,9 +18,7 @@ from typing import Any
 from .checks import SpecError as SpecError
 from .checks import items, mapping, number, numbers_of, text, with_keys
 
-FORMAT_VERSION = (
-    4  # the newest, of recurrent policies; 3 of images, 2 of vectors with a history; 1 has no key for these
-)
+FORMAT_VERSION = 4  # the newest, of recurrent policies; 3 is of images, 2 of a history; 1 has no key for any of these
 SPEC_FILE = "spec.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -112,10 +110,11 @@ class Spec:
     position_low, position_high [rad or m], velocity [rad/s or m/s], effort [N m or N]). `tolerance` is the largest
     |onnx - torch| of a command, as a share of high - low. `history` is how many of the last observations the policy
     sees, the newest among them. With an `image` the observation is one field, whose numbers are that image's, and there
-    is no history. `recurrent` is the width of the hidden state that a recurrent policy carries from step to step, each
-    of its numbers in [-1, 1], 0 of them at an episode's start; it has neither history nor image. `format_version`
-    follows: 4 of a recurrent policy, 3 with an image, 2 with a history, else 1. `training_ranges` are name ->
-    (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its sha256.
+    is no history. `recurrent` is the width of the hidden state, in [-1, 1] and 0 at an episode's start, that a
+    recurrent policy carries from step to step; 0 is for all others, and those alone have a history or an image.
+    `format_version` follows: 4 of a recurrent policy, 3 with an image, 2 with a history, else 1. `training_ranges` are
+    name -> (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its
+    sha256.
     """
 
     task: str
@@ -140,10 +139,9 @@ class Spec:
     recurrent: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
-            raise SpecError(f"history must be a whole number from 1, got {self.history!r}")
-        if isinstance(self.recurrent, bool) or not isinstance(self.recurrent, int) or self.recurrent < 0:
-            raise SpecError(f"recurrent must be a whole number from 0, got {self.recurrent!r}")
+        for key, least in (("history", 1), ("recurrent", 0)):
+            if type(value := getattr(self, key)) is not int or value < least:
+                raise SpecError(f"{key} must be a whole number from {least}, got {value!r}")
         if self.recurrent and (self.history > 1 or self.image is not None):
             raise SpecError("a recurrent policy has neither history nor image")
         form = 4 if self.recurrent else 3 if self.image is not None else 2 if self.history > 1 else 1
