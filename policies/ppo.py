@@ -99,8 +99,7 @@ class PPO(StochasticAgent[PPOConfig]):
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """All epochs over one rollout; the means of its metrics, under SB3's names. Raises NonFiniteError."""
-        plain = not self.config.recurrent  # autograd, which a recurrent layer is left to, takes no inference tensors
-        with torch.inference_mode(plain), torch.no_grad(), arithmetic(self.config.matmul_precision, self.device):
+        with torch.inference_mode(), arithmetic(self.config.matmul_precision, self.device):
             return self._update(rollout)
 
     def _update(self, rollout: Rollout) -> dict[str, Tensor]:
