@@ -17,7 +17,7 @@ from torch import nn
 
 from simtoreal.export.onboard.runtime import (
     CONTRACT_KEY,
-    NEXT_HISTORY_NAME,
+    NEXT,
     OUTPUT_NAME,
     inputs_of,
     open_session,
@@ -41,19 +41,20 @@ def write_bundle(
 
     `actor`: raw SI observation [B, n] -> action [B, m] in [-1, 1]. `recorded_observations` [N, n]: what the policy saw
     in its task. With a history of k both are stacks of so many, [B, k n] and [N, k n], oldest first; under a contract
-    of images they are these, uint8. With random and extreme ones they become the golden vectors. ExportError when `out`
-    exists (`force` replaces a bundle, and nothing else), when the policy holds NaN or infinity, when onnxruntime
-    differs from torch on any golden vector by more than `spec.tolerance` of the command's range, or when the disk
-    refuses.
+    of images they are these, uint8. A recurrent actor also takes and gives its hidden state [B, h], and what it saw
+    are observations behind it, [N, h + n]. With random and extreme ones they become the golden vectors. ExportError
+    when `out` exists (`force` replaces a bundle, and nothing else), when the policy holds NaN or infinity, when
+    onnxruntime differs from torch on any golden vector by more than `spec.tolerance` of the command's range, or when
+    the disk refuses.
     """
     path = Path(out)
     _check_target(path, force)
     golden = golden_observations(recorded_observations, spec)
     graph = PolicyGraph(actor, spec)
-    command = graph.commands(golden)
+    answers = graph.answers(golden)
     model = export_onnx(graph, {CONTRACT_KEY: spec.contract_sha256(), "task": spec.task, "algorithm": spec.algorithm})
-    _check_parity(model, golden, command, spec)
-    contents = {MODEL_FILE: model, GOLDEN_FILE: _npz(golden, command, spec), **_onboard_files()}
+    _check_parity(model, golden, answers, spec)
+    contents = {MODEL_FILE: model, GOLDEN_FILE: _npz(golden, answers, spec), **_onboard_files()}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
     text = json.dumps(replace(spec, files=hashes).to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
     contents[SPEC_FILE] = (text + "\n").encode("utf-8")
@@ -69,11 +70,12 @@ def golden_observations(recorded: np.ndarray, spec: Spec) -> np.ndarray:
 
     At most 2,000 recorded rows, evenly spaced; 1,000 normal draws with their mean and standard deviation; each field at
     the mean +- 10 standard deviations throughout the history, alone and all together; zeros and +-1,000 everywhere.
-    For images see `golden_images`.
+    The hidden state before the observation of a recurrent policy, [R, h + n], stays within [-1, 1]. For images see
+    `golden_images`.
     """
     if spec.image is not None:
         return golden_images(recorded, spec.image)
-    rows, width = np.asarray(recorded), spec.history * spec.observation_size
+    rows, width = np.asarray(recorded), spec.memory[1] + spec.observation_size
     if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
         raise ExportError(f"recorded observations must be [N, {width}], got {list(rows.shape)}")
     if rows.dtype.kind != "f" or not np.isfinite(rows).all():
@@ -85,10 +87,12 @@ def golden_observations(recorded: np.ndarray, spec: Spec) -> np.ndarray:
     extreme = [np.zeros_like(mean), np.full_like(mean, EXTREME_VALUE), np.full_like(mean, -EXTREME_VALUE)]
     for part in (*slices(spec.observation).values(), slice(None)):
         for sign in (EXTREME_STDS, -EXTREME_STDS):
-            row, moved = mean.copy(), (std * sign).reshape(spec.history, -1)
-            row.reshape(moved.shape)[:, part] += moved[:, part]
+            row, moved = mean.copy(), (std * sign)[spec.recurrent :].reshape(spec.history, -1)
+            row[spec.recurrent :].reshape(moved.shape)[:, part] += moved[:, part]
             extreme.append(row)
-    return np.concatenate([rows, random, np.stack(extreme)]).astype(np.float32)
+    golden = np.concatenate([rows, random, np.stack(extreme)]).astype(np.float32)
+    golden[:, : spec.recurrent] = golden[:, : spec.recurrent].clip(-1.0, 1.0)
+    return golden
 
 
 def golden_images(recorded: np.ndarray, image: Image) -> np.ndarray:
@@ -119,28 +123,32 @@ def _check_target(path: Path, force: bool) -> None:
         raise ExportError(f"{path} exists and is no bundle folder; it is not replaced")
 
 
-def _check_parity(model: bytes, stacks: np.ndarray, command: np.ndarray, spec: Spec) -> None:
-    if not np.isfinite(command).all():
-        row = int(np.argwhere(~np.isfinite(command))[0][0])
-        raise ExportError(f"the policy's command for golden vector {row} of {len(command)} is not finite")
+def _check_parity(model: bytes, golden: np.ndarray, answers: np.ndarray, spec: Spec) -> None:
+    if not np.isfinite(answers).all():
+        row = int(np.argwhere(~np.isfinite(answers))[0][0])
+        raise ExportError(f"the policy's command for golden vector {row} of {len(answers)} is not finite")
     session = open_session(model, "the exported model")
-    for batch in (len(command), *BATCHES):
-        found, *remembered = session.run(None, inputs_of(stacks[:batch], spec))
-        if remembered and not np.array_equal(remembered[0], stacks[:batch, spec.observation_size :]):
-            raise ExportError(f"the exported model's {NEXT_HISTORY_NAME} is not its inputs without the oldest frame")
-        error = relative_error(found, command[:batch], spec)
+    for batch in (len(answers), *BATCHES):
+        found, *remembered = session.run(None, inputs_of(golden[:batch], spec))
+        if spec.recurrent:
+            found = np.concatenate([found, *remembered], axis=1)
+        elif remembered and not np.array_equal(remembered[0], golden[:batch, spec.observation_size :]):
+            raise ExportError(f"the exported model's {NEXT}history is not its inputs without the oldest frame")
+        error = relative_error(found, answers[:batch], spec)
         worst = float(error.max())
         if not worst <= spec.tolerance:
             row = int(np.argmax(error.max(axis=1)))
             raise ExportError(
                 f"onnxruntime differs from torch by {worst:.2e} of the command's range at golden vector {row} of "
-                f"{len(command)}, in a batch of {batch}; the contract tolerates {spec.tolerance:.0e}"
+                f"{len(answers)}, in a batch of {batch}; the contract tolerates {spec.tolerance:.0e}"
             )
 
 
-def _npz(stacks: np.ndarray, command: np.ndarray, spec: Spec) -> bytes:
+def _npz(golden: np.ndarray, answers: np.ndarray, spec: Spec) -> bytes:
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {**inputs_of(stacks, spec), OUTPUT_NAME: command}
+    arrays: dict[str, Any] = {**inputs_of(golden, spec), OUTPUT_NAME: answers[:, : spec.command_size]}
+    if spec.recurrent:
+        arrays[NEXT + spec.memory[0]] = answers[:, spec.command_size :]
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 

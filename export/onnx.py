@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from simtoreal.export.onboard.runtime import HISTORY_NAME, INPUT_NAME, NEXT_HISTORY_NAME, OUTPUT_NAME
+from simtoreal.export.onboard.runtime import INPUT_NAME, NEXT, OUTPUT_NAME
 from simtoreal.export.onboard.spec import Spec, SpecError, slices
 
 TRACE_BATCH = 2  # at a batch of 1 the trace bakes the size in
@@ -29,8 +29,9 @@ class PolicyGraph(nn.Module):
 
     `actor` takes raw SI observations [B, n] (its normalizer inside) and gives actions [B, m] in [-1, 1]. Under a
     contract with a history of k it takes stacks [B, k n], oldest first, and the graph also takes the history
-    [B, (k - 1) n] and gives the next one. Under one of images both take these, uint8 [B, *shape]. The bounds are
-    rounded to float32 inwards, so no command passes them by a rounding.
+    [B, (k - 1) n] and gives the next one. Under one of a recurrent policy both also take the hidden state [B, h], and
+    give the next one. Under one of images both take these, uint8 [B, *shape]. The bounds are rounded to float32
+    inwards, so no command passes them by a rounding.
     """
 
     offset: Tensor
@@ -48,7 +49,7 @@ class PolicyGraph(nn.Module):
         self.register_buffer("high", torch.from_numpy(_rounded(table.high, -np.inf)))
         where = slices(spec.observation)
         self.relative = [(where[name].start, where[name].stop) for name in table.relative_to]
-        self.newest = (spec.history - 1) * spec.observation_size
+        (self.memory, self.memory_width), self.recurrent = spec.memory, spec.recurrent
         self.blank = torch.zeros(*spec.observation_shape, dtype=getattr(torch, spec.observation_dtype))
         self.command_size = spec.command_size
         for name, value in self.state_dict().items():
@@ -59,40 +60,54 @@ class PolicyGraph(nn.Module):
     def inputs(self, batch: int) -> dict[str, Tensor]:
         """Blank inputs of the graph, by name."""
         inputs = {INPUT_NAME: self.blank.expand(batch, *self.blank.shape)}
-        return inputs | ({HISTORY_NAME: torch.zeros(batch, self.newest)} if self.newest else {})
+        return inputs | ({self.memory: torch.zeros(batch, self.memory_width)} if self.memory_width else {})
 
     def _check_actor(self) -> None:
         for batch in BATCHES:
-            stack = torch.cat(list(reversed(self.inputs(batch).values())), dim=-1)
+            inputs = list(self.inputs(batch).values())
+            seen = inputs if self.recurrent else [torch.cat(inputs[::-1], dim=-1)]
             try:
-                action = self.actor(stack)
+                found = self.actor(*seen)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                raise ExportError(
-                    f"the actor does not take observations {list(stack.shape)}: {_line(error)}"
-                ) from error
-            if not isinstance(action, Tensor) or action.shape != (batch, self.command_size):
-                found = list(action.shape) if isinstance(action, Tensor) else type(action).__name__
-                raise ExportError(f"the actor must give actions [{batch}, {self.command_size}], it gives {found}")
+                shapes = " and hidden states ".join(str(list(tensor.shape)) for tensor in seen)
+                raise ExportError(f"the actor does not take observations {shapes}: {_line(error)}") from error
+            wanted = [[batch, self.command_size], *([[batch, self.recurrent]] if self.recurrent else [])]
+            given = [
+                list(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                for part in (found if self.recurrent and isinstance(found, tuple) else [found])
+            ]
+            if given != wanted:
+                said, got = (" and hidden states ".join(map(str, shapes)) for shapes in (wanted, given))
+                raise ExportError(f"the actor must give actions {said}, it gives {got}")
 
-    def forward(self, observation: Tensor, history: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        stack = observation if history is None else torch.cat([history, observation], dim=-1)
-        command = self._command(stack)
-        return command if history is None else (command, stack[:, observation.shape[1] :])
-
-    def _command(self, stack: Tensor) -> Tensor:
-        command = self.offset + self.scale * self.actor(stack).to(torch.float32)
+    def forward(self, observation: Tensor, memory: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        if self.recurrent:
+            action, following = self.actor(observation, memory)
+        else:
+            stack = observation if memory is None else torch.cat([memory, observation], dim=-1)
+            action, following = self.actor(stack), stack[:, observation.shape[1] :]
+        command = self.offset + self.scale * action.to(torch.float32)
         for start, stop in self.relative:
-            command = command + stack[:, self.newest + start : self.newest + stop]
-        return torch.minimum(torch.maximum(command, self.low), self.high)
+            command = command + observation[:, start:stop]
+        command = torch.minimum(torch.maximum(command, self.low), self.high)
+        return command if memory is None else (command, following)
 
-    def commands(self, stacks: np.ndarray) -> np.ndarray:
-        """Torch's command [B, m] for float32 observations behind their history [B, k n], or for images."""
+    def answers(self, rows: np.ndarray) -> np.ndarray:
+        """Torch's command [B, m] for float32 observations behind their memory, or for images; with the next hidden
+        state behind it if it is recurrent. As `Runtime.answers`."""
+        seen = torch.as_tensor(rows)
+        inputs = [seen[:, self.memory_width :], *([seen[:, : self.memory_width]] if self.memory_width else [])]
         with torch.inference_mode():
-            return self._command(torch.as_tensor(stacks)).numpy()
+            found = self(*inputs)
+            if self.recurrent:
+                found = torch.cat(found, dim=-1)
+            elif self.memory_width:
+                found = found[0]
+            return np.asarray(found.numpy())
 
 
 def export_onnx(graph: PolicyGraph, metadata: Mapping[str, str]) -> bytes:
-    """The ONNX file of `graph` with `metadata` in it: one input and one output, or two with a history, free batch, no
+    """The ONNX file of `graph` with `metadata` in it: one input and one output, or two with a memory, free batch, no
     external data, checked.
 
     ExportError when torch cannot translate the graph.
@@ -106,7 +121,7 @@ def export_onnx(graph: PolicyGraph, metadata: Mapping[str, str]) -> bytes:
                 tuple(tensor.contiguous() for tensor in inputs.values()),
                 dynamo=True,
                 input_names=list(inputs),
-                output_names=[OUTPUT_NAME, NEXT_HISTORY_NAME][: len(inputs)],
+                output_names=[OUTPUT_NAME, NEXT + graph.memory][: len(inputs)],
                 dynamic_shapes=tuple({0: batch} for _ in inputs),
                 external_data=False,
                 verbose=False,

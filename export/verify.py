@@ -49,6 +49,7 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
     runtime = Runtime(bundle)
     spec = runtime.spec
     seen = " x ".join(map(str, [*spec.observation_shape, *([spec.history] if spec.history > 1 else [])]))
+    seen += f" with {spec.recurrent} recurrent units" if spec.recurrent else ""
     check_model(read_regular(os.path.join(runtime.bundle, MODEL_FILE), MAX_MODEL_BYTES), MODEL_FILE)
     checks = [
         Check("integrity", True, f"{len(spec.files)} files and the contract have their sha256"),
@@ -67,7 +68,7 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
 class ClosedLoop:
     """The bundle's runtime and the torch graph in the same episodes: the runtime drives, torch answers beside it.
 
-    Torch's history is kept here, from the observations alone, so the runtime's own is compared too.
+    Torch's memory is kept here, from the observations alone, so the runtime's own is compared too.
     """
 
     def __init__(self, runtime: Runtime, graph: PolicyGraph) -> None:
@@ -79,6 +80,7 @@ class ClosedLoop:
         """Begin an episode."""
         self._runtime.reset()
         self._frames: list[np.ndarray] = []
+        self._hidden_state: np.ndarray = np.zeros(self._runtime.spec.recurrent, np.float32)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The runtime's command [m] for an observation [n]."""
@@ -86,7 +88,9 @@ class ClosedLoop:
         row = np.asarray(observation, dtype=spec.observation_dtype)
         command = self._runtime.act(row)
         self._frames = [*(self._frames or [row] * spec.history)[1:], row]
-        expected = self._graph.commands(np.concatenate(self._frames)[None])[0]
+        memory = [self._hidden_state] if spec.recurrent else []
+        answer = self._graph.answers(np.concatenate([*memory, *self._frames])[None])[0]
+        expected, self._hidden_state = answer[: spec.command_size], answer[spec.command_size :]
         error = float(relative_error(command, expected, spec).max())
         if error > self._worst:
             self._worst, self._worst_step = error, self._steps
@@ -110,11 +114,11 @@ def _golden(runtime: Runtime) -> Check:
 
 def _batches(runtime: Runtime) -> Check:
     """One observation gives one command, whatever stands beside it in the batch."""
-    stacks, command = runtime.golden()
-    rows = np.resize(np.arange(len(stacks)), max(BATCHES))
+    golden, answers = runtime.golden()
+    rows = np.resize(np.arange(len(golden)), max(BATCHES))
     worst = 0.0
     for size in BATCHES:
-        found = runtime.commands(stacks[rows[:size]])
-        worst = max(worst, float(relative_error(found, command[rows[:size]], runtime.spec).max()))
+        found = runtime.answers(golden[rows[:size]])
+        worst = max(worst, float(relative_error(found, answers[rows[:size]], runtime.spec).max()))
     detail = f"batches of {', '.join(map(str, BATCHES))}, largest difference {worst:.1e} of the range"
     return Check("batch", worst <= runtime.spec.tolerance, detail, worst)

@@ -22,6 +22,7 @@ from simtoreal.policies.distributions import (
 from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.networks import mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
+from simtoreal.policies.recurrent import MAX_RECURRENT, RecurrentLayers
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 OUTPUTS = ("tanh", "clip", "choice")
@@ -135,7 +136,8 @@ class DeterministicActor(nn.Module):
 
     With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
     of one of them. With an `image` it takes such images, uint8 [B, *image], of `observation_size` numbers each.
-    `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
+    With `recurrent` = h units it also takes its hidden state [B, h], and gives the next one. `describe()` is what a
+    checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
     """
 
     def __init__(
@@ -148,35 +150,51 @@ class DeterministicActor(nn.Module):
         history: int = 1,
         choices: int = 0,
         image: Shape | None = None,
+        recurrent: int = 0,
     ) -> None:
         super().__init__()
         if output not in OUTPUTS:
             raise ValueError(f"no output {output!r}; outputs: {', '.join(OUTPUTS)}")
         if (output == "choice") != (choices > 1) or (choices and action_size != 1):
             raise ValueError(f"{choices} choices do not go with the output {output!r} of size {action_size}")
+        if recurrent and not (recurrent <= MAX_RECURRENT and history == 1 and image is None):
+            raise ValueError(f"a recurrent actor sees one vector at a time and has at most {MAX_RECURRENT} units")
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
-        self.choices, self.image = choices, image
+        self.choices, self.image, self.recurrent = choices, image, recurrent
         self.normalizer = FrozenNormalizer(0 if image else observation_size)
         sizes = [history * observation_size, *hidden]
-        self.body = (
-            mlp(sizes, activation, nn.Sequential)
-            if image is None
-            else nn.Sequential(image_layers(image, hidden, activation, nn.Sequential))
-        )
+        self.body: nn.Module
+        if image is not None:
+            self.body = nn.Sequential(image_layers(image, hidden, activation, nn.Sequential))
+        elif recurrent:
+            self.body = RecurrentLayers(observation_size, recurrent, hidden, activation, nn.Sequential)
+        else:
+            self.body = mlp(sizes, activation, nn.Sequential)
         self.head = nn.Linear(sizes[-1], choices or action_size)
 
-    def forward(self, obs: Tensor) -> Tensor:
-        found = self.head(self.body(self.normalizer(obs)))
+    def forward(self, obs: Tensor, hidden_state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """The action, of a recurrent actor with the next hidden state; None at an episode's start."""
+        x = self.normalizer(obs)
+        if not self.recurrent:
+            return self._action(self.body(x))
+        latent, following = self.body(x, hidden_state)
+        return self._action(latent), following
+
+    def _action(self, latent: Tensor) -> Tensor:
+        found: Tensor = self.head(latent)
         if self.output == "choice":
             return chosen_action(found.argmax(dim=-1, keepdim=True), self.choices)
         return found.tanh() if self.output == "tanh" else found.clamp(-1.0, 1.0)
 
     def describe(self) -> dict[str, Any]:
-        seen = {"observation_size": self.observation_size} if self.image is None else {"image": list(self.image)}
+        about: dict[str, Any] = {"kind": "mlp", "observation_size": self.observation_size}
+        if self.image is not None:
+            about = {"kind": "cnn", "image": list(self.image)}
+        elif self.recurrent:
+            about |= {"kind": "gru", "recurrent": self.recurrent}
         return {
-            "kind": "mlp" if self.image is None else "cnn",
-            **seen,
+            **about,
             "action_size": self.action_size,
             "hidden": list(self.hidden),
             "activation": self.activation,
@@ -190,20 +208,19 @@ class DeterministicActor(nn.Module):
         """Without "history" or "choices", as it was once written, these are 1 and 0. Raises ValueError when another key
         is missing, unknown or of the wrong kind."""
         description = {"history": 1, "choices": 0} | description
-        kinds = {"mlp": "observation_size", "cnn": "image"}  # and what each says of what it sees
+        kinds = {"mlp": ["observation_size"], "cnn": ["image"], "gru": ["observation_size", "recurrent"]}
         if description.get("kind") not in kinds:
             raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
-        seen = kinds[description["kind"]]
-        keys = {"kind", seen, "action_size", "hidden", "activation", "output", "history", "choices"}
+        seen, *more = kinds[description["kind"]]  # what it says of what it sees, and what else
+        keys = {"kind", seen, *more, "action_size", "hidden", "activation", "output", "history", "choices"}
         if set(description) != keys:
             raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
         hidden, shape = description["hidden"], description[seen] if seen == "image" else [description[seen]]
         listed = [sizes if isinstance(sizes, list) else [None] for sizes in (hidden, shape)]
         m, history, choices = (description[name] for name in ("action_size", "history", "choices"))
-        sizes = [*listed[1], m, history, *listed[0], choices or 1]
+        sizes = [*listed[1], *(description[name] for name in more), m, history, *listed[0], choices or 1]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
         image = check_image(shape) if seen == "image" else None
-        return cls(
-            math.prod(shape), m, hidden, description["activation"], description["output"], history, choices, image
-        )
+        rest = (history, choices, image, description.get("recurrent", 0))
+        return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)

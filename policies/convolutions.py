@@ -17,6 +17,7 @@ from simtoreal.policies.backprop import HiddenLayers, Trace, backward, forward
 from simtoreal.policies.images import Shape, check_image, is_channels_first
 from simtoreal.policies.networks import mlp
 from simtoreal.policies.products import operand, product, widened
+from simtoreal.policies.recurrent import RecurrentLayers
 
 FILTERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # of each layer: how many, their side and their stride [pixels]
 threshold_backward = torch.ops.aten.threshold_backward.default
@@ -107,5 +108,5 @@ class ImageLayers(nn.Sequential):
         return [*self.convolutions.weight_gradients(trace.maps, widened(product(to_first, weight))), *of_hidden]
 
 
-Body = HiddenLayers | ImageLayers
+Body = HiddenLayers | ImageLayers | RecurrentLayers
 """What a stochastic policy or a value has before its head."""

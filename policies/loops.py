@@ -52,7 +52,7 @@ class LoopState:
 
     The loop changes it in place. On resuming, `observation` is what the environments last returned, the policy's part
     as the stack [E, k n] that it sees, and the caller has brought the environments back to that point; None means the
-    loop resets them.
+    loop resets them. `hidden_state` [E, w] is what a recurrent agent remembers of the open episodes; w is 0 for others.
     """
 
     rng: torch.Generator
@@ -62,10 +62,11 @@ class LoopState:
     observation: Observation | None = None
     returns: np.ndarray = field(default_factory=lambda: np.zeros(0))
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    hidden_state: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
-    def begin(self, observation: Observation, n_envs: int) -> None:
-        """The first observations [E, ...] after a reset."""
-        self.observation = observation
+    def begin(self, observation: Observation, n_envs: int, hidden_state_size: int = 0) -> None:
+        """The first observations [E, ...] after a reset, of an agent whose hidden state is so large."""
+        self.observation, self.hidden_state = observation, torch.zeros(n_envs, hidden_state_size)
         self.returns, self.lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
 
     @property
@@ -74,10 +75,13 @@ class LoopState:
         assert self.observation is not None
         return self.observation
 
-    def check(self, n_envs: int) -> None:
-        """Raises ValueError when this is the state of another number of environments."""
+    def check(self, n_envs: int, hidden_state_size: int = 0) -> None:
+        """Raises ValueError when this is the state of another number of environments, or of another memory."""
         if len(self.returns) != n_envs:
             raise ValueError(f"the loop's state is of {len(self.returns)} environments, got {n_envs}")
+        found, expected = list(self.hidden_state.shape), [n_envs, hidden_state_size]
+        if found != expected:
+            raise ValueError(f"the loop's hidden state has shape {found}, expected {expected}")
 
     def count(self, valid: np.ndarray, infos: Mapping[str, Any], max_fault_rate: float) -> None:
         """One vector step more. Raises FaultRateError when more than `max_fault_rate` of all were not `valid` [E]."""
@@ -121,6 +125,8 @@ class LoopState:
             state["observation"] = torch.from_numpy(np.array(policy))
             if privileged is not None:
                 state["privileged"] = torch.from_numpy(np.array(privileged))
+        if self.hidden_state.numel():
+            state["hidden_state"] = self.hidden_state.clone()
         return state
 
     @classmethod
@@ -144,6 +150,7 @@ class LoopState:
             observation,
             tensors["returns"].cpu().numpy().copy(),
             tensors["lengths"].cpu().numpy().copy(),
+            tensors.get("hidden_state", torch.zeros(len(tensors["lengths"]), 0)).clone(),
         )
 
 

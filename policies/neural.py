@@ -128,18 +128,19 @@ class NeuralAgent(ABC, Generic[Config]):
 
     def _copied(
         self,
-        body: nn.Sequential,
+        body: nn.Module,
         weight: Tensor,
         bias: Tensor,
         *,
         activation: str = "relu",
         output: str = "tanh",
         choices: int = 0,
+        recurrent: int = 0,
     ) -> DeterministicActor:
         """A copy of a body and of a linear layer after it, with the normalizer inside."""
         config, n = self.config, self.observation_size
         actor = DeterministicActor(
-            n, self.action_size, config.hidden, activation, output, config.history, choices, self.image
+            n, self.action_size, config.hidden, activation, output, config.history, choices, self.image, recurrent
         )
         actor.normalizer.copy_from(self.normalizer)
         actor.body.load_state_dict(body.state_dict())

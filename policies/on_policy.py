@@ -23,24 +23,26 @@ from simtoreal.policies.loops import (
     transition,
     valid_rows,
 )
-from simtoreal.policies.rollout import Rollout, advantages
+from simtoreal.policies.rollout import Rollout, Sequences, advantages
 
 
 class OnPolicyAgent(Protocol):
     """A learner from rollouts."""
 
     device: torch.device
+    hidden_state_size: int  # w, what it remembers of an episode; 0 where it is not recurrent
 
     def begin(self, n: int) -> None:
         """A rollout of `n` environments begins."""
         ...
 
-    def try_out(self, obs: Observation) -> tuple[np.ndarray, Tensor, Tensor]:
-        """Actions [E, m] for the environments, what they were before they were bounded, and log pi of that [E]."""
+    def try_out(self, obs: Observation, hidden_state: Tensor) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
+        """Actions [E, m] for the environments, what they were before they were bounded, log pi of that [E], and the
+        next hidden state [E, w]."""
         ...
 
-    def values(self, obs: Tensor, privileged: Tensor | None) -> Tensor:
-        """V [B] of raw observations."""
+    def values(self, obs: Tensor, privileged: Tensor | None, hidden_state: Tensor) -> Tensor:
+        """V [B] of raw observations that follow on a hidden state [B, w]."""
         ...
 
     def observe(self, obs: Observation) -> None:
@@ -123,7 +125,7 @@ def monte_carlo(
             running &= ~part["ended"]
         report = _learned(agent, parts, episodes, state, began, gamma=gamma, gae_lambda=1.0)
         if state.lengths.any():
-            state.begin(stacked(copied(envs.reset()[0]), history), envs.num_envs)
+            state.begin(stacked(copied(envs.reset()[0]), history), envs.num_envs, agent.hidden_state_size)
         yield report
 
 
@@ -133,9 +135,10 @@ def _begun(
     """`state`, or a first one; with the environments reset where it says that they are not."""
     state = state or LoopState.start(seed)
     if state.observation is None:
-        state.begin(stacked(copied(envs.reset(seed=seed)[0]), history), envs.num_envs)
+        state.begin(stacked(copied(envs.reset(seed=seed)[0]), history), envs.num_envs, agent.hidden_state_size)
         agent.observe(finite(state.current))
-    state.check(envs.num_envs)
+    state.check(envs.num_envs, agent.hidden_state_size)
+    state.hidden_state = state.hidden_state.to(agent.device)
     return state
 
 
@@ -144,7 +147,7 @@ def _stepped(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One control step of every environment, and the episodes that ended with it."""
     obs = finite(state.current)
-    action, raw, log_prob = agent.try_out(obs)
+    action, raw, log_prob, following = agent.try_out(obs, state.hidden_state)
     next_obs, reward, terminated, truncated, infos = envs.step(action)
     ended = terminated | truncated
     reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
@@ -158,9 +161,15 @@ def _stepped(
         "terminated": terminated,
         "ended": ended | ~valid,
         "valid": valid,
+        "begins": state.lengths == 0,
+        "hidden_state": state.hidden_state,
+        "next_hidden_state": following,
     }
     state.count(valid, infos, max_fault_rate)
     state.observation = stacked(copied(next_obs), history, state.observation, ended)
+    state.hidden_state = following
+    if ended.any():
+        state.hidden_state = following.masked_fill(torch.from_numpy(ended).to(following.device)[:, None], 0.0)
     return part, state.end_episodes(reward, ended, infos)
 
 
@@ -182,25 +191,33 @@ def _learned(
 
 
 def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, gae_lambda: float) -> Rollout:
-    """T control steps of E environments as one rollout of those transitions that are valid.
+    """T control steps of E environments as one rollout of those transitions that are valid; for a recurrent agent of
+    all, which `sequences` then tells apart.
 
     Values are asked for once, of all observations together: of the T steps', of those the last step led to, and of
-    those with which episodes ended.
+    those with which episodes ended, each with what the agent remembered when it came.
     """
     device, n = agent.device, len(parts[0]["reward"])
     obs, privileged = _joined([part["obs"] for part in parts], device)
     ended, terminated = (np.stack([part[name] for part in parts]) for name in ("ended", "terminated"))
-    value = agent.values(obs, privileged).cpu().numpy().astype(float).reshape(len(parts), n)
+    before, after = (torch.cat([part[name] for part in parts]) for name in ("hidden_state", "next_hidden_state"))
+    value = agent.values(obs, privileged, before).cpu().numpy().astype(float).reshape(len(parts), n)
     next_value = np.concatenate([value[1:], np.zeros((1, n))])
     asked = ended.copy()
     asked[-1] = True
     led_to = [_taken(parts[t]["reached"], asked[t]) for t in np.flatnonzero(asked.any(axis=1))]
-    next_value[asked] = agent.values(*_joined(led_to, device)).cpu().numpy()
+    which = torch.from_numpy(np.flatnonzero(asked)).to(device)
+    next_value[asked] = agent.values(*_joined(led_to, device), after[which]).cpu().numpy()
     next_value[terminated] = 0.0
     valid = np.stack([part["valid"] for part in parts])
     reward = np.stack([part["reward"] for part in parts])
     advantage = advantages(reward, value, next_value, ended, gamma=gamma, gae_lambda=gae_lambda)
+    sequences = None
     keep = torch.from_numpy(np.flatnonzero(valid)).to(device)
+    if agent.hidden_state_size:
+        begins = np.stack([part["begins"] for part in parts])
+        sequences = Sequences(n, before, *(torch.from_numpy(flags.ravel()).to(device) for flags in (begins, valid)))
+        keep = torch.arange(valid.size, device=device)
 
     def rows_of(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array.ravel(), dtype=torch.float32, device=device)[keep]
@@ -213,6 +230,7 @@ def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, 
         rows_of(value),
         rows_of(advantage),
         rows_of(advantage + value),
+        sequences,
     )
 
 

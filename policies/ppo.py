@@ -9,7 +9,9 @@ ends before the step at which mean (ratio - 1 - log ratio) exceeds 1.5 times it.
 
 The action is a Gaussian, clipped to [-1, 1], or its tanh, or a choice (`distributions`). Options beyond the paper:
 observations normalized by running statistics; values that also see a privileged observation (Pinto et al. 2017, arXiv
-1710.06542); a history of observations; layers that actor and value share; images (`convolutions`).
+1710.06542); a history of observations; layers that actor and value share; images (`convolutions`); a recurrent layer
+(`recurrent`). The latter is one of the actor's and another of the value's, which may see more and whose error is of
+another size, unless they share all layers; minibatches are then whole sequences of `sequence_length` control steps.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +28,10 @@ from torch import Tensor, nn
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.backprop import linear_gradients
 from simtoreal.policies.convolutions import Body
+from simtoreal.policies.images import Shape
 from simtoreal.policies.networks import MAX_BATCH
 from simtoreal.policies.products import arithmetic
+from simtoreal.policies.recurrent import MAX_RECURRENT, Steps
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig
 
@@ -36,7 +41,8 @@ class PPOConfig(StochasticConfig):
     """Settings of PPO, besides those of any stochastic policy; a value out of range raises ValueError.
 
     `rollout` is control steps of each environment between updates; `clip_value`, if above 0, bounds how far a value may
-    move in an update; `target_kl` 0 never stops early.
+    move in an update; `target_kl` 0 never stops early. `recurrent` is the units of a recurrent layer, 0: none;
+    `sequence_length` is how many control steps its gradient goes back.
     """
 
     gae_lambda: float = 0.95
@@ -50,9 +56,25 @@ class PPOConfig(StochasticConfig):
     max_gradient: float = 0.5
     target_kl: float = 0.0
     normalize_advantage: bool = True
+    recurrent: int = 0
+    sequence_length: int = 32
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
+        length = self.sequence_length
+        of_sequences: dict[str, tuple[bool, str]] = {}
+        if self.recurrent and length >= 1:
+            of_sequences = {
+                "history": (self.history == 1, "1 with a recurrent layer, which remembers by itself"),
+                "rollout": (
+                    self.rollout >= 1 and self.rollout % length == 0,
+                    f"a multiple of sequence_length {length} with a recurrent layer",
+                ),
+                "batch_size": (
+                    length <= self.batch_size <= MAX_BATCH and self.batch_size % length == 0,
+                    f"a multiple of sequence_length {length} up to {MAX_BATCH} with a recurrent layer",
+                ),
+            }
         return super().checks() | {
             "gae_lambda": (0 <= self.gae_lambda <= 1, "from 0 to 1"),
             "rollout": (self.rollout >= 1, "at least 1"),
@@ -64,6 +86,9 @@ class PPOConfig(StochasticConfig):
             "value_weight": (self.value_weight >= 0, "at least 0"),
             "max_gradient": (self.max_gradient > 0, "above 0"),
             "target_kl": (self.target_kl >= 0, "at least 0"),
+            "recurrent": (0 <= self.recurrent <= MAX_RECURRENT, f"from 0 to {MAX_RECURRENT}"),
+            "sequence_length": (length >= 1, "at least 1"),
+            **of_sequences,
         }
 
 
@@ -80,17 +105,36 @@ class PPO(StochasticAgent[PPOConfig]):
     def _update(self, rollout: Rollout) -> dict[str, Tensor]:
         config = self.config
         x, state = self._inputs(rollout.obs, rollout.privileged)
-        data = _Columns(x, state if state is not x else None, rollout)
+        data = _Columns(x, state if state is not x else None, rollout, config)
         seen: list[Parts] = []
         for _ in range(config.epochs):
-            order = torch.randperm(len(x), generator=self.rng, device=self.device)
-            for batch in data.shuffled(order).split(config.batch_size):
+            for batch in data.shuffled(self._order(rollout)).split(config.batch_size):
                 parts, gradients = self.gradients(batch)
                 if config.target_kl and _kl(parts.log_ratio) > 1.5 * config.target_kl:
                     return self._metrics(seen)
                 self._step(parts, gradients)
                 seen.append(parts)
         return self._metrics(seen)
+
+    def _order(self, rollout: Rollout) -> Tensor:
+        """Rows of a rollout for the minibatches of an epoch: at random, but of sequences those of a minibatch are its
+        `Steps`."""
+        count = len(rollout.returns)
+        if rollout.sequences is None:
+            return torch.randperm(count, generator=self.rng, device=self.device)
+        envs, length = rollout.sequences.envs, self.config.sequence_length
+        firsts = torch.arange(count, device=self.device).view(-1, length, envs)[:, 0].flatten()
+        firsts = firsts[torch.randperm(len(firsts), generator=self.rng, device=self.device)]
+        steps = envs * torch.arange(length, device=self.device)[:, None]
+        return torch.cat([(steps + some).flatten() for some in firsts.split(self.config.batch_size // length)])
+
+    def _recurrent(self) -> int:
+        return self.config.recurrent
+
+    def _check_image(self, image: Shape, privileged_size: int) -> None:
+        super()._check_image(image, privileged_size)
+        if self.config.recurrent:
+            raise ValueError("images go with no recurrent layer here; set recurrent to 0")
 
     def gradients(self, batch: Minibatch) -> tuple[Parts, list[Tensor]]:
         """What the loss of a minibatch is made of, and its gradients to all weights, in the order of the optimizer's.
@@ -174,10 +218,11 @@ class Parts:
 
 @dataclass
 class Minibatch:
-    """Rows of a rollout; `x` and `state` are what actor and value see, normalized."""
+    """Rows of a rollout; `x` and `state` are what actor and value see, normalized: of a recurrent agent as `Steps`, of
+    whose valid ones the others are."""
 
-    x: Tensor
-    state: Tensor
+    x: Any
+    state: Any
     action: Tensor
     log_prob: Tensor
     value: Tensor
@@ -189,12 +234,15 @@ class _Columns:
     """A rollout as one table, so that an epoch's order is taken once and not of each of its columns. Images stay beside
     it, uint8, and are taken a minibatch at a time."""
 
-    def __init__(self, x: Tensor, state: Tensor | None, rollout: Rollout) -> None:
+    def __init__(self, x: Tensor, state: Tensor | None, rollout: Rollout, config: PPOConfig) -> None:
         """`state` None: the value sees what the actor sees."""
         numbers = (rollout.log_prob, rollout.value, rollout.advantage, rollout.returns)
         self._images = x if x.dtype is torch.uint8 else None
         seen = [x] if self._images is None else []
         parts = [*seen, *([] if state is None else [state]), rollout.action, *(column[:, None] for column in numbers)]
+        if (sequences := rollout.sequences) is not None:
+            parts += [sequences.begins[:, None], sequences.valid[:, None], sequences.hidden_state]
+        self._config = config
         self._alike, self._widths = state is None, [part.shape[1] for part in parts]
         self._table = torch.cat(parts, dim=1)
         self._order = torch.arange(len(x), device=x.device)
@@ -213,8 +261,25 @@ class _Columns:
                 columns.insert(0, self._images.index_select(0, self._order[i * size : (i + 1) * size]))
             x, *rest = columns
             state, action, *numbers = [x, *rest] if self._alike else rest
-            log_prob, value, advantage, returns = (column[:, 0] for column in numbers)
-            yield Minibatch(x, state, action, log_prob, value, advantage, returns)
+            log_prob, value, advantage, returns = (column[:, 0] for column in numbers[:4])
+            batch = Minibatch(x, state, action, log_prob, value, advantage, returns)
+            if self._config.recurrent:
+                batch = self._in_steps(batch, *numbers[4:])
+            if len(batch.returns):
+                yield batch
+
+    def _in_steps(self, batch: Minibatch, begins: Tensor, valid: Tensor, hidden_state: Tensor) -> Minibatch:
+        """Rows of whole sequences, one step of all of them after the other, as `Steps` and what is learned at the valid
+        ones."""
+        width, length, learned = self._config.recurrent, self._config.sequence_length, valid[:, 0] > 0
+        first = hidden_state[: len(hidden_state) // length]
+
+        def steps(rows: Tensor, h: Tensor) -> Steps:
+            return Steps(rows.unflatten(0, (length, -1)), h, begins.view(length, -1) > 0, learned)
+
+        rest = (batch.action, batch.log_prob, batch.value, batch.advantage, batch.returns)
+        x, state = steps(batch.x, first[:, :width]), steps(batch.state, first[:, -width:])
+        return Minibatch(x, state, *(rows[learned] for rows in rest))
 
 
 def _kl(log_ratio: Tensor) -> Tensor:

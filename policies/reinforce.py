@@ -52,9 +52,11 @@ class Reinforce(StochasticAgent[ReinforceConfig]):
 
     config_class = ReinforceConfig
 
-    def values(self, obs: Tensor, privileged: Tensor | None) -> Tensor:
+    def values(self, obs: Tensor, privileged: Tensor | None, hidden_state: Tensor | None = None) -> Tensor:
         """The baseline [B] of raw observations; 0 without one."""
-        return super().values(obs, privileged) if self.config.baseline else torch.zeros(len(obs), device=self.device)
+        if not self.config.baseline:
+            return torch.zeros(len(obs), device=self.device)
+        return super().values(obs, privileged, hidden_state)
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """One step on whole episodes; metrics under SB3's names. Raises NonFiniteError."""

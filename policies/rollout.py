@@ -10,6 +10,17 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Sequences:
+    """What makes sequences of a rollout's N rows, which are then T control steps of each of E environments, one step of
+    all of them after the other, those included that are not to be learned from."""
+
+    envs: int
+    hidden_state: Tensor  # [N, w], before each step
+    begins: Tensor  # [N], whether an episode begins with it
+    valid: Tensor  # [N], whether it may be learned from
+
+
+@dataclass(frozen=True)
 class Rollout:
     """N transitions as tensors: raw observations, the action before it was bounded, log pi and V of when it was taken,
     the advantage, and what V should have been."""
@@ -21,6 +32,7 @@ class Rollout:
     value: Tensor  # [N]
     advantage: Tensor  # [N]
     returns: Tensor  # [N]
+    sequences: Sequences | None = None  # of a recurrent learner
 
 
 def advantages(

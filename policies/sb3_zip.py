@@ -82,7 +82,9 @@ def read_sb3(path: Path) -> Sb3Policy:
         body[0][0].shape[1], 1 if choices else head[0].shape[0], hidden, activation, output, choices=choices
     )
     try:
-        for layer, (weight, bias) in zip((m for m in actor.body if isinstance(m, nn.Linear)), body, strict=True):
+        for layer, (weight, bias) in zip(
+            (m for m in actor.body.children() if isinstance(m, nn.Linear)), body, strict=True
+        ):
             layer.load_state_dict({"weight": weight.float(), "bias": bias.float()})
         actor.head.load_state_dict({"weight": head[0].float(), "bias": head[1].float()})
     except RuntimeError as error:

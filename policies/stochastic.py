@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam
-from simtoreal.policies.agent import Observation
+from simtoreal.policies.agent import Observation, split_observation
 from simtoreal.policies.backprop import HiddenLayers
 from simtoreal.policies.convolutions import Body, ImageLayers
 from simtoreal.policies.distributions import Categorical, Gaussian, Head, SquashedGaussian, StateDependentGaussian
 from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
+from simtoreal.policies.recurrent import RecurrentLayers
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.settings import RATE, is_rate
 
@@ -89,7 +90,8 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         stack = config.history * observation_size
         self._sees_state = privileged_size > 0 and not config.shared
         state = privileged_size + observation_size if self._sees_state else stack
-        width = config.hidden[-1]
+        width, recurrent = config.hidden[-1], self._recurrent()
+        self.hidden_state_size = recurrent if config.shared else 2 * recurrent
         body = self._body(stack)
         make = DISTRIBUTIONS[config.distribution]
         head = Categorical(width, choices) if choices else make(width, self.action_size, config.log_std)
@@ -106,7 +108,13 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
     def _body(self, size: int) -> Body:
         if self.image is not None:
             return ImageLayers(self.image, self.config.hidden, self.config.activation)
+        if self._recurrent():
+            return RecurrentLayers(size, self._recurrent(), self.config.hidden, self.config.activation)
         return mlp([size, *self.config.hidden], self.config.activation, HiddenLayers)
+
+    def _recurrent(self) -> int:
+        """Units of a recurrent layer before the hidden ones, of actor and value each; 0 where there is none."""
+        return 0
 
     @abstractmethod
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -118,33 +126,63 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         self._since = 0
 
     def act(self, obs: Observation, explore: bool) -> np.ndarray:
-        """Actions [E, m] float32 in [-1, 1]: a sample, or the likeliest. Raises NonFiniteError."""
+        """Actions [E, m] float32 in [-1, 1]: a sample, or the likeliest; a recurrent policy's as at an episode's start.
+        Raises NonFiniteError."""
         if explore:
             return self.try_out(obs)[0]
         with torch.inference_mode():
             head = self.policy.head
-            return finite_action(head.bounded(head.mode(self.policy.body(self._seen(obs)))))
+            return finite_action(head.bounded(head.mode(self._latent(obs, None)[0])))
 
-    def try_out(self, obs: Observation) -> tuple[np.ndarray, Tensor, Tensor]:
-        """Actions [E, m] in [-1, 1] to explore with, what they were before they were bounded, and its log pi [E]."""
+    def try_out(
+        self, obs: Observation, hidden_state: Tensor | None = None
+    ) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
+        """Actions [E, m] in [-1, 1] to explore with, what they were before they were bounded, its log pi [E], and the
+        next hidden state [E, w]. None for a hidden state stands for that at an episode's start, here as elsewhere."""
         head = self.policy.head
         with torch.inference_mode():
-            latent = self.policy.body(self._seen(obs))
+            latent, following = self._latent(obs, hidden_state)
             if self.config.sde_every and self._since == self.config.sde_every:
                 self.begin(len(latent))
             self._since += 1
             u, log_prob = head.sample(latent, self.rng)
-            return finite_action(head.bounded(u)), u, log_prob
+            return finite_action(head.bounded(u)), u, log_prob, following
 
-    def values(self, obs: Tensor, privileged: Tensor | None) -> Tensor:
-        """V [B] of raw observations."""
+    def _latent(self, obs: Observation, hidden_state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The policy's last hidden layer of raw observations, and the next hidden state [E, w]: the policy's own and,
+        unless they share it, the value's."""
+        body, value_body = self.policy.body, self.value[0]
+        if not isinstance(body, RecurrentLayers):
+            latent = body(self._seen(obs))
+            return latent, latent[:, :0]
+        policy, privileged = split_observation(obs)
+        x, state = self._inputs(self._tensor(policy), None if privileged is None else self._tensor(privileged))
+        mine, theirs = self._hidden_states(hidden_state)
+        latent, following = body(x, mine)
+        if body is value_body:
+            return latent, following
+        assert isinstance(value_body, RecurrentLayers)
+        return latent, torch.cat([following, value_body.gru(state, theirs)], dim=1)
+
+    def _hidden_states(self, hidden_state: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The policy's part and the value's of a hidden state [B, w]."""
+        width = self._recurrent()
+        return (None, None) if hidden_state is None else (hidden_state[:, :width], hidden_state[:, -width:])
+
+    def values(self, obs: Tensor, privileged: Tensor | None, hidden_state: Tensor | None = None) -> Tensor:
+        """V [B] of raw observations that follow on a hidden state [B, w]."""
         with torch.inference_mode():
             state = self._inputs(obs, privileged)[1]
+            if isinstance(self.value[0], RecurrentLayers):
+                latent, _ = self.value[0](state, self._hidden_states(hidden_state)[1])
+                found: Tensor = self.value[1](latent)[:, 0]
+                return found
             parts = [state] if self.image is None else state.split(self.config.batch_size)  # pixels become floats
             return torch.cat([self.value(part)[:, 0] for part in parts])
 
     def actor(self) -> DeterministicActor:
-        """A copy of the policy's likeliest action with the normalizer inside: raw [B, k n] -> [B, m]."""
+        """A copy of the policy's likeliest action with the normalizer inside: raw [B, k n] -> [B, m]; a recurrent one
+        takes and gives its hidden state too."""
         head = self.policy.head
         return self._copied(
             self.policy.body,
@@ -153,6 +191,7 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
             activation=self.config.activation,
             output=head.output,
             choices=head.linear.out_features if isinstance(head, Categorical) else 0,
+            recurrent=self._recurrent(),
         )
 
     def _networks(self) -> dict[str, nn.Module]:

@@ -56,6 +56,7 @@ def export(
                 "versions": versions(),
             },
             history=actor.history,
+            recurrent=actor.recurrent,
         )
         driver = Driver(actor)
         every = 1 if contract.image is None else RECORDED_STEPS // RECORDED_IMAGES

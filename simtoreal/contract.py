@@ -125,8 +125,10 @@ class Contract:
         training_ranges: Mapping[str, tuple[float, float]],
         provenance: Mapping[str, Any],
         history: int = 1,
+        recurrent: int = 0,
     ) -> Spec:
-        """The contract as a bundle carries it; `history` is how many of the last observations the policy sees."""
+        """The contract as a bundle carries it; `history` is how many of the last observations the policy sees,
+        `recurrent` the width of its hidden state, 0 if it has none."""
         return Spec(
             task=self.task,
             algorithm=algorithm,
@@ -145,6 +147,7 @@ class Contract:
             },
             tolerance=1e-5,
             history=history,
+            recurrent=recurrent,
             image=self._image(),
             provenance=dict(provenance),
         )

@@ -100,11 +100,14 @@ def finetune(
         force: replace an earlier run at `out`.
 
     Raises:
-        ValueError: no such run, target, robot or setting; too few seconds; a robot of another task or contract.
+        ValueError: no such run, target, robot or setting; a recurrent policy; too few seconds; a robot of another task
+            or contract.
         RobotLinkError: the robot is lost. Nothing is written.
     """
     source = Run.load(run)
     actor, meta = source.actor(checkpoint)
+    if actor.recurrent:
+        raise RunError(f"{source.path}: its policy is recurrent; fine-tuning is for policies without a hidden state")
     caps = Caps(max_falls, max_violations, max_stops)
     folder = output_path(out)
     if folder.resolve() == source.path.resolve():

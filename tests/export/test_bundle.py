@@ -38,15 +38,15 @@ def test_the_command_map_by_hand(spec):
     graph = PolicyGraph(Constant(0.5, -1.0), spec)
     rows = np.array([[0.2, 0.9, 7, 7, 7], [0.9, -0.9, 7, 7, 7]], np.float32)
     # .1 + .5 * .5 + .2 and -.2 - 1 + .9; then 1.25 and -2.1, clipped
-    np.testing.assert_allclose(graph.commands(rows), [[0.55, -0.3], [1.0, -1.5]], atol=1e-6)
+    np.testing.assert_allclose(graph.answers(rows), [[0.55, -0.3], [1.0, -1.5]], atol=1e-6)
 
 
 def test_no_command_passes_its_bound_by_a_rounding(spec):
     bounds = replace(spec.command_map, low=(-0.1, -0.7), high=(0.1, 0.7), relative_to=())
     graph = PolicyGraph(Constant(1.0, 1.0), replace(spec, command_map=replace(bounds, scale=(9.0, 9.0))))
-    high = graph.commands(np.zeros((1, 5), np.float32)).astype(np.float64)
+    high = graph.answers(np.zeros((1, 5), np.float32)).astype(np.float64)
     graph = PolicyGraph(Constant(-1.0, -1.0), replace(spec, command_map=replace(bounds, scale=(9.0, 9.0))))
-    low = graph.commands(np.zeros((1, 5), np.float32)).astype(np.float64)
+    low = graph.answers(np.zeros((1, 5), np.float32)).astype(np.float64)
     assert (high <= [0.1, 0.7]).all()
     assert (low >= [-0.1, -0.7]).all()
     np.testing.assert_allclose([high[0], low[0]], [[0.1, 0.7], [-0.1, -0.7]], rtol=1e-6)

@@ -86,7 +86,7 @@ def test_only_a_contract_with_a_history_says_so(spec, long_spec):
         ({"history": 0}, "history must be a whole number from 1, got 0"),
         ({"history": True}, "history must be a whole number from 1, got True"),
         ({"history": 3.0}, "history must be a whole number from 1, got 3.0"),
-        ({"history": 1}, "format version 2, one with a history of 1 has another"),
+        ({"history": 1}, "format version 2, what it says is of format 1"),
         ({"format_version": 1}, 'unknown key "history"'),
         ({"history": None}, "history must be a whole number"),
     ],
@@ -132,11 +132,11 @@ def test_every_check_passes(whole):
 def test_the_runtime_shows_the_policy_the_episode_so_far(runtime, actor, long_spec):
     a, b, c, d = rows = observations(4)
     stacks = np.array([[*a, *a, *a], [*a, *a, *b], [*a, *b, *c], [*b, *c, *d]])
-    expected = PolicyGraph(actor, long_spec).commands(stacks)
+    expected = PolicyGraph(actor, long_spec).answers(stacks)
     for _ in range(2):
         np.testing.assert_allclose([runtime.act(row) for row in rows], expected, atol=1e-6)
         runtime.reset()
-    np.testing.assert_allclose(runtime.commands(stacks), expected, atol=1e-6)
+    np.testing.assert_allclose(runtime.answers(stacks), expected, atol=1e-6)
 
 
 def test_each_row_of_a_batch_has_a_history_of_its_own(runtime):

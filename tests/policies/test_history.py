@@ -64,7 +64,7 @@ def test_an_ended_episodes_stack_holds_its_last_frame_and_the_next_one_begins_an
 class Echo(torch.nn.Module):
     """An actor that gives back the stack it sees."""
 
-    history = 3
+    history, recurrent = 3, 0
 
     def forward(self, stack):
         return stack

@@ -41,7 +41,9 @@ def checkpoint(run: Path, step: int) -> tuple[dict[str, torch.Tensor], dict[str,
 
 
 def replay(run: Path, memory: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """All rows that a checkpoint names and still needs, in their order."""
+    """All rows that a checkpoint names and still needs, in their order; nothing where the learner keeps none."""
+    if not memory["chunks"]:
+        return {}
     parts = [load_file(run / "replay" / f"{first}-{last}.safetensors") for first, last, _ in memory["chunks"]]
     skip = memory["oldest"] - memory["chunks"][0][0]
     return {name: torch.cat([part[name] for part in parts])[skip:] for name in parts[0]}

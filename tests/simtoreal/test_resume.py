@@ -27,11 +27,16 @@ FAST = [
     "evaluate_every=400", "evaluate_episodes=1", "save_every=200",
 ]  # fmt: skip
 RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled goals; no names, and a ring overwritten;
-    # "history": cut in mid-episode, its relabelled stacks of three frames go on
+    # "history": cut in mid-episode, its relabelled stacks of three frames go on, as does the hidden state of "gru"
     "cartpole": ["CartPoleSwingUp", "--steps", "1200", "--envs", "2", *(f"--set={s}" for s in FAST)],
     "reach": ["PandaReach", "--steps", "600", "--envs", "3", *(f"--set={s}" for s in FAST)],
     "history": [
         "PandaReach", "--steps", "450", "--envs", "3", *(f"--set={s}" for s in [*FAST, "agent.history=3"]),
+    ],
+    "gru": [
+        "CartPoleSwingUp", "--steps", "1200", "--envs", "2", "--algorithm", "ppo", "--set=agent.recurrent=8",
+        "--set=agent.hidden=[16]", "--set=agent.rollout=20", "--set=agent.batch_size=20",
+        "--set=agent.sequence_length=10", *(f"--set={s}" for s in FAST[4:]),
     ],
     "pendulum": ["Pendulum-v1", "--steps", "900", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
     "walk": ["A1Walk", "--steps", "400", "--envs", "2", *(f"--set={s}" for s in [*FAST, "save_every=100"])],
@@ -93,7 +98,8 @@ def names(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "kills"), [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3), ("walk", 2), ("history", 2)]
+    ("name", "kills"),
+    [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3), ("walk", 2), ("history", 2), ("gru", 2)],
 )
 def test_killed_at_random_instants_it_ends_the_same_bit_for_bit(name, kills, undisturbed, tmp_path):
     alone = undisturbed(name)
