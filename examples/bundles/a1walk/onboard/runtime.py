@@ -16,9 +16,10 @@ from .model_file import MAX_MODEL_BYTES, read_metadata
 from .spec import GOLDEN_FILE, MODEL_FILE, Spec, check_files, read_regular, read_spec, slices
 
 INPUT_NAME = "observation"
-HISTORY_NAME = "history"  # the observations before, oldest first; a second input of a policy that has a history
 OUTPUT_NAME = "command"
-NEXT_HISTORY_NAME = "next_history"
+NEXT = (
+    "next_"  # before the name of the memory that a policy takes (`Spec.memory`): what it gives of it for the next step
+)
 CONTRACT_KEY = "contract_sha256"  # in the metadata of policy.onnx
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -42,7 +43,8 @@ class Runtime:
     """The policy of the bundle folder `bundle`, on one thread.
 
     A policy with a history of k sees the last k observations of the episode; at its start all of them are the first.
-    To one that sees images an observation is an image.
+    A recurrent one sees its hidden state of the step before, 0 at an episode's start. To one that sees images an
+    observation is an image.
 
     It arms only when every file has the contract's hash and policy.onnx carries the hash of this very contract;
     otherwise SpecError (or FileNotFoundError), before any session is opened.
@@ -62,17 +64,18 @@ class Runtime:
         self._check_graph(path)
         self._width, self._shape = self.spec.observation_size, self.spec.observation_shape
         self._slices = slices(self.spec.observation)
-        self._outputs = [OUTPUT_NAME, NEXT_HISTORY_NAME] if self.spec.history > 1 else [OUTPUT_NAME]
+        name, width = self.spec.memory
+        self._outputs = [OUTPUT_NAME, NEXT + name] if width else [OUTPUT_NAME]
         self.reset()
 
     def _check_graph(self, path: str) -> None:
         kind = "float" if self.spec.image is None else self.spec.image.dtype
         inputs = [(INPUT_NAME, kind, list(self.spec.observation_shape))]
         outputs = [(OUTPUT_NAME, "float", [self.spec.command_size])]
-        if self.spec.history > 1:
-            older = [(self.spec.history - 1) * self.spec.observation_size]
-            inputs.append((HISTORY_NAME, "float", older))
-            outputs.append((NEXT_HISTORY_NAME, "float", older))
+        memory, width = self.spec.memory
+        if width:
+            inputs.append((memory, "float", [width]))
+            outputs.append((NEXT + memory, "float", [width]))
         for entries, wanted in ((self._session.get_inputs(), inputs), (self._session.get_outputs(), outputs)):
             found = [(entry.name, entry.type, entry.shape) for entry in entries]
             if [(name, kind, list(shape[1:])) for name, kind, shape in found] != [
@@ -86,7 +89,7 @@ class Runtime:
 
     def reset(self) -> None:
         """Begin an episode: of the last one nothing remains."""
-        self._history: np.ndarray | None = None
+        self._memory: np.ndarray | None = None
 
     def act(self, observation: Any) -> np.ndarray:
         """The command of each observation: [n] -> [m] or [B, n] -> [B, m], float32, SI.
@@ -96,22 +99,29 @@ class Runtime:
         dtypes, shapes, an empty batch, and NaN or infinite values. CommandError when the policy's own arithmetic
         overflows.
 
-        The rows of a batch are so many episodes, each with its own history; ObservationError when a policy that has one
+        The rows of a batch are so many episodes, each with its own memory; ObservationError when a policy that has one
         is given another batch than before without a `reset`.
         """
         array = self._checked(self._taken(observation), self._shape)
         single = array.ndim == len(self._shape)
         rows = array[None] if single else array
         inputs = {INPUT_NAME: rows}
-        if self.spec.history > 1:
-            history = np.tile(rows, self.spec.history - 1) if self._history is None else self._history
-            if len(history) != len(rows):
+        name, width = self.spec.memory
+        if width:
+            memory = self._first(rows) if self._memory is None else self._memory
+            if len(memory) != len(rows):
                 raise ObservationError(
-                    f'"{INPUT_NAME}" is a batch of {len(rows)}, this episode began with {len(history)}; call reset()'
+                    f'"{INPUT_NAME}" is a batch of {len(rows)}, this episode began with {len(memory)}; call reset()'
                 )
-            inputs[HISTORY_NAME] = history
-        command, self._history = self._answer(inputs)
+            inputs[name] = memory
+        command, self._memory = self._answer(inputs)
         return command[0] if single else command
+
+    def _first(self, rows: np.ndarray) -> np.ndarray:
+        """The memory [B, width] of episodes that begin with the observations `rows` [B, n]."""
+        if self.spec.recurrent:
+            return np.zeros((len(rows), self.spec.recurrent), np.float32)
+        return np.tile(rows, self.spec.history - 1)
 
     def _taken(self, observation: Any) -> np.ndarray:
         """An observation as the graph's type."""
@@ -123,21 +133,26 @@ class Runtime:
             raise ObservationError(f'"{INPUT_NAME}" must be an image of {self.spec.image.dtype}, got {array.dtype}')
         return array
 
-    def commands(self, stacks: np.ndarray) -> np.ndarray:
-        """The commands [B, m] for observations that stand behind their own history, [B, k n], oldest first, float32; or
-        for images.
+    def answers(self, rows: np.ndarray) -> np.ndarray:
+        """The commands [B, m] for observations that stand behind their own memory, float32: a history [B, k n], oldest
+        first, or a hidden state [B, h + n]; or for images. Those of a recurrent policy have the next hidden state
+        behind them, [B, m + h].
 
         No episode knows of it. Raises as `act` does.
         """
-        shape = (self.spec.history * self._shape[0], *self._shape[1:])
-        return self._answer(inputs_of(self._checked(stacks, shape), self.spec))[0]
+        shape = (self.spec.memory[1] + self._shape[0], *self._shape[1:])
+        command, following = self._answer(inputs_of(self._checked(rows, shape), self.spec))
+        if not self.spec.recurrent:
+            return command
+        assert following is not None
+        return np.concatenate([command, following], axis=1)
 
     def _answer(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-        """The graph's commands [B, m], and the history [B, (k - 1) n] of the next step."""
+        """The graph's commands [B, m], and the memory [B, width] of the next step."""
         outputs = self._session.run(self._outputs, inputs)
         if not np.isfinite(outputs[0]).all():
             raise CommandError(f'"{OUTPUT_NAME}" is not finite for this "{INPUT_NAME}"')
-        return outputs[0], outputs[1] if self.spec.history > 1 else None
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
 
     def _checked(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         n, sizes = len(shape), _sizes(shape)
@@ -156,24 +171,27 @@ class Runtime:
             raise ValueError(f"latency needs at least 1 call, got {n}")
         observation = self.golden()[0][0][-self._shape[0] :]
         times: list[int] = []
-        kept = self._history
+        kept = self._memory
         self.reset()
         for index in range(n + 20):
             start = time.perf_counter_ns()
             self.act(observation)
             if index >= 20:
                 times.append(time.perf_counter_ns() - start)
-        self._history = kept
+        self._memory = kept
         p50, p99 = np.percentile(times, (50, 99)) / 1000
         return Latency(float(p50), float(p99))
 
     def golden(self) -> tuple[np.ndarray, np.ndarray]:
-        """The golden vectors: observations behind their history [N, k n], oldest first, and the commands [N, m] that
-        the training network gave for them."""
+        """The golden vectors: observations behind their memory, as `answers` takes them, and what the training network
+        answered."""
         path = os.path.join(self.bundle, GOLDEN_FILE)
         shapes = {INPUT_NAME: self._shape, OUTPUT_NAME: (self.spec.command_size,)}
-        if self.spec.history > 1:
-            shapes[HISTORY_NAME] = ((self.spec.history - 1) * self._width,)
+        memory, width = self.spec.memory
+        if width:
+            shapes[memory] = (width,)
+        if self.spec.recurrent:
+            shapes[NEXT + memory] = (width,)
         try:
             with np.load(path, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in shapes}
@@ -185,13 +203,16 @@ class Runtime:
             if not whole or array.dtype != kind:
                 wanted, found = f"{kind} [N, {_sizes(shape)}]", f"{array.dtype} {list(array.shape)}"
                 raise SpecError(f'{path}: "{name}" must be {wanted}, got {found}')
-        stacks = [arrays[name] for name in (HISTORY_NAME, INPUT_NAME) if name in arrays]
-        return np.concatenate(stacks, axis=1), arrays[OUTPUT_NAME]
+        rows, answers = (
+            [arrays[name] for name in names if name in arrays]
+            for names in ((memory, INPUT_NAME), (OUTPUT_NAME, NEXT + memory))
+        )
+        return np.concatenate(rows, axis=1), np.concatenate(answers, axis=1)
 
     def golden_error(self) -> float:
-        """Largest |command - golden command|, as a share of each command's range; to be held against `tolerance`."""
-        stacks, command = self.golden()
-        return float(relative_error(self.commands(stacks), command, self.spec).max())
+        """Largest |answer - golden answer|, as a share of each command's range; to be held against `tolerance`."""
+        rows, answers = self.golden()
+        return float(relative_error(self.answers(rows), answers, self.spec).max())
 
     def _joined(self, observation: Mapping[str, Any]) -> np.ndarray:
         unknown = [name for name in observation if name not in self._slices]
@@ -213,7 +234,11 @@ class Runtime:
         return np.concatenate(parts, axis=-1)
 
     def _element(self, array: np.ndarray) -> str:
-        column = int(np.argwhere(~np.isfinite(array))[0][-1]) % self._width
+        column = int(np.argwhere(~np.isfinite(array))[0][-1])
+        if array.shape[-1] > self._width:  # it stands behind a memory
+            if column < self.spec.recurrent:
+                return f"{self.spec.memory[0]}[{column}]"
+            column = (column - self.spec.recurrent) % self._width
         for entry in self.spec.observation:
             part = self._slices[entry.name]
             if part.start <= column < part.stop:
@@ -234,17 +259,19 @@ def open_session(model: bytes, path: str) -> onnxruntime.InferenceSession:
         raise SpecError(f"{path} is refused by onnxruntime: {' '.join(str(error).split())}") from None
 
 
-def inputs_of(stacks: np.ndarray, spec: Spec) -> dict[str, np.ndarray]:
-    """The graph's inputs, by name, for observations behind their history [B, k n]."""
-    newest = (spec.history - 1) * spec.observation_size
-    inputs = {INPUT_NAME: stacks[:, newest:]}
-    return {**inputs, HISTORY_NAME: stacks[:, :newest]} if newest else inputs
+def inputs_of(rows: np.ndarray, spec: Spec) -> dict[str, np.ndarray]:
+    """The graph's inputs, by name, for observations behind their memory [B, width + n]."""
+    name, width = spec.memory
+    inputs = {INPUT_NAME: rows[:, width:]}
+    return {**inputs, name: rows[:, :width]} if width else inputs
 
 
-def relative_error(command: np.ndarray, reference: np.ndarray, spec: Spec) -> np.ndarray:
-    """|command - reference| / (high - low), element by element [..., m]."""
+def relative_error(answer: np.ndarray, reference: np.ndarray, spec: Spec) -> np.ndarray:
+    """|answer - reference| / (high - low), element by element: of commands [..., m], or with the hidden state behind
+    them, whose range is [-1, 1]."""
     span = np.subtract(spec.command_map.high, spec.command_map.low)
-    error: np.ndarray = np.abs(command.astype(np.float64) - reference) / span
+    span = np.concatenate([span, np.full(spec.recurrent, 2.0)])[: answer.shape[-1]]
+    error: np.ndarray = np.abs(answer.astype(np.float64) - reference) / span
     return error
 
 

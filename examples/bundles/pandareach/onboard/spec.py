@@ -18,7 +18,7 @@ from typing import Any
 from .checks import SpecError as SpecError
 from .checks import items, mapping, number, numbers_of, text, with_keys
 
-FORMAT_VERSION = 3  # the newest: of images; 2 is of vectors with a history, and 1, which has no key for it, without
+FORMAT_VERSION = 4  # the newest, of recurrent policies; 3 is of images, 2 of a history; 1 has no key for any of these
 SPEC_FILE = "spec.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -110,8 +110,10 @@ class Spec:
     position_low, position_high [rad or m], velocity [rad/s or m/s], effort [N m or N]). `tolerance` is the largest
     |onnx - torch| of a command, as a share of high - low. `history` is how many of the last observations the policy
     sees, the newest among them. With an `image` the observation is one field, whose numbers are that image's, and there
-    is no history. `format_version` follows: 3 with an image, 2 with a history, else 1. `training_ranges` are name ->
-    (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its
+    is no history. `recurrent` is the width of the hidden state, in [-1, 1] and 0 at an episode's start, that a
+    recurrent policy carries from step to step; 0 is for all others, and those alone have a history or an image.
+    `format_version` follows: 4 of a recurrent policy, 3 with an image, 2 with a history, else 1. `training_ranges` are
+    name -> (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its
     sha256.
     """
 
@@ -134,11 +136,16 @@ class Spec:
     format_version: int = field(init=False)
     history: int = 1
     image: Image | None = None
+    recurrent: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.history, bool) or not isinstance(self.history, int) or self.history < 1:
-            raise SpecError(f"history must be a whole number from 1, got {self.history!r}")
-        object.__setattr__(self, "format_version", 3 if self.image is not None else 2 if self.history > 1 else 1)
+        for key, least in (("history", 1), ("recurrent", 0)):
+            if type(value := getattr(self, key)) is not int or value < least:
+                raise SpecError(f"{key} must be a whole number from {least}, got {value!r}")
+        if self.recurrent and (self.history > 1 or self.image is not None):
+            raise SpecError("a recurrent policy has neither history nor image")
+        form = 4 if self.recurrent else 3 if self.image is not None else 2 if self.history > 1 else 1
+        object.__setattr__(self, "format_version", form)
         for key in ("task", "algorithm"):
             text(getattr(self, key), key, empty=False)
         for key in ("control_dt", "tolerance"):
@@ -240,6 +247,14 @@ class Spec:
         return "float32" if self.image is None else self.image.dtype
 
     @property
+    def memory(self) -> tuple[str, int]:
+        """What the policy's graph takes and gives back besides, [B, width]: its name, and its width, 0 where there is
+        none. "history": the observations before, oldest first; "hidden_state" of a recurrent policy."""
+        if self.recurrent:
+            return "hidden_state", self.recurrent
+        return "history", (self.history - 1) * self.observation_size
+
+    @property
     def command_size(self) -> int:
         """Width m of a command."""
         return sum(entry.size for entry in self.command)
@@ -251,6 +266,8 @@ class Spec:
             del data["history"]
         if self.image is None:
             del data["image"]
+        if not self.recurrent:
+            del data["recurrent"]
         return data
 
     def contract_sha256(self) -> str:
@@ -299,7 +316,7 @@ def spec_from_dict(value: Any) -> Spec:
     """A Spec from the plain data of spec.json; SpecError on unknown or missing keys and on whatever `Spec` refuses."""
     version = value.get("format_version", 1) if isinstance(value, dict) else 1
     _check_version(version)  # first: a newer format's keys mean nothing to this reader
-    absent = {"history": version != 2, "image": version != 3}
+    absent = {"history": version != 2, "image": version != 3, "recurrent": version != 4}
     known = [entry.name for entry in fields(Spec) if not absent.get(entry.name)]
     data = with_keys(value, "the contract", known)
     del data["format_version"]
@@ -313,7 +330,7 @@ def spec_from_dict(value: Any) -> Spec:
         data["image"] = Image(**with_keys(data["image"], "image", [entry.name for entry in fields(Image)]))
     spec = Spec(**data)
     if spec.format_version != version:
-        raise SpecError(f"the contract has format version {version}, one with a history of {spec.history} has another")
+        raise SpecError(f"the contract has format version {version}, what it says is of format {spec.format_version}")
     return spec
 
 
