@@ -209,6 +209,30 @@ def test_a_step_that_is_not_learned_from_stays_in_its_sequence(scripted):
     assert rows == [63] * 4
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_before_the_first_step_of_an_update_it_would_act_and_judge_as_it_did(scripted, shared):
+    """Over a second rollout, with episodes that end in mid-sequence: ratios are 1, values those that were recorded."""
+    config = PPOConfig(**SMALL | {"sequence_length": 8}, recurrent=8, shared=shared)
+    agent, checked = PPO(2, 1, 1, config=config), 0
+    stir(nn.ModuleList([agent.policy, agent.value]))
+    gradients, update = agent.gradients, agent.update
+
+    def compared(batch):
+        nonlocal checked
+        parts, found = gradients(batch)
+        if new:
+            checked += len(batch.returns)
+            assert_close(parts.log_ratio, torch.zeros_like(parts.log_ratio), atol=1e-5, rtol=0)
+            assert_close(parts.value_error, batch.value - batch.returns, atol=1e-5, rtol=1e-5)
+            new.clear()
+        return parts, found
+
+    new = []
+    agent.gradients, agent.update = compared, lambda rollout: new.append(1) or update(rollout)
+    learn(agent, scripted(privileged=True, terminate=False), 128)
+    assert checked == 2 * 64
+
+
 class Recall(gym.Env):
     """The first observation says left or right; it pays 1 to say so ten steps later, and nothing before."""
 
