@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simtoreal.robots.ballast import AXES, MovableMass
+from simtoreal.robots.ballast import MovableMass
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.pybullet_fields import GRAVITY, Dynamics, Fields, ballast
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import Camera, FootState, State, World
 
@@ -23,11 +23,8 @@ with quiet():
     import pybullet as bullet
 
 FIXED = bullet.JOINT_FIXED
-GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
 TABLE_FRICTION = 1.0  # [-] with 1 here, a link's number is the pair's
 FOOT_FRICTION = 1.0  # [-]
-GRAVITY = 9.81  # [m/s^2]
-MAX_SLOPE = 0.35  # [rad]
 SOLVER_ITERATIONS = 50
 ALOFT = 10.0  # [m] above any contact
 POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
@@ -68,7 +65,7 @@ class PyBulletWorld(World):
             self.close()
             raise
         self.joints = tuple(self._joint_names)
-        self.parameters = tuple(self._parameters())
+        self.parameters = tuple(self._fields.parameters())
         self._names = [parameter.name for parameter in self.parameters]
 
     def _load(self) -> None:
@@ -82,13 +79,10 @@ class PyBulletWorld(World):
         )
         bullet.setTimeStep(self.physics_dt, physicsClientId=c)
         bullet.setGravity(0, 0, -GRAVITY, physicsClientId=c)
-        ballast = {f"{link}_ballast": (link, point) for link, point in self._robot.payload.items()}
-        for link, movable in self._movable.items():
-            ballast |= {f"{link}_com_{mark}": (link, point) for mark, point in movable.points().items()}
         text = self._robot.model.resolved(
             lock=self._robot.locked,
             inertials=dict(self._robot.inertials) | {link: movable.core for link, movable in self._movable.items()},
-            ballast=ballast,
+            ballast=ballast(self._robot, self._movable),
             visuals=self._rendering,
         )
         with tempfile.NamedTemporaryFile("w", suffix=".urdf") as file, quiet():
@@ -118,7 +112,6 @@ class PyBulletWorld(World):
         self._step = partial(bullet.stepSimulation, **on)
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
         self._marker = None
-        self._plan()
 
     def _table(self) -> int:
         c = self._client
@@ -153,110 +146,21 @@ class PyBulletWorld(World):
         if self._robot.floating:
             for link in self._link_index.values():
                 bullet.changeDynamics(self._body, link, lateralFriction=FOOT_FRICTION, physicsClientId=c)
-        self._nominal = {name: self._dynamics(i) for name, i in self._link_index.items()}
-        for name, (mass, _, inertia) in self._nominal.items():
+        nominal = {name: self._dynamics(i) for name, i in self._link_index.items()}
+        for name, (mass, _, inertia) in nominal.items():
             if mass > 0.0 and min(inertia) <= 0.0:
                 raise ModelError(f"{self._robot.urdf}: link {name}: Bullet refused its inertia: not one of a real body")
+        joints = dict(zip(self._joint_names, self._joint_indices, strict=True))
+        self._fields = Fields(self._robot, self._movable, self._link_index, joints, nominal)
         self._feet = [self._link_index[name] for name in self._robot.feet]
 
-    def _dynamics(self, link: int) -> tuple[float, float, tuple[float, float, float]]:
-        """Mass [kg], lateral friction [-], principal inertia [kg m^2], as the engine has them."""
+    def _dynamics(self, link: int) -> Dynamics:
         info = bullet.getDynamicsInfo(self._body, link, physicsClientId=self._client)
         return info[0], info[1], info[2]
 
-    def _parameters(self) -> Iterator[Parameter]:
-        robot = self._robot
-        for name, (mass, friction, _) in self._nominal.items():
-            if self._has_mass(name):
-                whole = self._movable[name].body.mass if name in self._movable else mass
-                yield Parameter(f"link.{name}.mass", "kg", whole, 0.3 * whole, 3.0 * whole, "inertia follows")
-                if self._grips(name):
-                    what = "Coulomb friction; the ground's multiplies it" if robot.floating else "against the table"
-                    yield Parameter(f"link.{name}.friction", "-", friction, 0.0, 2.0, what)
-        for link, movable in self._movable.items():
-            for axis, reach in zip(AXES, movable.reach, strict=True):
-                what = f"centre of mass moved along the link's {axis}"
-                yield Parameter(f"link.{link}.com.{axis}", "m", 0.0, -0.98 * reach, 0.98 * reach, what)
-        for link in robot.payload:
-            yield Parameter(f"link.{link}.payload", "kg", 0.0, 0.0, robot.max_payload, "a point mass it carries")
-        for joint in self.joints:
-            drag = robot.drag[joint]
-            yield Parameter(f"joint.{joint}.damping", drag.damping_unit, drag.damping, 0.0, drag.max_damping, "viscous")
-            yield Parameter(
-                f"joint.{joint}.friction", drag.friction_unit, drag.friction, 0.0, drag.max_friction, "Coulomb"
-            )
-        if robot.floating:
-            yield Parameter(
-                "ground.friction", "-", GROUND_FRICTION, 0.05, 2.0, "Coulomb friction; a foot's multiplies it"
-            )
-            yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
-            yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
-
-    def _plan(self) -> None:
-        """Which engine field follows from which parameters: worked out once, since every reset goes through it."""
-        index, robot = self._link_index, self._robot
-        joints = list(zip(self._joint_names, self._joint_indices, strict=True))
-        dampings = {i: f"joint.{joint}.damping" for joint, i in joints}
-        self._masses = [
-            (
-                index[name],
-                f"link.{name}.mass",
-                mass,
-                inertia,
-                self._movable[name].body.mass if name in self._movable else mass,
-                dampings.pop(index[name], None),
-            )
-            for name, (mass, _, inertia) in self._nominal.items()
-            if self._has_mass(name)
-        ]
-        self._frictions = [(index[name], f"link.{name}.friction") for name in self._nominal if self._grips(name)]
-        self._centres = [
-            (
-                movable,
-                f"link.{link}.mass",
-                tuple(f"link.{link}.com.{axis}" for axis in AXES),
-                {mark: index[f"{link}_com_{mark}"] for mark in movable.points()},
-            )
-            for link, movable in self._movable.items()
-        ]
-        self._payloads = [(index[f"{link}_ballast"], f"link.{link}.payload") for link in robot.payload]
-        self._dampings = list(dampings.items())  # of joints whose link has no mass of its own
-        self._drags = [(i, f"joint.{joint}.friction") for joint, i in joints]
-
-    def _has_mass(self, link: str) -> bool:
-        return (self._link_index[link] >= 0 or self._robot.floating) and self._nominal[link][0] > 0.0
-
-    def _grips(self, link: str) -> bool:
-        robot = self._robot
-        return self._has_mass(link) and (link in robot.feet if robot.feet else robot.model.links[link].has_collision)
-
-    def _fields(self, values: Mapping[str, float]) -> Iterator[tuple[str, int, tuple[float, ...]]]:
-        """Every engine field that follows from the complete vector: what, link index, numbers."""
-        for index, name, own, (xx, yy, zz), whole, damping in self._masses:
-            ratio = values[name] / whole
-            inertial = (ratio * own, ratio * xx, ratio * yy, ratio * zz)
-            if damping:
-                yield "massAndDamping", index, (*inertial, values[damping])
-            else:
-                yield "mass", index, inertial
-        for index, name in self._frictions:
-            yield "lateralFriction", index, (values[name],)
-        for movable, name, (x, y, z), marks in self._centres:
-            for mark, mass in movable.masses(values[name], (values[x], values[y], values[z])).items():
-                yield "mass", marks[mark], (mass, 0.0, 0.0, 0.0)
-        for index, name in self._payloads:
-            yield "mass", index, (values[name], 0.0, 0.0, 0.0)
-        for index, name in self._dampings:
-            yield "jointDamping", index, (values[name],)
-        for index, name in self._drags:
-            yield "jointFriction", index, (values[name],)
-        if self._robot.floating:
-            yield "groundFriction", -1, (values["ground.friction"],)
-            yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
-
     def apply(self, values: Mapping[str, float]) -> None:
         c, written = self._client, self._written
-        for what, link, numbers in self._fields(values):
+        for what, link, numbers in self._fields.of(values):
             if written.get((what, link)) == numbers:
                 continue
             if what == "mass":
@@ -294,24 +198,14 @@ class PyBulletWorld(World):
 
     def _held(self) -> dict[str, float]:
         """The values of those parameters that the engine can be asked for."""
-        mass: dict[int, float] = {}
-        friction: dict[int, float] = {}
-        for index in self._link_index.values():
-            mass[index], friction[index], _ = self._dynamics(index)
-        out = {name: mass[index] for index, name, *_ in self._masses}
-        out |= {name: friction[index] for index, name in self._frictions}
-        out |= {name: mass[index] for index, name in self._payloads}
-        for movable, name, centre, marks in self._centres:
-            points = {mark: mass[index] for mark, index in marks.items()}
-            out[name] += sum(points.values())
-            out |= zip(centre, movable.shift(points), strict=True)
-        if self._robot.floating:
-            c = self._client
-            out["ground.friction"] = bullet.getDynamicsInfo(self._ground, -1, physicsClientId=c)[1]
-            engine = bullet.getPhysicsEngineParameters(physicsClientId=c)
-            x, y, z = (engine[f"gravityAcceleration{axis}"] for axis in "XYZ")
-            out["ground.slope.pitch"], out["ground.slope.roll"] = math.atan2(-x, -z), math.asin(-y / GRAVITY)
-        return out
+        c = self._client
+        links = {index: self._dynamics(index) for index in self._link_index.values()}
+        if not self._robot.floating:
+            return self._fields.held(links, None)
+        friction = bullet.getDynamicsInfo(self._ground, -1, physicsClientId=c)[1]
+        engine = bullet.getPhysicsEngineParameters(physicsClientId=c)
+        x, y, z = (engine[f"gravityAcceleration{axis}"] for axis in "XYZ")
+        return self._fields.held(links, (friction, (x, y, z)))
 
     def inertia(self, link: str) -> tuple[float, float, float]:
         """Principal inertia [kg m^2] of a link (of a movable one's core) as the engine has it."""
@@ -438,12 +332,3 @@ class PyBulletWorld(World):
         if self._client >= 0:
             bullet.disconnect(physicsClientId=self._client)
             self._client = -1
-
-
-def gravity_on_slope(pitch: float, roll: float) -> tuple[float, float, float]:
-    """Gravity [m/s^2] in the axes of ground that rises by `pitch` [rad] along its x and by `roll` along its y."""
-    return (
-        -GRAVITY * math.sin(pitch) * math.cos(roll),
-        -GRAVITY * math.sin(roll),
-        -GRAVITY * math.cos(pitch) * math.cos(roll),
-    )

@@ -1,0 +1,174 @@
+"""From a robot's parameters to PyBullet's fields and back. Pure: it is told what the engine holds, and asks nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from simtoreal.robots.ballast import AXES, MovableMass
+from simtoreal.robots.catalog import Robot
+from simtoreal.robots.model import Vector3
+from simtoreal.robots.parameters import Parameter
+
+GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
+GRAVITY = 9.81  # [m/s^2]
+MAX_SLOPE = 0.35  # [rad]
+
+Dynamics = tuple[float, float, Vector3]
+"""Of a link, as the engine has them: mass [kg], lateral friction [-], principal inertia [kg m^2]."""
+
+EngineField = tuple[str, int, tuple[float, ...]]
+"""What is written, of which link, and its numbers: a "mass" has its principal inertia with it, a "massAndDamping" its
+joint's damping too, "gravity" is a vector, any other is one number."""
+
+
+def ballast(robot: Robot, movable: Mapping[str, MovableMass]) -> dict[str, tuple[str, Vector3]]:
+    """The links to add to the robot for what PyBullet cannot set: name -> link it hangs on, point [m, link frame]."""
+    added = {_payload(link): (link, point) for link, point in robot.payload.items()}
+    for link, mass in movable.items():
+        added |= {_point(link, mark): (link, point) for mark, point in mass.points().items()}
+    return added
+
+
+def _payload(link: str) -> str:
+    return f"{link}_ballast"
+
+
+def _point(link: str, mark: str) -> str:
+    return f"{link}_com_{mark}"
+
+
+class Fields:
+    """Which engine field follows from which parameters: worked out once, since every reset goes through it.
+
+    Args:
+        robot: what was loaded, with its `ballast`.
+        movable: those of its links whose centre of mass can move.
+        links: of each link its index, -1 of the base.
+        joints: of each moving joint its index, which is that of the link it moves.
+        nominal: of each link what the engine made of it.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        movable: Mapping[str, MovableMass],
+        links: Mapping[str, int],
+        joints: Mapping[str, int],
+        nominal: Mapping[str, Dynamics],
+    ) -> None:
+        self._robot, self._movable, self._joints, self._nominal = robot, movable, tuple(joints), nominal
+        self._massive = [
+            name for name, (mass, *_) in nominal.items() if (links[name] >= 0 or robot.floating) and mass > 0.0
+        ]
+        model = robot.model.links
+        self._gripping = [
+            name for name in self._massive if (name in robot.feet if robot.feet else model[name].has_collision)
+        ]
+        dampings = {index: f"joint.{joint}.damping" for joint, index in joints.items()}
+        self._masses = [
+            (
+                links[name],
+                f"link.{name}.mass",
+                nominal[name][0],
+                nominal[name][2],
+                self._whole(name),
+                dampings.pop(links[name], None),
+            )
+            for name in self._massive
+        ]
+        self._frictions = [(links[name], f"link.{name}.friction") for name in self._gripping]
+        self._centres = [
+            (
+                mass,
+                f"link.{link}.mass",
+                tuple(f"link.{link}.com.{axis}" for axis in AXES),
+                {mark: links[_point(link, mark)] for mark in mass.points()},
+            )
+            for link, mass in movable.items()
+        ]
+        self._payloads = [(links[_payload(link)], f"link.{link}.payload") for link in robot.payload]
+        self._dampings = list(dampings.items())  # of joints whose link has no mass of its own
+        self._drags = [(index, f"joint.{joint}.friction") for joint, index in joints.items()]
+
+    def _whole(self, link: str) -> float:
+        """The nominal mass [kg] of a link, of a movable one with its points."""
+        return self._movable[link].body.mass if link in self._movable else self._nominal[link][0]
+
+    def parameters(self) -> Iterator[Parameter]:
+        """What can be set of this robot; what PyBullet cannot do is absent."""
+        robot = self._robot
+        for name in self._massive:
+            whole = self._whole(name)
+            yield Parameter(f"link.{name}.mass", "kg", whole, 0.3 * whole, 3.0 * whole, "inertia follows")
+            if name in self._gripping:
+                what = "Coulomb friction; the ground's multiplies it" if robot.floating else "against the table"
+                yield Parameter(f"link.{name}.friction", "-", self._nominal[name][1], 0.0, 2.0, what)
+        for link, movable in self._movable.items():
+            for axis, reach in zip(AXES, movable.reach, strict=True):
+                what = f"centre of mass moved along the link's {axis}"
+                yield Parameter(f"link.{link}.com.{axis}", "m", 0.0, -0.98 * reach, 0.98 * reach, what)
+        for link in robot.payload:
+            yield Parameter(f"link.{link}.payload", "kg", 0.0, 0.0, robot.max_payload, "a point mass it carries")
+        for joint in self._joints:
+            drag = robot.drag[joint]
+            yield Parameter(f"joint.{joint}.damping", drag.damping_unit, drag.damping, 0.0, drag.max_damping, "viscous")
+            yield Parameter(
+                f"joint.{joint}.friction", drag.friction_unit, drag.friction, 0.0, drag.max_friction, "Coulomb"
+            )
+        if robot.floating:
+            yield Parameter(
+                "ground.friction", "-", GROUND_FRICTION, 0.05, 2.0, "Coulomb friction; a foot's multiplies it"
+            )
+            yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
+            yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
+
+    def of(self, values: Mapping[str, float]) -> Iterator[EngineField]:
+        """Every engine field that follows from the complete vector."""
+        for index, name, own, (xx, yy, zz), whole, damping in self._masses:
+            ratio = values[name] / whole
+            inertial = (ratio * own, ratio * xx, ratio * yy, ratio * zz)
+            if damping:
+                yield "massAndDamping", index, (*inertial, values[damping])
+            else:
+                yield "mass", index, inertial
+        for index, name in self._frictions:
+            yield "lateralFriction", index, (values[name],)
+        for movable, name, (x, y, z), marks in self._centres:
+            for mark, mass in movable.masses(values[name], (values[x], values[y], values[z])).items():
+                yield "mass", marks[mark], (mass, 0.0, 0.0, 0.0)
+        for index, name in self._payloads:
+            yield "mass", index, (values[name], 0.0, 0.0, 0.0)
+        for index, name in self._dampings:
+            yield "jointDamping", index, (values[name],)
+        for index, name in self._drags:
+            yield "jointFriction", index, (values[name],)
+        if self._robot.floating:
+            yield "groundFriction", -1, (values["ground.friction"],)
+            yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
+
+    def held(self, links: Mapping[int, Dynamics], ground: tuple[float, Vector3] | None) -> dict[str, float]:
+        """The inverse of `of`, for those parameters that the engine can be asked for.
+
+        `links`: of each index what the engine holds; `ground`: of a floating robot's its friction [-], and gravity.
+        """
+        out = {name: links[index][0] for index, name, *_ in self._masses}
+        out |= {name: links[index][1] for index, name in self._frictions}
+        out |= {name: links[index][0] for index, name in self._payloads}
+        for movable, name, centre, marks in self._centres:
+            points = {mark: links[index][0] for mark, index in marks.items()}
+            out[name] += sum(points.values())
+            out |= zip(centre, movable.shift(points), strict=True)
+        if ground is not None:
+            out["ground.friction"], (x, y, z) = ground
+            out["ground.slope.pitch"], out["ground.slope.roll"] = math.atan2(-x, -z), math.asin(-y / GRAVITY)
+        return out
+
+
+def gravity_on_slope(pitch: float, roll: float) -> Vector3:
+    """Gravity [m/s^2] in the axes of ground that rises by `pitch` [rad] along its x and by `roll` along its y."""
+    return (
+        -GRAVITY * math.sin(pitch) * math.cos(roll),
+        -GRAVITY * math.sin(roll),
+        -GRAVITY * math.cos(pitch) * math.cos(roll),
+    )
