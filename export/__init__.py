@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simtoreal.export.bundle import write_bundle
+    from simtoreal.export.onboard.checks import SpecError
+    from simtoreal.export.onboard.folder import check_files, read_spec
+    from simtoreal.export.onboard.layout import CommandMap, Field, Image
     from simtoreal.export.onboard.runtime import CommandError, Latency, ObservationError, Runtime
-    from simtoreal.export.onboard.spec import CommandMap, Field, Image, Spec, SpecError, check_files, read_spec
+    from simtoreal.export.onboard.spec import Spec
     from simtoreal.export.onnx import ExportError, PolicyGraph, export_onnx
     from simtoreal.export.verify import Check, ClosedLoop, Parity, verify_bundle
 
@@ -20,13 +23,13 @@ _HOME = {
     "Latency": "onboard.runtime",
     "ObservationError": "onboard.runtime",
     "Runtime": "onboard.runtime",
-    "CommandMap": "onboard.spec",
-    "Field": "onboard.spec",
-    "Image": "onboard.spec",
+    "CommandMap": "onboard.layout",
+    "Field": "onboard.layout",
+    "Image": "onboard.layout",
     "Spec": "onboard.spec",
-    "SpecError": "onboard.spec",
-    "check_files": "onboard.spec",
-    "read_spec": "onboard.spec",
+    "SpecError": "onboard.checks",
+    "check_files": "onboard.folder",
+    "read_spec": "onboard.folder",
     "ExportError": "onnx",
     "PolicyGraph": "onnx",
     "export_onnx": "onnx",

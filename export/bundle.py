@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from simtoreal.export.onboard.folder import GOLDEN_FILE, MODEL_FILE, SPEC_FILE
+from simtoreal.export.onboard.layout import Image, slices
 from simtoreal.export.onboard.runtime import (
     CONTRACT_KEY,
     NEXT,
@@ -23,7 +25,7 @@ from simtoreal.export.onboard.runtime import (
     open_session,
     relative_error,
 )
-from simtoreal.export.onboard.spec import GOLDEN_FILE, MODEL_FILE, SPEC_FILE, Image, Spec, slices
+from simtoreal.export.onboard.spec import Spec
 from simtoreal.export.onnx import BATCHES, ExportError, PolicyGraph, export_onnx
 
 RANDOM_ROWS = 1000

@@ -13,8 +13,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from simtoreal.export.onboard.checks import SpecError
+from simtoreal.export.onboard.layout import slices
 from simtoreal.export.onboard.runtime import INPUT_NAME, NEXT, OUTPUT_NAME
-from simtoreal.export.onboard.spec import Spec, SpecError, slices
+from simtoreal.export.onboard.spec import Spec
 
 TRACE_BATCH = 2  # at a batch of 1 the trace bakes the size in
 BATCHES = (1, 2, 7)  # a policy must take any; these are tried

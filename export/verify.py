@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simtoreal.export.onboard.folder import MODEL_FILE, read_regular
 from simtoreal.export.onboard.model_file import MAX_MODEL_BYTES
 from simtoreal.export.onboard.runtime import CommandError, Runtime, relative_error
-from simtoreal.export.onboard.spec import MODEL_FILE, read_regular
 from simtoreal.export.onnx import BATCHES, PolicyGraph, check_model
 
 LATENCY_CALLS = 1000

@@ -210,8 +210,9 @@ def _loop(what: str, mine: Iterator[Any], theirs: Iterator[Any], steps: int, rou
 def bench_inference(rounds: int) -> list[Row]:
     """One inference of the exported policy through the onboard runtime against torch and SB3's predict."""
     from simtoreal.export.bundle import write_bundle
+    from simtoreal.export.onboard.layout import CommandMap, Field
     from simtoreal.export.onboard.runtime import Runtime
-    from simtoreal.export.onboard.spec import CommandMap, Field, Spec
+    from simtoreal.export.onboard.spec import Spec
 
     actor, model = ours("sac").actor(), sb3("sac").model
     ones = (1.0,) * ACTION

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from simtoreal.build import image_of, parameters_of, policy_space
 from simtoreal.config import ConfigError
-from simtoreal.export.onboard.spec import CommandMap, Image, Spec
-from simtoreal.export.onboard.spec import Field as SpecField
+from simtoreal.export.onboard.layout import CommandMap, Image
+from simtoreal.export.onboard.layout import Field as SpecField
+from simtoreal.export.onboard.spec import Spec
 from simtoreal.policies.images import Shape, is_channels_first
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import Parameter

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from simtoreal.build import policy_part, see_working_folder
 from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
+from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.export.onboard.runtime import CommandError, Runtime
-from simtoreal.export.onboard.spec import SPEC_FILE, Spec
+from simtoreal.export.onboard.spec import Spec
 
 Frame = Callable[[], None]
 

@@ -16,7 +16,7 @@ from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
 from simtoreal.evaluate import Progress, identity
-from simtoreal.export.onboard.spec import SPEC_FILE
+from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.randomization.messages import nearest
 from simtoreal.records import read_evaluation
 from simtoreal.runs import RunError

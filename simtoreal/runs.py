@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from simtoreal.config import RunConfig, load_config
 from simtoreal.errors import RunError as RunError
-from simtoreal.export.onboard.spec import MODEL_FILE, SPEC_FILE
+from simtoreal.export.onboard.folder import MODEL_FILE, SPEC_FILE
 from simtoreal.locks import LOCK
 
 if TYPE_CHECKING:

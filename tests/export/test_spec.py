@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from simtoreal.export import CommandMap, Field, Spec, SpecError, check_files, read_spec
-from simtoreal.export.onboard.spec import FORMAT_VERSION, slices, spec_from_dict
+from simtoreal.export.onboard.layout import slices
+from simtoreal.export.onboard.spec import FORMAT_VERSION, spec_from_dict
 
 
 def write(folder: Path, text: str) -> Path:

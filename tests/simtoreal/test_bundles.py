@@ -9,8 +9,8 @@ import torch
 import simtoreal
 from simtoreal import build
 from simtoreal.contract import Contract
+from simtoreal.export.onboard.folder import read_spec
 from simtoreal.export.onboard.runtime import Runtime
-from simtoreal.export.onboard.spec import read_spec
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import load_checkpoint, save_checkpoint
 from simtoreal.runs import Run

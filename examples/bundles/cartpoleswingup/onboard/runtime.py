@@ -12,8 +12,10 @@ import numpy as np
 import onnxruntime
 
 from .checks import SpecError
+from .folder import GOLDEN_FILE, MODEL_FILE, check_files, read_regular, read_spec
+from .layout import slices
 from .model_file import MAX_MODEL_BYTES, read_metadata
-from .spec import GOLDEN_FILE, MODEL_FILE, Spec, check_files, read_regular, read_spec, slices
+from .spec import Spec
 
 INPUT_NAME = "observation"
 OUTPUT_NAME = "command"

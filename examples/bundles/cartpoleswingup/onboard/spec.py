@@ -1,105 +1,18 @@
-"""The contract of a bundle: what the policy reads and writes, in which units, at which rate; and its files' hashes.
-
-The hashes find damage and careless edits; they are no signature against someone who rewrites the whole folder.
-"""
+"""The contract of a bundle: what the policy reads and writes, in which units, at which rate; and its files' hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import numbers
-import os
-import stat
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .checks import SpecError as SpecError
-from .checks import items, mapping, number, numbers_of, text, with_keys
+from .checks import SpecError, items, mapping, number, numbers_of, text, with_keys
+from .layout import CommandMap, Field, Image, checked_layout
 
 FORMAT_VERSION = 4  # the newest, of recurrent policies; 3 is of images, 2 of a history; 1 has no key for any of these
-SPEC_FILE = "spec.json"
-MODEL_FILE = "policy.onnx"
-GOLDEN_FILE = "golden.npz"
-MAX_SPEC_BYTES = 4_000_000
 PARAMETER_KEYS = ("unit", "nominal", "low", "high")
-
-
-@dataclass(frozen=True)
-class Field:
-    """One named quantity of a layout: `size` consecutive floats in `unit`, in `frame`, each with its label or none."""
-
-    name: str
-    size: int
-    unit: str
-    frame: str = ""
-    labels: tuple[str, ...] = ()
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        text(self.name, "a field's name", empty=False)
-        if isinstance(self.size, bool) or not isinstance(self.size, numbers.Integral) or self.size < 1:
-            raise SpecError(f'field "{self.name}": size must be a whole number of at least 1, got {self.size!r}')
-        for key in ("unit", "frame", "description"):
-            text(getattr(self, key), f'field "{self.name}": {key}')
-        labels = tuple(text(label, f'field "{self.name}": a label') for label in items(self.labels, "labels"))
-        if labels and len(labels) != self.size:
-            raise SpecError(f'field "{self.name}" has size {self.size} but {len(labels)} labels')
-        object.__setattr__(self, "size", int(self.size))
-        object.__setattr__(self, "labels", labels)
-
-
-@dataclass(frozen=True)
-class Image:
-    """What the policy sees in place of a vector: one image of `shape`, its axes as `layout` says, "CHW" or "HWC".
-
-    C are channels, H rows from the top, W columns from the left. Each number is a `dtype` from `low` to `high`, as a
-    camera gives it; the policy itself scales them.
-    """
-
-    shape: tuple[int, int, int]
-    layout: str
-    dtype: str = "uint8"
-    low: int = 0
-    high: int = 255
-
-    def __post_init__(self) -> None:
-        shape = items(self.shape, "image.shape")
-        if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
-            raise SpecError(f"image.shape must be three whole numbers from 1, got {list(shape)}")
-        if self.layout not in ("CHW", "HWC"):
-            raise SpecError(f'image.layout must be "CHW" or "HWC", got {self.layout!r}')
-        if (self.dtype, self.low, self.high) != ("uint8", 0, 255):
-            raise SpecError(f"image must be uint8 from 0 to 255, got {self.dtype} from {self.low} to {self.high}")
-        object.__setattr__(self, "shape", shape)
-
-
-@dataclass(frozen=True)
-class CommandMap:
-    """From the action a in [-1, 1]^m to the command in SI: clip(offset + scale * a + observed, low, high), each [m].
-
-    `observed` is the sum of the observation fields named in `relative_to`, each of size m (none: an absolute command).
-    """
-
-    offset: tuple[float, ...]
-    scale: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    relative_to: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for key in ("offset", "scale", "low", "high"):
-            object.__setattr__(self, key, numbers_of(getattr(self, key), f"command_map.{key}"))
-            if len(getattr(self, key)) != len(self.offset):
-                found = len(getattr(self, key))
-                raise SpecError(f"command_map.{key} has {found} values, offset has {len(self.offset)}")
-        for index, low in enumerate(self.low):
-            high = self.high[index]
-            if not low < high:
-                raise SpecError(f"command_map: low[{index}] = {low} must be below high[{index}] = {high}")
-        names = items(self.relative_to, "command_map.relative_to")
-        object.__setattr__(self, "relative_to", tuple(text(name, "command_map.relative_to") for name in names))
 
 
 @dataclass(frozen=True)
@@ -156,7 +69,7 @@ class Spec:
         if self.quaternion_order not in ("xyzw", "wxyz"):
             raise SpecError(f'quaternion_order must be "xyzw" or "wxyz", got {self.quaternion_order!r}')
         for key in ("observation", "command", "reward_signals"):
-            object.__setattr__(self, key, _layout(getattr(self, key), key, empty=key == "reward_signals"))
+            object.__setattr__(self, key, checked_layout(getattr(self, key), key, empty=key == "reward_signals"))
         self._check_image()
         self._check_command_map()
         self._check_joints()
@@ -278,28 +191,6 @@ class Spec:
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _layout(entries: Any, where: str, empty: bool) -> tuple[Field, ...]:
-    layout = items(entries, where)
-    for entry in layout:
-        if not isinstance(entry, Field):
-            raise SpecError(f"{where} must hold fields, got {entry!r}")
-    names = [entry.name for entry in layout]
-    if len(set(names)) != len(names):
-        raise SpecError(f"{where}: a field's name occurs twice in {', '.join(names)}")
-    if not (names or empty):
-        raise SpecError(f"{where} has no fields")
-    return layout
-
-
-def slices(layout: Iterable[Field]) -> dict[str, slice]:
-    """Where each field of a layout lies in the flat vector, by name and in order."""
-    found, start = {}, 0
-    for entry in layout:
-        found[entry.name] = slice(start, start + entry.size)
-        start += entry.size
-    return found
-
-
 def _check_version(version: Any) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise SpecError(f"format_version must be a whole number from 1, got {version!r}")
@@ -332,87 +223,3 @@ def spec_from_dict(value: Any) -> Spec:
     if spec.format_version != version:
         raise SpecError(f"the contract has format version {version}, what it says is of format {spec.format_version}")
     return spec
-
-
-def _no_duplicates(pairs: Any) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise SpecError(f'the key "{next(key for key in keys if keys.count(key) > 1)}" occurs twice')
-    return data
-
-
-def _no_constant(name: str) -> float:
-    raise SpecError(f"{name} is not a finite number")
-
-
-def read_spec(bundle: str | os.PathLike[str]) -> Spec:
-    """The contract in `bundle`/spec.json; SpecError naming the file on anything strange, or FileNotFoundError."""
-    path = os.path.join(os.fspath(bundle), SPEC_FILE)
-    raw = read_regular(path, MAX_SPEC_BYTES)
-    try:
-        return spec_from_dict(json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant))
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path} is not readable JSON: {error}") from None
-
-
-def read_regular(path: str, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; SpecError for anything else, or FileNotFoundError."""
-    try:
-        mode = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path} does not exist; is this a bundle?") from None
-    if not stat.S_ISREG(mode.st_mode):
-        raise SpecError(f"{path} is {'a symbolic link' if stat.S_ISLNK(mode.st_mode) else 'no regular file'}")
-    if mode.st_size > limit:
-        raise SpecError(f"{path} has {mode.st_size} bytes, at most {limit} are read")
-    with open(path, "rb") as file:
-        return file.read(limit + 1)
-
-
-def sha256_file(path: str) -> str:
-    """sha256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _refuse(error: OSError) -> None:
-    raise error
-
-
-def check_files(bundle: str | os.PathLike[str], spec: Spec) -> None:
-    """Hold the folder against `spec.files`; SpecError for a missing, changed, unlisted or linked file.
-
-    Nothing unlisted may lie in a bundle (external tensor data, a module that shadows another). The exception is what
-    the interpreter compiled of a listed module and left in `__pycache__`; `python BUNDLE/onboard` never reads that.
-    """
-    root = os.fspath(bundle)
-    for name in (MODEL_FILE, GOLDEN_FILE):
-        if name not in spec.files:
-            raise SpecError(f"{os.path.join(root, SPEC_FILE)}: files does not list {name}")
-    present: set[str] = set()
-    for folder, folders, names in os.walk(root, onerror=_refuse):
-        for name in folders + names:
-            path = os.path.join(folder, name)
-            if os.path.islink(path):
-                raise SpecError(f"{path} is a symbolic link; a bundle holds plain files only")
-        if os.path.basename(folder) == "__pycache__":
-            module = os.path.relpath(os.path.dirname(folder), root).replace(os.sep, "/")
-            names = [n for n in names if not (n.endswith(".pyc") and f"{module}/{n.split('.')[0]}.py" in spec.files)]
-        present.update(os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in names)
-    for name in sorted(present - set(spec.files) - {SPEC_FILE}):
-        raise SpecError(f"{os.path.join(root, name)} is not listed in the contract; a bundle holds nothing else")
-    for name, expected in sorted(spec.files.items()):
-        path = os.path.join(root, *name.split("/"))
-        if name not in present:
-            raise SpecError(f"{path} is missing; the contract lists it")
-        if not os.path.isfile(path):
-            raise SpecError(f"{path} is no regular file")
-        found = sha256_file(path)
-        if found != expected:
-            raise SpecError(f"{path} has changed: sha256 {found[:12]}…, the contract says {expected[:12]}…")
