@@ -20,7 +20,7 @@ from simtoreal.policies.distributions import (
     tanh_correction,
 )
 from simtoreal.policies.images import Shape, check_image
-from simtoreal.policies.networks import mlp
+from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
 from simtoreal.policies.recurrent import MAX_RECURRENT, RecurrentLayers
 
@@ -224,3 +224,21 @@ class DeterministicActor(nn.Module):
         image = check_image(shape) if seen == "image" else None
         rest = (history, choices, image, description.get("recurrent", 0))
         return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)
+
+
+def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> DeterministicActor:
+    """Linear layers and one kind of activation, then `head`, as a DeterministicActor on the CPU."""
+    linears = [layer for layer in body if isinstance(layer, nn.Linear)]
+    kinds = {type(layer) for layer in body if not isinstance(layer, nn.Linear)}
+    names = [name for name, kind in ACTIVATIONS.items() if kinds == {kind}]
+    if not names or not linears or not isinstance(head, nn.Linear) or len(body) != 2 * len(linears):
+        raise ValueError(
+            f"only linear layers with one of {', '.join(sorted(ACTIVATIONS))} can be copied, got {body} and {head}"
+        )
+    hidden = [layer.out_features for layer in linears]
+    choices = head.out_features if output == "choice" else 0
+    size = 1 if choices else head.out_features
+    actor = DeterministicActor(linears[0].in_features, size, hidden, names[0], output, choices=choices)
+    actor.body.load_state_dict({name: value.cpu() for name, value in body.state_dict().items()})
+    actor.head.load_state_dict({name: value.cpu() for name, value in head.state_dict().items()})
+    return actor.eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,20 +19,14 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
-from torch import Tensor, nn
+from torch import Tensor
 
-from simtoreal.policies.actors import DeterministicActor
-from simtoreal.policies.agent import (
-    NonFiniteError,
-    load_module,
-    prefixed,
-    split_observation,
-    under,
-)
+from simtoreal.policies.actors import DeterministicActor, copy_mlp
+from simtoreal.policies.agent import NonFiniteError, split_observation
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.loops import Progress, final_observation, final_value
-from simtoreal.policies.networks import ACTIVATIONS
+from simtoreal.policies.sb3_state import BaselineMemory, restore_state, state_numbers, state_tensors
 from simtoreal.policies.settings import DEVIATION, RATE, is_deviation, is_rate
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC, "td3": TD3, "ppo": PPO, "dqn": DQN}
@@ -118,57 +112,6 @@ def subprocess_envs(factories: Sequence[Callable[[], gym.Env[Any, Any]]]) -> Sub
     return SubprocVecEnv(list(factories), start_method="fork")
 
 
-class BaselineMemory:
-    """SB3's replay buffer of B slots of E environments, as rows [E, ...] numbered in the order they were added."""
-
-    PARTS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-
-    def __init__(self, model: Any) -> None:
-        self._model, self._buffer = model, model.replay_buffer
-        if self._buffer.optimize_memory_usage:
-            raise ValueError("optimize_memory_usage: such a buffer cannot be stored by rows; set resumable to false")
-
-    @property
-    def added(self) -> int:
-        return int(self._model.num_timesteps) // int(self._buffer.n_envs)
-
-    @property
-    def oldest(self) -> int:
-        return self.added - int(self._buffer.size())
-
-    def rows(self, first: int, last: int) -> dict[str, Tensor]:
-        """Rows number `first` to `last` - 1. Raises IndexError for one that is not held."""
-        if not self.oldest <= first <= last <= self.added:
-            raise IndexError(f"rows {first} to {last} were asked for, {self.oldest} to {self.added} are held")
-        slots = np.arange(first, last) % self._buffer.buffer_size
-        return {name: torch.from_numpy(getattr(self._buffer, name)[slots]) for name in self.PARTS}
-
-    def restore(self, first: int, parts: Iterable[Mapping[str, Tensor]]) -> None:
-        """Hold `parts`, from number `first` on. Raises ValueError for other names, shapes or numbers of rows."""
-        buffer, end = self._buffer, first
-        for part in parts:
-            if part.keys() != {*self.PARTS}:
-                raise ValueError(f"a stored buffer has {sorted(part)}, expected {sorted(self.PARTS)}")
-            slots = np.arange(end, end + len(part["rewards"])) % buffer.buffer_size
-            for name, rows in part.items():
-                array = getattr(buffer, name)
-                if rows.shape != (len(slots), *array.shape[1:]):
-                    expected = [len(slots), *array.shape[1:]]
-                    raise ValueError(f"stored {name} has shape {list(rows.shape)}, expected {expected}")
-                array[slots] = rows.numpy()
-            end += len(slots)
-        if end != self.added or (first > 0 and end - first < buffer.buffer_size):
-            raise ValueError(f"stored rows {first} to {end} do not fill a buffer of {self.added} rows")
-        buffer.full, buffer.pos = end >= buffer.buffer_size, end % buffer.buffer_size
-
-
-def _numpy_stream() -> dict[str, Any]:
-    """numpy's global stream, which SB3 draws batches from."""
-    state = np.random.get_state(legacy=False)  # noqa: NPY002 (it is this stream that SB3 uses)
-    assert isinstance(state, dict)
-    return state
-
-
 @dataclass
 class Baseline:
     """An SB3 learner: iterate it for Progress, ask it for its actor at any time."""
@@ -201,77 +144,21 @@ class Baseline:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors to go on bit for bit but the replay buffer's, cloned; torch's and numpy's global streams too."""
-        model: Any = self.model
-        state = prefixed("policy", {name: value.clone() for name, value in model.policy.state_dict().items()})
-        for name, optimizer in self._optimizers().items():
-            state |= optimizer_tensors(f"optimizer.{name}", optimizer)
-        if model._last_episode_starts is not None:
-            state["episode_starts"] = torch.from_numpy(np.array(model._last_episode_starts))
-        if self._temperature is not None:
-            state["log_ent_coef"] = model.log_ent_coef.detach().clone()
-        state["torch_rng"] = torch.get_rng_state()
-        state["numpy_rng"] = torch.from_numpy(_numpy_stream()["state"]["key"].astype(np.int64))
-        state["returns"] = torch.from_numpy(self.envs.returns.copy())
-        state["lengths"] = torch.from_numpy(self.envs.lengths.copy())
-        if model._last_obs is not None:
-            state["observation"] = torch.from_numpy(np.array(model._last_obs))
-        return state
+        returns, lengths = (torch.from_numpy(part.copy()) for part in (self.envs.returns, self.envs.lengths))
+        return state_tensors(self.model) | {"returns": returns, "lengths": lengths}
 
     def numbers(self) -> dict[str, Any]:
         """The rest of what it takes to go on, as JSON."""
-        model: Any = self.model
-        return {
-            "num_timesteps": model.num_timesteps,
-            "n_updates": model._n_updates,
-            "episode_num": model._episode_num,
-            "numpy_position": int(_numpy_stream()["state"]["pos"]),
-            "n_calls": getattr(model, "_n_calls", 0),
-            "exploration_rate": getattr(model, "exploration_rate", 0.0),
-            "action_space": model.action_space.np_random.bit_generator.state,
-            "logged": {name: float(v) for name, v in model.logger.name_to_value.items() if np.isfinite(v)},
-        }
+        return state_numbers(self.model)
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """The inverse of `state_dict` and `numbers`. Raises ValueError or KeyError when they do not fit."""
-        model: Any = self.model
-        load_module(model.policy, "policy", tensors)
-        for name, optimizer in self._optimizers().items():
-            load_optimizer(f"optimizer.{name}", optimizer, tensors)
-        if self._temperature is not None:
-            with torch.no_grad():
-                model.log_ent_coef.copy_(tensors["log_ent_coef"])
-        model.num_timesteps, model._n_updates = numbers["num_timesteps"], numbers["n_updates"]
-        model._episode_num = numbers["episode_num"]
-        if isinstance(model, DQN):
-            model._n_calls, model.exploration_rate = numbers["n_calls"], numbers["exploration_rate"]
-        model.action_space.np_random.bit_generator.state = numbers["action_space"]
-        for name, value in numbers["logged"].items():
-            model.logger.record(name, value)
+        restore_state(self.model, tensors, numbers)
         self.envs.returns[:], self.envs.lengths[:] = tensors["returns"].numpy(), tensors["lengths"].numpy()
-        if "observation" in tensors:
-            model._last_obs = tensors["observation"].numpy().copy()
-            model._last_episode_starts = tensors["episode_starts"].numpy().copy()
-        torch.set_rng_state(tensors["torch_rng"])
-        key = tensors["numpy_rng"].numpy().astype(np.uint32)
-        state = _numpy_stream() | {"state": {"key": key, "pos": numbers["numpy_position"]}}
-        np.random.set_state(state)  # noqa: NPY002
 
     def memory(self) -> Memory:
         """Its replay buffer, to be stored. Raises ValueError when that cannot be done exactly."""
         return NoMemory() if isinstance(self.model, PPO) else BaselineMemory(self.model)
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        model: Any = self.model
-        if isinstance(model, PPO | DQN):
-            return {"all": model.policy.optimizer}
-        found = {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
-        return found if self._temperature is None else found | {"ent_coef": model.ent_coef_optimizer}
-
-    @property
-    def _temperature(self) -> Tensor | None:
-        """What SAC learns besides its networks; None where it is fixed, and for the others."""
-        found: Tensor | None = getattr(self.model, "log_ent_coef", None)
-        return found
 
 
 def setting_names(name: str) -> list[str]:
@@ -364,45 +251,3 @@ def actor_from_sb3(model: BaseAlgorithm) -> DeterministicActor:
     if isinstance(model, SAC):
         return copy_mlp(actor.latent_pi, actor.mu, "tanh")
     return copy_mlp(actor.mu[:-2], actor.mu[-2], "tanh")
-
-
-def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> DeterministicActor:
-    """Linear layers and one kind of activation, then `head`, as a DeterministicActor on the CPU."""
-    linears = [layer for layer in body if isinstance(layer, nn.Linear)]
-    kinds = {type(layer) for layer in body if not isinstance(layer, nn.Linear)}
-    names = [name for name, kind in ACTIVATIONS.items() if kinds == {kind}]
-    if not names or not linears or not isinstance(head, nn.Linear) or len(body) != 2 * len(linears):
-        raise ValueError(
-            f"only linear layers with one of {', '.join(sorted(ACTIVATIONS))} can be copied, got {body} and {head}"
-        )
-    hidden = [layer.out_features for layer in linears]
-    choices = head.out_features if output == "choice" else 0
-    size = 1 if choices else head.out_features
-    actor = DeterministicActor(linears[0].in_features, size, hidden, names[0], output, choices=choices)
-    actor.body.load_state_dict({name: value.cpu() for name, value in body.state_dict().items()})
-    actor.head.load_state_dict({name: value.cpu() for name, value in head.state_dict().items()})
-    return actor.eval().requires_grad_(False)
-
-
-def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's moments and step counts, as `prefix.<parameter index>.<moment>`; empty before the first step."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {
-        f"{prefix}.{index}.{name}": value.detach().clone()
-        for index, parameter in enumerate(parameters)
-        for name, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`. Raises ValueError on a parameter it has not or another shape."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.state.clear()
-    for name, value in under(prefix, tensors).items():
-        index, _, moment = name.partition(".")
-        if not index.isdigit() or int(index) >= len(parameters):
-            raise ValueError(f"{prefix}.{name}: no such parameter; the optimizer has {len(parameters)}")
-        parameter = parameters[int(index)]
-        if moment != "step" and value.shape != parameter.shape:
-            raise ValueError(f"{prefix}.{name}: shape {list(value.shape)}, expected {list(parameter.shape)}")
-        optimizer.state[parameter][moment] = value.to(parameter.device, copy=True)
