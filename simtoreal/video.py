@@ -37,12 +37,11 @@ def filming(
         raise ConfigError(f"{video}: a film is {' or '.join(FORMATS)}")
     if not video.parent.is_dir():
         raise ConfigError(f"{video}: there is no folder {video.parent}")
-    if not os.access(video.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"{video}: the folder {video.parent} cannot be written to")
     output_path(video)
     if os.path.lexists(video) and not (force and video.is_file()):
         raise ConfigError(f"{video} exists; choose another file{' or pass --force' if video.is_file() else ''}")
     partial = video.with_name(f".{video.stem}.partial{video.suffix}")
+    _check_writable(video, partial)
     try:
         film = _Film(video, partial, control_dt)
         try:
@@ -56,6 +55,15 @@ def filming(
         os.replace(partial, video)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _check_writable(video: Path, partial: Path) -> None:
+    """Raises ConfigError unless `partial` can be made: permissions do not tell, of /proc or a full disk, say."""
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise ConfigError(f"{video}: the folder {video.parent} cannot be written to: {error.strerror}") from None
 
 
 class FilmError(RuntimeError):

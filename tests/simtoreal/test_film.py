@@ -201,6 +201,8 @@ def test_play_films_a_function_and_nothing_half_written_stays(controllers, tmp_p
         (["CartPoleSwingUp", "nowhere", "--video", "x.mp4"], "nowhere is not there"),
         (["CartPoleSwingUp", "--video", "x.avi"], "a film is .mp4 or .gif"),
         (["CartPoleSwingUp", "--video", "none/x.mp4"], "there is no folder none"),
+        (["CartPoleSwingUp", "--video", "/proc/x.gif"], "/proc/x.gif: the folder /proc cannot be written to"),
+        (["CartPoleSwingUp", "--video", f"{'x' * 250}.gif"], "cannot be written to: File name too long"),
         (["CartPoleSwingUp", "--video", "folder.mp4", "--force"], "folder.mp4 exists"),
         (["CartPoleSwingUp", "--video", "there.mp4"], "there.mp4 exists; choose another file or pass --force"),
         (["CartPoleSwingUp", "--video", "x.mp4", "--seed", "-1"], "whole number"),
