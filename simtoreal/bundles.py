@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from simtoreal import build
 from simtoreal.contract import Contract
 from simtoreal.export.bundle import write_bundle
-from simtoreal.export.onboard.runtime import Runtime
-from simtoreal.export.onnx import PolicyGraph
+from simtoreal.export.onboard.runtime import Runtime, relative_error
+from simtoreal.export.onnx import ExportError, PolicyGraph
 from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
@@ -136,7 +136,7 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
 
     Raises:
         SpecError: the bundle must not be armed: tampered with, damaged, of a newer format.
-        RunError: `run` was given and is no run.
+        RunError: `run` was given and is no run; or the run is another than the bundle was exported from.
     """
     path = Path(bundle)
     checks = verify_bundle(path)
@@ -149,12 +149,12 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
         reason = f"closed loop: the run it came from is not at {source}; name it with --run"
         return Verification(path, tuple(checks), (reason,))
     origin = Run.load(source)
-    actor, _ = origin.actor(str(provenance.get("checkpoint", "best")))
+    graph = _exported_network(origin, runtime)
     env = build.make_training_env(origin.frozen_config, 0, origin.config.seed + 2 * build.EVALUATION_SEED)
     try:
         contract = Contract.of(runtime.spec.task, env)
         contract.check(runtime.spec, str(path))
-        loop = ClosedLoop(runtime, PolicyGraph(actor, runtime.spec))
+        loop = ClosedLoop(runtime, graph)
         deque(_drive(env, _Compared(loop, contract), CLOSED_LOOP_STEPS), maxlen=0)
     finally:
         env.close()
@@ -164,3 +164,34 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
         f"at step {parity.worst_step}, tolerance {parity.tolerance:.0e}"
     )
     return Verification(path, (*checks, Check("closed loop", parity.held, detail, parity.worst)))
+
+
+def _exported_network(run: Run, runtime: Runtime) -> PolicyGraph:
+    """The network that a bundle was exported from: it gives the answers that the bundle has of it, its golden vectors.
+
+    Raises:
+        RunError: the run is of another task, algorithm or seed, has no such checkpoint, or one that answers otherwise.
+        CheckpointError: a damaged checkpoint.
+    """
+    spec = runtime.spec
+    for what, its, found in (
+        ("task", spec.task, build.task_id(run.config.task)),
+        ("algorithm", spec.algorithm, run.config.algorithm),
+        ("seed", spec.provenance.get("seed", run.config.seed), run.config.seed),
+    ):
+        if found != its:
+            raise RunError(f"{runtime.bundle} was not exported from {run.path}: its {what} is {its}, the run's {found}")
+    step = str(spec.provenance.get("checkpoint", "best"))
+    actor, _ = run.actor(step)
+    other = f"{runtime.bundle} was not exported from checkpoint {step} of {run.path}"
+    try:
+        graph = PolicyGraph(actor, spec)
+    except ExportError as error:
+        raise RunError(f"{other}: {error}") from None
+    rows, answers = runtime.golden()
+    worst = float(relative_error(graph.answers(rows), answers, spec).max())
+    if not worst <= spec.tolerance:
+        raise RunError(
+            f"{other}: on the bundle's golden vectors that policy differs by {worst:.1e} of the command's range"
+        )
+    return graph

@@ -131,11 +131,28 @@ def test_a_checkpoint_of_another_task_is_refused(copied, tmp_path, cli):
     cli("export", run, "--out", tmp_path / "new").refused("task 'PandaReach', expected 'CartPoleSwingUp'")
 
 
-def test_parity_with_another_run_does_not_hold(randomized, plain, cli):
-    said = cli("verify", randomized.bundle, "--run", plain.run, "--json")
-    last = {check["name"]: check for check in said.result["checks"]}.get("closed loop")
-    assert said.code == 1
-    assert not last["passed"]
+def test_another_run_than_it_came_from_is_refused(randomized, plain, baseline, cli):
+    for other, what in ((plain, "its seed is 0, the run's 1"), (baseline, "its algorithm is sac, the run's sb3-sac")):
+        cli("verify", randomized.bundle, "--run", other.run).refused(f"was not exported from {other.run}: {what}")
+
+
+def test_another_checkpoint_in_the_place_of_its_own_is_refused(copied, tmp_path, cli):
+    """As after a training anew: it has the same name, task and seed, but other weights, or another network."""
+    run = next(path for path in tmp_path.iterdir() if path.name.startswith("run-"))
+    folder = Run.load(run).checkpoint("best")
+    tensors, meta = load_checkpoint(folder)
+    assert cli("verify", copied).code == 0
+    nudged = {name: tensor + 0.05 if name == "actor.head.bias" else tensor for name, tensor in tensors.items()}
+    save_checkpoint(folder, nudged, meta, replace=True)
+    words = f"was not exported from checkpoint {folder.name} of {run}: "
+    for arguments in ([], ["--run", run]):
+        cli("verify", copied, *arguments).refused("on the bundle's golden vectors that policy differs by")
+    actor = DeterministicActor(5, 1, (8,))
+    weights = {f"actor.{name}": tensor for name, tensor in actor.state_dict().items()}
+    save_checkpoint(folder, weights, meta | {"actor": actor.describe()}, replace=True)
+    cli("verify", copied, "--run", run).refused(words + "the actor does not take observations [1, 6]")
+    shutil.rmtree(folder)
+    cli("verify", copied).refused(f"has no checkpoint '{folder.name}'")
 
 
 def test_a_bundle_far_from_its_run_says_so(randomized, tmp_path, cli):
