@@ -25,7 +25,7 @@ from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_suite, preset_paths, suite_paths
-from simtoreal.randomization.suites import Case, Suite, nominal, severity
+from simtoreal.randomization.suites import Case, Ranges, Suite, nominal, severity
 from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
 from simtoreal.records import EPISODES, SUMMARY, write_episodes
 from simtoreal.report import write_report
@@ -241,7 +241,7 @@ def evaluate(
         for suite in loaded
         for chunk in _chunks(list(suite.cases(seed, episodes)), CHUNK)
     ]
-    reference = _reference_ranges(short, table)
+    reference = reference_ranges(short, table)
     provenance = {
         "task": full,
         "seed": seed,
@@ -258,7 +258,7 @@ def evaluate(
         total = sum(len(job.cases) for job in jobs)
         for job, outcomes in run_jobs(jobs, full, sources, workers):
             for case, outcome in zip(job.cases, outcomes, strict=True):
-                far = severity(case.parameters, reference or ranges[job.policy], table) if table else 0.0
+                far = severity_of(case.parameters, ranges[job.policy], reference, table)
                 outside = held_out[job.policy][job.suite][case.name]
                 rows.append(_row(sources[job.policy].name, job.suite, engine, case, outcome, outside, far))
             if len(rows) == len(job.cases) and not contract.parameters and not reports_success(rows):
@@ -386,10 +386,16 @@ def _load_suite(task: str, name: str, table: Mapping[str, Any]) -> Suite:
     return suite
 
 
-def _reference_ranges(task: str, table: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+def reference_ranges(task: str, table: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """The ranges from which severity is measured: the task's shipped preset, the same for every policy."""
     shipped = preset_paths()
     return Randomizer(Preset.load(shipped[task]), table).ranges if task in shipped and table else {}
+
+
+def severity_of(values: Mapping[str, float], training: Ranges, reference: Ranges, table: Mapping[str, Any]) -> float:
+    """How far a case lies outside `reference`, or where a task ships no preset outside the policy's `training` ranges;
+    0 where nothing has a name."""
+    return severity(values, reference or training, table) if table else 0.0
 
 
 def _chunks(cases: list[Case], size: int) -> Iterator[list[Case]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,12 +16,16 @@ from simtoreal import build
 from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
-from simtoreal.evaluate import Progress, identity
+from simtoreal.evaluate import ENGINES, Progress, identity, reference_ranges, severity_of
 from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.randomization.messages import nearest
+from simtoreal.randomization.suites import is_held_out
 from simtoreal.records import read_evaluation
 from simtoreal.runs import RunError
+from simtoreal.statistics import Episode
 from simtoreal.video import check_display, filming
+
+SAME_SEVERITY = 1e-5  # [range widths] what an engine's read-back may lose of a value that was drawn
 
 
 class HoldStill:
@@ -125,13 +130,15 @@ def play(
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A recorded episode beside the same episode again; `identical` only if every figure of it is equal."""
+    """A recorded episode beside the same episode again; `identical` only if every figure and label of it is equal,
+    `differing` are the columns in which it is not."""
 
     case: str
     bundle: str
     recorded_return: float
     replayed_return: float
     identical: bool
+    differing: tuple[str, ...]
     success: bool | None
     length: int
     video: str | None
@@ -160,7 +167,8 @@ def replay(
         video: a file for the film; `force` replaces an earlier one.
 
     Raises:
-        RunError: no such evaluation, case or bundle, or another bundle in its place; SpecError: the bundle was changed.
+        RunError: no such evaluation, case, bundle or engine, or another bundle in its place; SpecError: the bundle was
+            changed.
     """
     rows, provenance = read_evaluation(Path(folder))
     here = [row for row in rows if f"{row.suite}/{row.case}" == case and bundle in (None, row.bundle)]
@@ -174,6 +182,8 @@ def replay(
     if len(here) > 1:
         raise RunError(f"case {case} was run by {', '.join(r.bundle for r in here)}; choose one with --bundle")
     (row,) = here
+    if row.engine not in ENGINES:
+        raise RunError(f"{folder}: case {case} is of engine {row.engine!r}; engines: {', '.join(ENGINES)}")
     full = _recorded_task(Path(folder), provenance, task)
     source = _recorded_policy(Path(folder), row.bundle, provenance, asked=bundle)
     path = None if video is None else Path(video)
@@ -184,19 +194,42 @@ def replay(
             outcome = run_episode(
                 env, contract, source.open(), seed=row.seed, parameters=row.parameters, each_step=each_step
             )
+        differing = _differing(row, outcome, _labels(full, build.parameters_of(env), source, outcome))
     finally:
         env.close()
-    same = all(getattr(outcome, field.name) == getattr(row, field.name) for field in fields(Outcome))
     return ReplayResult(
         case,
         row.bundle,
         row.return_,
         outcome.return_,
-        same,
+        not differing,
+        differing,
         outcome.success,
         outcome.length,
         None if path is None else str(path),
     )
+
+
+def _labels(task: str, table: Mapping[str, Any], source: PolicySource, outcome: Outcome) -> tuple[bool, float]:
+    """Whether an episode was held out for its policy, and its severity: as `evaluate` has them of the case it drew, of
+    which there is left what differs from nominal."""
+    spec = source.spec()
+    training = {} if spec is None else dict(spec.training_ranges)
+    applied = {name: value for name, value in outcome.parameters.items() if name in table}
+    drawn = {name: value for name, value in applied.items() if value != table[name].nominal}
+    reference = reference_ranges(build.short_name(task), table)
+    return is_held_out(applied, training, table), severity_of(drawn, training, reference, table)
+
+
+def _differing(row: Episode, outcome: Outcome, labels: tuple[bool, float]) -> tuple[str, ...]:
+    """The columns in which a recorded row is not what its episode gives again."""
+    held_out, severity = labels
+    again = {field.name: getattr(outcome, field.name) for field in fields(Outcome)}
+    again |= {"condition": row.case.rpartition("/")[0], "held_out": held_out}
+    found = [name.rstrip("_") for name, value in again.items() if getattr(row, name) != value]
+    if not math.isclose(row.severity, severity, rel_tol=SAME_SEVERITY, abs_tol=SAME_SEVERITY):
+        found.append("severity")
+    return tuple(found)
 
 
 def _recorded_task(folder: Path, provenance: Mapping[str, Any], asked: str | None) -> str:

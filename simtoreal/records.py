@@ -75,6 +75,11 @@ def _episode(row: Mapping[str, str]) -> Episode:
             what = "a whole number" if kind is int else "a number"
             raise ValueError(f"column {name} must be {what}, got {shown(row[name])}") from None
 
+    def flag(name: str) -> bool:
+        if row[name] not in ("0", "1"):
+            raise ValueError(f"column {name} must be 0 or 1, got {shown(row[name])}")
+        return row[name] == "1"
+
     if number("seed", int) < 0:
         raise ValueError(f"column seed must be 0 or more, got {row['seed']}")
     return Episode(
@@ -85,11 +90,11 @@ def _episode(row: Mapping[str, str]) -> Episode:
         seed=number("seed", int),
         engine=row["engine"],
         return_=number("return", float),
-        success=None if row["success"] == "" else row["success"] == "1",
+        success=None if row["success"] == "" else flag("success"),
         length=number("length", int),
         falls=number("falls", int),
         violations=number("violations", int),
-        held_out=row["held_out"] == "1",
+        held_out=flag("held_out"),
         severity=number("severity", float),
         faults=number("faults", int),
         action_rate=number("action_rate", float),

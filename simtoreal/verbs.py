@@ -349,8 +349,9 @@ def _replay(verbs: Any) -> None:
             force=options.force,
         )
         if not options.json:
+            how = "identical" if result.identical else f"DIFFERENT in {', '.join(result.differing)}"
             returns = f"return {result.replayed_return!r}, recorded {result.recorded_return!r}"
-            print(f"{result.case} by {result.bundle}: {returns}: {'identical' if result.identical else 'DIFFERENT'}")
+            print(f"{result.case} by {result.bundle}: {returns}: {how}")
             print(f"{_success(result.success)} after {result.length} steps")
             if result.video:
                 print(f"film: {result.video}")

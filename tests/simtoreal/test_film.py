@@ -65,6 +65,10 @@ def test_a_row_comes_back_bit_for_bit(judged, cli):
         ("violations", lambda text: str(int(text) + 1)),
         ("link.pole.mass", lambda text: repr(float(text) * 1.001)),
         ("seed", lambda text: str(int(text) ^ 1)),
+        ("severity", lambda text: repr(float(text) + 0.01)),
+        ("severity", lambda text: "inf"),
+        ("held_out", lambda text: "10"[int(text)]),
+        ("condition", lambda text: "nominal"),
     ],
 )
 def test_a_changed_row_does_not(column, edit, mine, cli):
@@ -72,6 +76,9 @@ def test_a_changed_row_does_not(column, edit, mine, cli):
     said = cli("replay", mine, CASE, "--json")
     assert said.code == 1
     assert said.result["identical"] is False
+    if column not in ("link.pole.mass", "seed"):  # from which all else follows
+        assert said.result["differing"] == [column]
+        assert f"DIFFERENT in {column}" in cli("replay", mine, CASE).out
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,9 @@ def test_a_changed_row_does_not(column, edit, mine, cli):
         ("link.pole.mass", "heavy", "column link.pole.mass must be a number"),
         ("return", "nan", "return must be finite"),
         ("seed", "-1", "seed must be 0 or more"),
+        ("held_out", "yes", 'column held_out must be 0 or 1, got "yes"'),
+        ("success", "2", 'column success must be 0 or 1, got "2"'),
+        ("engine", "mujoco", "case heldout/all/1 is of engine 'mujoco'; engines: pybullet"),
         ("bundle", "other", "no record of what 'other' was"),
     ],
 )
