@@ -65,7 +65,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _one_environment_each(cls, workers: int, info: ValidationInfo) -> int:
         if workers > info.data.get("envs", workers):
-            raise ValueError(f"{workers} workers need at least as many environments, set envs")
+            raise ValueError(f"{workers} workers need at least as many environments; raise --envs")
         return workers
 
 

@@ -281,7 +281,7 @@ def _each(given: OneOrMore) -> list[str]:
 def _whole(what: str, given: int, least: int, most: int) -> int:
     """`given` as a plain int; numpy's will do. Raises ConfigError when it is none or out of range."""
     if isinstance(given, bool) or not isinstance(given, Integral) or not least <= given <= most:
-        raise ConfigError(f"{what} must be a whole number from {least} to {most}, got {given!r}")
+        raise ConfigError(f"--{what} must be a whole number from {least} to {most}, got {given!r}")
     return int(given)
 
 

@@ -70,7 +70,7 @@ def output_path(out: str | os.PathLike[str]) -> Path:
     """Where a user wants something written. Raises RunError for an empty one, which would mean the working folder, and
     for one within a bundle, which holds nothing but what its contract lists."""
     if not os.fspath(out):
-        raise RunError("out is an empty path; name the folder to write")
+        raise RunError("--out is an empty path; name the folder to write")
     for folder in Path(out).absolute().parents:
         if (folder / SPEC_FILE).is_file() and (folder / MODEL_FILE).is_file():
             raise RunError(f"{out} lies in the bundle {folder}, which holds nothing but its own; choose another place")

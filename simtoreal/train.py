@@ -81,12 +81,12 @@ def train(
     }
     if resume:
         if force:
-            raise ConfigError("resume goes on with a run, force replaces it: choose one")
+            raise ConfigError("--resume goes on with a run, --force replaces it: choose one")
         config = _config_to_resume(folder, name, algorithm, arguments)
         used = frozen(config, folder)
     else:
         if fall_back:
-            raise ConfigError("fall_back is for resuming")
+            raise ConfigError("--fall-back is for --resume")
         if steps is None:
             raise ConfigError("steps are missing: how long is the training to be?")
         algorithm = algorithm or "sac"

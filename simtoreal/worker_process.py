@@ -81,7 +81,7 @@ def block_fields(prototype: gym.Env[Any, Any], envs: int, workers: int) -> dict[
         parts |= {f"obs {key}": space, f"final {key}": space}
     for name, space in parts.items():
         if space.shape is None:
-            raise ValueError(f"worker processes need spaces of arrays, got {space} for {name}; use workers=0")
+            raise ValueError(f"worker processes need spaces of arrays, got {space} for {name}; use --workers 0")
         fields[name] = ((envs, *space.shape), space.dtype)
     return fields | {"busy": ((workers * WORDS,), np.int64)}
 

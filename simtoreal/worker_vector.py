@@ -86,7 +86,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if not 1 <= workers <= len(factories):
             raise ValueError(f"from 1 worker to one for each of {len(factories)} environments, got {workers}")
         if sys.platform != "linux":
-            raise ValueError("worker processes need Linux; use workers=0")
+            raise ValueError("worker processes need Linux; use --workers 0")
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = n = len(factories)
         self.restarts = 0

@@ -83,7 +83,7 @@ def test_a_bundle_of_someone_elses_task(tmp_path, cli):
 def test_it_refuses_to_overwrite_and_replaces_only_a_bundle(copied, randomized, cli):
     before = (copied / "policy.onnx").read_bytes()
     cli("export", randomized.run, "--out", copied).refused("exists")
-    cli("export", randomized.run, "--out", "").refused("out is an empty path; name the folder to write")
+    cli("export", randomized.run, "--out", "").refused("--out is an empty path; name the folder to write")
     (copied.parent / "notes").mkdir()
     cli("export", randomized.run, "--out", copied.parent / "notes", "--force").refused("is no bundle folder")
     assert (copied / "policy.onnx").read_bytes() == before

@@ -84,10 +84,10 @@ def test_a_configuration_that_cannot_run_cannot_be_built(assignment, words):
 def test_what_a_check_of_ours_says_stands_as_it_is(tmp_path):
     with pytest.raises(ConfigError) as error:
         make(overrides={"workers": 2})
-    assert str(error.value) == "workers: 2 workers need at least as many environments, set envs"
+    assert str(error.value) == "workers: 2 workers need at least as many environments; raise --envs"
     with pytest.raises(ConfigFileError) as error:
         make(config_file=written(tmp_path, "seed: 1\nworkers: 2\n"))
-    assert str(error.value).endswith("run.yaml:2: workers: 2 workers need at least as many environments, set envs")
+    assert str(error.value).endswith("run.yaml:2: workers: 2 workers need at least as many environments; raise --envs")
 
 
 def test_a_file_is_not_blamed_for_an_argument(tmp_path):
@@ -102,7 +102,7 @@ def test_a_file_is_not_blamed_for_an_argument(tmp_path):
         ("steps: 100", "steps: 0", "run.yaml:3: steps: Input should be greater than or equal to 1, got 0"),
         ("steps: 100", "", 'run.yaml:1: the file lacks the key "steps"'),
         ("steps: 100", "stepps: 100", 'run.yaml:3: unknown key "stepps" in the file; did you mean steps'),
-        ("envs: 2", "envs: 1", "run.yaml:5: workers: 2 workers need at least as many environments, set envs"),
+        ("envs: 2", "envs: 1", "run.yaml:5: workers: 2 workers need at least as many environments; raise --envs"),
     ],
 )
 def test_a_runs_configuration_that_was_damaged_is_refused_with_its_line(tmp_path, old, new, words):

@@ -280,9 +280,9 @@ def test_a_suite_of_ones_own(randomized, tmp_path):
         (["--engine", "mujoco"], "engines: pybullet"),
         (["--seed", "-1"], "must be a whole number from 0, got '-1'"),
         (["--episodes", "0"], "must be a whole number from 1, got '0'"),
-        (["--episodes", "999999999999"], "episodes must be a whole number from 1 to 100000, got 999999999999"),
-        (["--workers", "100000"], "workers must be a whole number from 1 to 256, got 100000"),
-        (["--out", ""], "out is an empty path; name the folder to write"),
+        (["--episodes", "999999999999"], "--episodes must be a whole number from 1 to 100000, got 999999999999"),
+        (["--workers", "100000"], "--workers must be a whole number from 1 to 256, got 100000"),
+        (["--out", ""], "--out is an empty path; name the folder to write"),
         (["--task", "PandaReach"], "policies of different tasks cannot be judged together"),
     ],
 )

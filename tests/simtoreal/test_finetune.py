@@ -188,7 +188,7 @@ def test_a_robot_that_dies_is_a_named_failure_and_nothing_is_written(reach, targ
         ({"--target": "CartPoleSwingUp"}, "the robot has task simtoreal/CartPoleSwingUp-v0"),
         ({"--max-falls": "0"}, "must be a whole number from 1"),
         ({"--checkpoint": "7"}, "no checkpoint '7'"),
-        ({"--out": ""}, "out is an empty path; name the folder to write"),
+        ({"--out": ""}, "--out is an empty path; name the folder to write"),
         ({"--set": "hidden=[99999999]"}, "finetune: hidden must be 1 to 32 layer widths from 1 to 16384"),
     ],
 )

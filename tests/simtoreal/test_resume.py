@@ -198,7 +198,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(cut, cli):
         (["CartPoleSwingUp", "--set", "agent.gamma=0.5"], "begun with agent.gamma 0.99, not 0.5"),
         (["CartPoleSwingUp", "--set", "agent.gama=0.5"], "no setting agent.gama"),
         (["CartPoleSwingUp", "--steps", "1000"], "is a run of 1200 steps; 1000 are fewer"),
-        (["CartPoleSwingUp", "--force"], "choose one"),
+        (["CartPoleSwingUp", "--force"], "--resume goes on with a run, --force replaces it: choose one"),
     ],
 )
 def test_what_contradicts_the_run_is_refused_and_changes_nothing(arguments, words, undisturbed, cli):
@@ -213,7 +213,9 @@ def test_what_contradicts_the_run_is_refused_and_changes_nothing(arguments, word
 def test_where_there_is_no_run_nothing_is_resumed(tmp_path, cli):
     cli("train", "CartPoleSwingUp", "--out", tmp_path / "run", "--resume").refused("holds no run to resume")
     assert not (tmp_path / "run").exists()
-    cli("train", "CartPoleSwingUp", "--steps", 9, "--out", tmp_path, "--fall-back").refused("fall_back is for resuming")
+    cli("train", "CartPoleSwingUp", "--steps", 9, "--out", tmp_path, "--fall-back").refused(
+        "--fall-back is for --resume"
+    )
     cli("train", "CartPoleSwingUp", "--out", tmp_path / "run").refused("--steps is required")
 
 

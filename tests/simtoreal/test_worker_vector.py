@@ -137,7 +137,7 @@ def test_bad_numbers_are_refused():
     with pytest.raises(ValueError, match="2 seeds are needed, got 1"):
         envs.reset(seed=[1])
     envs.close()
-    with pytest.raises(ConfigError, match=r"workers: .*3 workers need at least as many environments, set envs"):
+    with pytest.raises(ConfigError, match=r"workers: .*3 workers need at least as many environments; raise --envs"):
         make_config("CartPoleSwingUp", algorithm="sac", overrides={"steps": 1, "envs": 2, "workers": 3})
 
 
@@ -146,8 +146,14 @@ def test_a_space_that_is_no_array_is_refused():
         def __init__(self):
             self.observation_space = spaces.Tuple([spaces.Box(-1, 1, (2,), np.float32)])
 
-    with pytest.raises(ValueError, match="need spaces of arrays"):
+    with pytest.raises(ValueError, match=r"need spaces of arrays, .*; use --workers 0"):
         WorkerVectorEnv([Odd], 1)
+
+
+def test_where_there_is_no_linux_the_way_out_is_named(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(ValueError, match="worker processes need Linux; use --workers 0"):
+        make(2, 1)
 
 
 def test_the_baselines_learner_runs_on_workers_under_sb3s_own_check():
