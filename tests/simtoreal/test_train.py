@@ -234,6 +234,10 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--set", "agent.n_critics=17"], "n_critics must be from 1 to 16, got 17"),
         (["CartPoleSwingUp", "--set", "agent.batch_size=1000000000"], "batch_size must be from 1 to 65536, got"),
         (["CartPoleSwingUp", "--steps", HUGE, "--set", f"agent.buffer_size={HUGE}"], "can't allocate memory"),
+        (
+            ["CartPoleSwingUp", "--envs", "8", "--set", "agent.buffer_size=500", "--set", "agent.n_step=64"],
+            "buffer_size must be at least 512, what 8 environments may add in one step, got 500",
+        ),
         (["CartPoleSwingUp", "--out", ""], "out is an empty path; name the folder to write"),
         (["Pendulum-v1", "--set", "augment=2"], "augment: task Pendulum-v1 derives no further transitions"),
     ],
