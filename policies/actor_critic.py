@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from simtoreal.policies.actors import Actor, DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError, Observation
+from simtoreal.policies.images import Shape
 from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Layer, StackedCritics
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
@@ -88,8 +89,6 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
     def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
         if choices:
             raise ValueError(f"{type(self).__name__} needs continuous actions, these are one of {choices} choices")
-        if self.image is not None:
-            raise ValueError(f"{type(self).__name__} takes no images, got some of shape {list(self.image)}")
         config = self.config
         stack = config.history * observation_size
         self.policy = self._make_policy(stack).to(self.device)
@@ -103,6 +102,9 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
             "actor": Adam(self.policy.parameters(), config.actor_lr),
             "critic": Adam(self.critics.parameters(), config.critic_lr),
         }
+
+    def _check_image(self, image: Shape, privileged_size: int) -> None:
+        raise ValueError(f"{type(self).__name__} takes no images, got some of shape {list(image)}")
 
     @abstractmethod
     def _make_policy(self, observation_size: int) -> Policy:

@@ -209,7 +209,7 @@ class DeterministicActor(nn.Module):
         is missing, unknown or of the wrong kind."""
         description = {"history": 1, "choices": 0} | description
         kinds = {"mlp": ["observation_size"], "cnn": ["image"], "gru": ["observation_size", "recurrent"]}
-        if description.get("kind") not in kinds:
+        if description.get("kind") not in list(kinds):
             raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
         seen, *more = kinds[description["kind"]]  # what it says of what it sees, and what else
         keys = {"kind", seen, *more, "action_size", "hidden", "activation", "output", "history", "choices"}
@@ -221,6 +221,8 @@ class DeterministicActor(nn.Module):
         sizes = [*listed[1], *(description[name] for name in more), m, history, *listed[0], choices or 1]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
+        if not isinstance(description["activation"], str):
+            raise ValueError(f"actor activation must be a name, got {description['activation']}")
         image = check_image(shape) if seen == "image" else None
         rest = (history, choices, image, description.get("recurrent", 0))
         return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)

@@ -7,16 +7,17 @@ pass on what is in bf16 as it is (`products`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.networks import threshold_backward
 from simtoreal.policies.products import operand, product, widened
 
 BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda g, y: torch.ops.aten.threshold_backward(g, y, 0),
+    nn.ReLU: lambda g, y: threshold_backward(g, y, 0),
     nn.Tanh: lambda g, y: torch.ops.aten.tanh_backward(g, y),
     nn.ELU: lambda g, y: torch.ops.aten.elu_backward(g, 1.0, 1.0, 1.0, True, y),
 }  # activation -> from the gradient to its output and that output to the gradient to its input
@@ -40,7 +41,7 @@ class HiddenLayers(nn.Sequential):
         return forward(self, x).output
 
     def trace(self, x: Tensor) -> Trace:
-        """`forward` of the module's functions: no gradient is recorded."""
+        """Forward, for the way back by `weight_gradients`; for where autograd is off."""
         return forward(self, x)
 
     def weight_gradients(self, trace: Trace, g: Tensor) -> list[Tensor]:
@@ -92,9 +93,10 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, body: HiddenLayers, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.body, ctx.trace = body, forward(body, x)
-        found: Tensor = ctx.trace.output
-        return found
+        trace = forward(body, x)
+        # the output itself knows this context, so keeping it here would leave every pass to the garbage collector
+        ctx.body, ctx.trace = body, replace(trace, output=trace.output.detach())
+        return trace.output
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from simtoreal.policies.backprop import HiddenLayers, Trace, backward, forward
 from simtoreal.policies.images import Shape, check_image, is_channels_first
-from simtoreal.policies.networks import mlp
+from simtoreal.policies.networks import mlp, threshold_backward
 from simtoreal.policies.products import operand, product, widened
 from simtoreal.policies.recurrent import RecurrentLayers
 
 FILTERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # of each layer: how many, their side and their stride [pixels]
-threshold_backward = torch.ops.aten.threshold_backward.default
 convolution_backward = torch.ops.aten.convolution_backward.default
 
 
@@ -49,7 +48,7 @@ class Convolutions(nn.Sequential):
         return pixels.to(torch.float32, memory_format=torch.channels_last) / 255.0
 
     def maps(self, pixels: Tensor) -> list[Tensor]:
-        """The input of every layer and the output of the last, [B, c, h, w]. No gradient is recorded."""
+        """The input of every layer and the output of the last, [B, c, h, w]. For where autograd is off."""
         maps = [self.scaled(pixels)]
         for layer in list(self)[::2]:
             maps.append(layer(maps[-1]).relu_())

@@ -1,7 +1,7 @@
 """What a stochastic policy does with the last hidden layer [B, h]: the distributions of actions.
 
 An action u [B, m] is what the distribution draws; `bounded` makes of it what the environment gets, in [-1, 1]. Each
-head has one linear layer, whose output is all that a deterministic actor needs of it (`OUTPUTS` of `networks`).
+head has one linear layer, whose output is all that a deterministic actor needs of it (`OUTPUTS` of `actors`).
 """
 
 from __future__ import annotations

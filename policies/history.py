@@ -1,5 +1,5 @@
-"""What a policy that remembers sees: with a history a stack [k n] of the last k observations [n], oldest first; a
-recurrent one an observation behind its hidden state, [h + n].
+"""What a policy that remembers sees: with a history the stack [k n] of the last k observations [n], oldest first;
+with a recurrent layer its hidden state [h] and one observation [n], joined to [h + n].
 
 At an episode's start all k frames of the stack are the first observation, and a hidden state is 0.
 """

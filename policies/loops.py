@@ -25,6 +25,9 @@ Augment = Callable[[Transition, Mapping[str, Any]], Transition]
 FAULT_GRACE = 200
 """Environment steps before the share of faults is judged."""
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Numbers beyond it are infinite for networks and replay, whatever type the environment has for them."""
+
 
 class FaultRateError(RuntimeError):
     """Too many transitions were invalid: the simulation, not the policy, is broken."""
@@ -123,6 +126,9 @@ class LoopState:
         if self.observation is not None:
             policy, privileged = split_observation(finite(self.observation))
             state["observation"] = torch.from_numpy(np.array(policy))
+            known = is_finite(split_observation(self.observation)[0])
+            if not known.all():  # a stack stays invalid as long as such a frame is in it
+                state["unknown"] = torch.from_numpy(~known)
             if privileged is not None:
                 state["privileged"] = torch.from_numpy(np.array(privileged))
         if self.hidden_state.numel():
@@ -139,7 +145,9 @@ class LoopState:
         rng.set_state(tensors["rng"].cpu())
         observation: Observation | None = None
         if "observation" in tensors:
-            observation = tensors["observation"].cpu().numpy()
+            observation = tensors["observation"].cpu().numpy().copy()
+            if "unknown" in tensors:
+                observation[tensors["unknown"].cpu().numpy()] = np.nan
             if "privileged" in tensors:
                 observation = {"policy": observation, "privileged": tensors["privileged"].cpu().numpy()}
         return cls(
@@ -296,12 +304,12 @@ def observation_of(rows: Transition) -> Observation:
 
 def finite_rows(rows: Transition) -> np.ndarray:
     """[E] True where every number of the transition is finite."""
-    finite = np.ones(len(rows["reward"]), dtype=bool)
+    known = np.ones(len(rows["reward"]), dtype=bool)
     for value in rows.values():
-        each = np.isfinite(value)
+        each = is_finite(value)
         if not each.all():
-            finite &= each.reshape(len(value), -1).all(axis=1)
-    return finite
+            known &= each.reshape(len(value), -1).all(axis=1)
+    return known
 
 
 def final_observation(next_obs: Observation, ended: np.ndarray, infos: Mapping[str, Any]) -> Observation:
@@ -348,5 +356,12 @@ def finite(obs: Observation) -> Observation:
     return _finite(obs)
 
 
+def is_finite(x: np.ndarray) -> np.ndarray:
+    """Where `x` is finite in float32, as it is learned from."""
+    found: np.ndarray = np.abs(x) <= LARGEST if x.dtype == np.float64 else np.isfinite(x)
+    return found
+
+
 def _finite(x: np.ndarray) -> np.ndarray:
-    return x if np.isfinite(x).all() else np.nan_to_num(x, posinf=0.0, neginf=0.0)
+    known = is_finite(x)
+    return x if known.all() else np.where(known, x, x.dtype.type(0))

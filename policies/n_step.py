@@ -31,14 +31,18 @@ class NStep:
     def push(self, rows: Mapping[str, np.ndarray], valid: np.ndarray, ended: np.ndarray) -> dict[str, np.ndarray]:
         """Rows [E, ...] of one vector step; the transitions [..., ] that it completes, with their `discount` gamma^k.
 
-        Where a row is not `valid` [E] what waits of that environment is dropped: what followed is not known.
+        Where a row is not `valid` [E] what waits of that environment is dropped: what followed is not known. Nothing of
+        such a row is kept, which may not be finite.
         """
         for entry in self.waiting:
             goes_on = (entry["age"] > 0) & valid
             entry["reward"] = entry["reward"] + np.where(goes_on, self.gamma ** entry["age"] * rows["reward"], 0.0)
             entry["age"] = np.where(goes_on, entry["age"] + 1, 0)
         first = {name: np.array(rows[name]) for name in KEPT if name in rows}
-        self.waiting.append(first | {"age": np.where(valid, 1, 0), "reward": np.array(rows["reward"], float)})
+        first["reward"] = first["reward"].astype(float)
+        for value in first.values():
+            value[~valid] = 0
+        self.waiting.append(first | {"age": np.where(valid, 1, 0)})
         parts = []
         for entry in self.waiting:
             done = (entry["age"] > 0) & (ended | (entry["age"] == self.n))

@@ -159,8 +159,8 @@ class StackedCritics(nn.Module):
 
 
 def _layer_norm_backward(g: Tensor, z: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    none = [True, False, False]
-    gradient: Tensor = torch.ops.aten.native_layer_norm_backward(g, z, z.shape[-1:], mean, rstd, None, None, none)[0]
+    wanted = [True, False, False]  # that to `z` alone: gain and shift are no part of it
+    gradient: Tensor = torch.ops.aten.native_layer_norm_backward(g, z, z.shape[-1:], mean, rstd, None, None, wanted)[0]
     return gradient
 
 

@@ -172,19 +172,24 @@ class NeuralAgent(ABC, Generic[Config]):
         return state
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises ValueError when a network, statistic or optimizer has another shape or is missing."""
-        single = {"rng", *self._tensors()}
+        """The inverse. Raises ValueError when a name is unknown, a shape another, or a network or statistic missing; an
+        optimizer without tensors made no step."""
+        mine = self._tensors()
+        single = {"rng", *mine}
         starts = (*(f"{name}." for name in self._modules()), *(f"optimizer.{name}." for name in self.optimizers))
         unknown = sorted(name for name in tensors if name not in single and not name.startswith(starts))
         missing = sorted(single - tensors.keys())
         if unknown or missing:
             raise ValueError(f"agent state: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+        for name, tensor in mine.items():
+            if tensors[name].shape != tensor.shape:
+                raise ValueError(f"{name}: shape {list(tensors[name].shape)}, expected {list(tensor.shape)}")
         for name, module in self._modules().items():
             load_module(module, name, tensors)
         for name, optimizer in self.optimizers.items():
             optimizer.load(f"optimizer.{name}", tensors)
         with torch.no_grad():
-            for name, tensor in self._tensors().items():
+            for name, tensor in mine.items():
                 tensor.copy_(tensors[name])
         self.rng.set_state(tensors["rng"].cpu())
 

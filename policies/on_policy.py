@@ -71,8 +71,8 @@ def on_policy(
 
     A rollout is `rollout` control steps of each environment. An ended environment's last observation is its
     `final_obs`; a truncated episode is worth what that one is. A transition that is invalid or not finite is counted in
-    `faults`, ends what is known of its episode, and is not learned from. The statistics of observations are brought up
-    after an update, so that a rollout is normalized as it was acted on.
+    `faults`, ends what is known of its episode, and is not learned from, nor do the statistics of observations know
+    where it led. These are brought up after an update, so that a rollout is normalized as it was acted on.
 
     Raises ValueError for environments that do not reset in the same step, FaultRateError above `max_fault_rate` of
     invalid transitions, and what the agent raises.
@@ -120,7 +120,7 @@ def monte_carlo(
         agent.begin(envs.num_envs)
         while running.any():
             part, ended = _stepped(agent, envs, state, history, max_fault_rate)
-            parts.append(part | {"valid": part["valid"] & running})
+            parts.append(part | {"learned": part["valid"] & running})
             episodes += ended
             running &= ~part["ended"]
         report = _learned(agent, parts, episodes, state, began, gamma=gamma, gae_lambda=1.0)
@@ -138,7 +138,6 @@ def _begun(
         state.begin(stacked(copied(envs.reset(seed=seed)[0]), history), envs.num_envs, agent.hidden_state_size)
         agent.observe(finite(state.current))
     state.check(envs.num_envs, agent.hidden_state_size)
-    state.hidden_state = state.hidden_state.to(agent.device)
     return state
 
 
@@ -146,10 +145,10 @@ def _stepped(
     agent: OnPolicyAgent, envs: VectorEnv[Any, Any, Any], state: LoopState, history: int, max_fault_rate: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One control step of every environment, and the episodes that ended with it."""
-    obs = finite(state.current)
-    action, raw, log_prob, following = agent.try_out(obs, state.hidden_state)
-    next_obs, reward, terminated, truncated, infos = envs.step(action)
-    ended = terminated | truncated
+    obs, hidden_state = finite(state.current), state.hidden_state.to(agent.device)
+    action, raw, log_prob, following = agent.try_out(obs, hidden_state)
+    shown, reward, terminated, truncated, infos = envs.step(action)
+    next_obs, ended = copied(shown), terminated | truncated
     reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
     valid = valid_rows(transition(state.current, action, reward, reached, terminated), infos)
     part = {
@@ -161,12 +160,13 @@ def _stepped(
         "terminated": terminated,
         "ended": ended | ~valid,
         "valid": valid,
+        "learned": valid,
         "begins": state.lengths == 0,
-        "hidden_state": state.hidden_state,
+        "hidden_state": hidden_state,
         "next_hidden_state": following,
     }
     state.count(valid, infos, max_fault_rate)
-    state.observation = stacked(copied(next_obs), history, state.observation, ended)
+    state.observation = stacked(next_obs, history, state.observation, ended)
     state.hidden_state = following
     if ended.any():
         state.hidden_state = following.masked_fill(torch.from_numpy(ended).to(following.device)[:, None], 0.0)
@@ -186,13 +186,16 @@ def _learned(
     """An update on a rollout, after which the statistics of observations are brought up."""
     learned = collect(agent, parts, gamma=gamma, gae_lambda=gae_lambda)
     metrics = {name: float(value) for name, value in agent.update(learned).items()}
-    agent.observe(_rows([part["reached"] for part in parts]))
+    reached = _rows([part["reached"] for part in parts])
+    valid = np.concatenate([part["valid"] for part in parts])
+    if valid.any():
+        agent.observe(reached if valid.all() else _taken(reached, valid))
     return Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
 
 
 def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, gae_lambda: float) -> Rollout:
-    """T control steps of E environments as one rollout of those transitions that are valid; for a recurrent agent of
-    all, which `sequences` then tells apart.
+    """T control steps of E environments as one rollout of those transitions that are learned from; for a recurrent
+    agent of all, which `sequences` then tells apart.
 
     Values are asked for once, of all observations together: of the T steps', of those the last step led to, and of
     those with which episodes ended, each with what the agent remembered when it came.
@@ -209,15 +212,15 @@ def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, 
     which = torch.from_numpy(np.flatnonzero(asked)).to(device)
     next_value[asked] = agent.values(*_joined(led_to, device), after[which]).cpu().numpy()
     next_value[terminated] = 0.0
-    valid = np.stack([part["valid"] for part in parts])
-    reward = np.stack([part["reward"] for part in parts])
+    valid, learned, reward = (np.stack([part[name] for part in parts]) for name in ("valid", "learned", "reward"))
+    ended[:-1] |= ~valid[1:]  # an invalid step says nothing of those before it, but for the value of where it began
     advantage = advantages(reward, value, next_value, ended, gamma=gamma, gae_lambda=gae_lambda)
     sequences = None
-    keep = torch.from_numpy(np.flatnonzero(valid)).to(device)
+    keep = torch.from_numpy(np.flatnonzero(learned)).to(device)
     if agent.hidden_state_size:
         begins = np.stack([part["begins"] for part in parts])
-        sequences = Sequences(n, before, *(torch.from_numpy(flags.ravel()).to(device) for flags in (begins, valid)))
-        keep = torch.arange(valid.size, device=device)
+        sequences = Sequences(n, before, *(torch.from_numpy(flags.ravel()).to(device) for flags in (begins, learned)))
+        keep = torch.arange(learned.size, device=device)
 
     def rows_of(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array.ravel(), dtype=torch.float32, device=device)[keep]
@@ -243,7 +246,7 @@ def _rows(each: list[Observation]) -> Observation:
 
 
 def _taken(obs: Observation, which: np.ndarray) -> Observation:
-    """The observations of those environments that are `which` [E]."""
+    """Those observations [B, ...] that are `which` [B]."""
     return {key: rows[which] for key, rows in obs.items()} if isinstance(obs, Mapping) else obs[which]
 
 

@@ -47,7 +47,7 @@ def made_in(rows: int, fan_in: int, fan_out: int, device: torch.device) -> torch
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """a [B, n] b [n, m] + `bias` [m], then `activation` ("none" or "relu"), in float32 or bf16, whichever way it was
-    made. No gradient is recorded."""
+    made. For where autograd is off."""
     dtype = made_in(a.shape[0], a.shape[1], b.shape[1], a.device)
     if dtype is torch.float32:
         assert _linear is not None

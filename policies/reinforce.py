@@ -59,8 +59,11 @@ class Reinforce(StochasticAgent[ReinforceConfig]):
         return super().values(obs, privileged, hidden_state)
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """One step on whole episodes; metrics under SB3's names. Raises NonFiniteError."""
+        """One step on whole episodes; metrics under SB3's names, none where no transition is left. Raises
+        NonFiniteError."""
         config = self.config
+        if not len(rollout.returns):
+            return {}
         with arithmetic(config.matmul_precision, self.device):
             x, state = self._inputs(rollout.obs, rollout.privileged)
             log_prob, entropy = self.policy.evaluate(x, rollout.action)

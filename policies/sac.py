@@ -125,7 +125,7 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
             loss_pi = loss_pi + roughness.detach()
             parts.append(roughness)
             through.append(torch.ones_like(roughness))
-        self._step("actor", loss_pi, torch.autograd.grad(parts, list(self.policy.parameters()), through))
+        self._step("actor", loss_pi, torch.autograd.grad(parts, self.optimizers["actor"].parameters, through))
         with torch.no_grad():
             slope = -(log_prob.mean() + self.target_entropy)
             loss_alpha = self.log_alpha * slope

@@ -71,13 +71,8 @@ class StochasticActor(nn.Module):
         super().__init__()
         self.body, self.head = body, head
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The mean [B, m], or the logits of choices, before it is bounded."""
-        found: Tensor = self.head(self.body(x))
-        return found
-
     def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """log pi(u) [B] and the mean entropy, as `Head.evaluate`."""
+        """log pi(u) [B] and the mean entropy, as `Head.evaluate`; not of a recurrent policy."""
         log_prob, entropy, _ = self.head.evaluate(self.body(x), u)
         return log_prob, entropy
 

@@ -105,7 +105,7 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
             loss = loss + roughness.detach()
             parts.append(roughness)
             through.append(torch.ones_like(roughness))
-        self._step("actor", loss, torch.autograd.grad(parts, list(self.policy.parameters()), through))
+        self._step("actor", loss, torch.autograd.grad(parts, self.optimizers["actor"].parameters, through))
         return loss
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -183,6 +183,12 @@ class OffPolicyLearner(_OwnLearner):
         several = settings.n_step > 1
         if several and config.augment:
             raise ValueError("n_step: augmented transitions are of one step; set augment to 0")
+        burst = config.envs * max(settings.n_step, 1 + config.augment)  # episodes may end together
+        if settings.buffer_size < burst:
+            raise ValueError(
+                f"buffer_size must be at least {burst}, what {config.envs} environments may add in one step, got "
+                f"{settings.buffer_size}"
+            )
         self._n_step = NStep(settings.n_step, settings.gamma) if several else None
         stack = settings.history * observation
         self._replay = Replay(capacity, stack, action, privileged, device=device, discounted=several)
@@ -288,7 +294,7 @@ def open_episodes(tensors: Mapping[str, Tensor]) -> list[OpenEpisode]:
 
 def check_reopened(seen: Observation, recorded: Observation) -> None:
     """Raises ValueError naming the first environment that does not show again what it showed before."""
-    for part, before in zip(split_observation(finite(seen)), split_observation(recorded), strict=True):
+    for part, before in zip(split_observation(finite(seen)), split_observation(finite(recorded)), strict=True):
         if part is None or before is None or np.array_equal(part, before):
             continue
         same = part.shape == before.shape

@@ -1,6 +1,8 @@
 """Hidden layers by hand against autograd in float64."""
 
 import copy
+import gc
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -61,3 +63,16 @@ def test_a_copy_has_its_own_weights_and_follows_what_is_loaded_into_it():
     x = torch.randn(5, 3)
     assert torch.equal(other(x), torch.ones(5, 4))
     assert_close(mine(x), torch.relu(x @ mine[0].weight.T + mine[0].bias))
+
+
+def test_a_pass_leaves_nothing_to_the_garbage_collector():
+    body, x = mlp([3, 4, 4], "relu", HiddenLayers), torch.randn(5, 3)
+    gc.disable()
+    try:
+        y = body(x)
+        alive = weakref.ref(y)
+        torch.autograd.grad(y.sum(), list(body.parameters()))
+        del y
+        assert alive() is None
+    finally:
+        gc.enable()

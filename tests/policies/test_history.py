@@ -7,8 +7,9 @@ from torch.testing import assert_close
 
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
-from simtoreal.policies.loops import off_policy, stacked
+from simtoreal.policies.loops import LoopState, off_policy, stacked
 from simtoreal.policies.replay import Replay
+from simtoreal.policies.sac import SAC, SACConfig
 
 
 def frames(*values):
@@ -59,6 +60,21 @@ def test_an_ended_episodes_stack_holds_its_last_frame_and_the_next_one_begins_an
     assert rows["next_obs"][1::2] == [[1, 0, 1, 0, 1, 1], [1, 0, 1, 1, 1, 2], [1, 1, 1, 2, 1, 3], [1, 2, 1, 3, 1, 4]]
     assert [seen[0] for seen in agent.seen] == rows["obs"][0::2]
     assert [seen[1] for seen in agent.seen] == rows["obs"][1::2]
+
+
+def test_a_stack_with_a_frame_that_is_not_finite_stays_invalid_over_a_break(scripted):
+    """k = 3: into the broken frame, and out of the three stacks that hold it."""
+
+    def broken(obs, reward, terminated, truncated, infos):
+        obs[1, 1] = np.nan
+        return obs, reward, terminated, truncated, infos
+
+    agent, envs, replay, state = SAC(2, 1, config=SACConfig(history=3)), scripted({4: broken}), Replay(99, 6, 1), None
+    for steps in (12, 20):
+        state = LoopState.start(0) if state is None else LoopState.from_state_dict(state.state_dict())
+        (*_, last) = off_policy(agent, envs, replay, steps=steps, seed=0, history=3, state=state)
+        assert all(torch.isfinite(t).all() for t in state.state_dict().values())
+    assert last.faults == 4
 
 
 class Echo(torch.nn.Module):

@@ -79,7 +79,7 @@ def test_an_image_is_all_of_the_observation_and_for_learners_that_take_it():
         PPO(3888, 1, 2, config=CONFIG, image=(3, 36, 36))
     with pytest.raises(ValueError, match="must be all of the observation, got 3887 numbers"):
         PPO(3887, 1, config=CONFIG, image=(3, 36, 36))
-    with pytest.raises(ValueError, match="pixels are divided"):
+    with pytest.raises(ValueError, match=r"SAC takes no images, got some of shape \[3, 36, 36\]"):
         SAC(3888, 1, image=(3, 36, 36))
 
 

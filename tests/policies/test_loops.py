@@ -114,6 +114,20 @@ def test_a_non_finite_observation_reaches_neither_replay_statistics_nor_policy(s
     assert all(np.isfinite(obs).all() for obs in agent.acted_on + agent.observed)
 
 
+@pytest.mark.parametrize("part", ["obs", "reward"])
+def test_what_float32_does_not_hold_is_not_finite(scripted, part):
+    def huge(obs, reward, terminated, truncated, infos):
+        if part == "obs":
+            return obs + np.array([[0.0], [1e39]]), reward, terminated, truncated, infos
+        return obs, reward * [1.0, -1e39], terminated, truncated, infos
+
+    agent, replay = Recorder(), Replay(100, 2, 1)
+    (last,) = off_policy(agent, scripted({2: huge}), replay, steps=8, seed=0, learning_starts=0)
+    assert last.faults == (2 if part == "obs" else 1)
+    assert len(replay) == 8 - last.faults
+    assert all((np.abs(obs) < 1e30).all() for obs in agent.acted_on + agent.observed)
+
+
 def test_too_many_faults_end_the_training(scripted):
     def broken(obs, reward, terminated, truncated, infos):
         return obs, reward * np.nan, terminated, truncated, infos

@@ -72,6 +72,16 @@ def test_what_led_to_an_invalid_step_is_dropped():
     assert told(memory.push(rows(3), YES, NO)) == {2.0: (1.5, 4.0, 0.0, 0.25), 102.0: (1.5, 104.0, 0.0, 0.25)}
 
 
+def test_what_waits_is_finite_beside_an_invalid_step():
+    """So that it can be stored: a checkpoint takes no tensor that is not."""
+    memory, broken = NStep(3, 0.5), rows(0, (1.0, np.nan))
+    broken["obs"][1] = np.inf
+    memory.push(broken, np.array([True, False]), NO)
+    assert all(torch.isfinite(tensor).all() for tensor in memory.state_dict().values())
+    memory.push(rows(1), YES, NO)
+    assert told(memory.push(rows(2), YES, NO)) == {0.0: (1.75, 3.0, 0.0, 0.125)}
+
+
 def test_one_step_is_what_it_was():
     memory = NStep(1, 0.9)
     found = memory.push(rows(0, (3, 4)), YES, NO)

@@ -99,6 +99,8 @@ def test_an_actor_is_rebuilt_from_its_description(activation, output):
         {"hidden": "ab"},
         {"action_size": True},
         {"activation": "gelu"},
+        {"activation": ["relu"]},
+        {"kind": ["mlp"]},
         {"more": 1},
     ],
 )

@@ -193,6 +193,19 @@ def test_what_is_remembered_of_an_episode_ends_with_it_but_for_the_value_of_its_
     assert state.hidden_state.tolist() == [[1], [4]]
 
 
+def test_an_invalid_step_says_nothing_of_those_before_it(scripted):
+    """Of environment 1 the third step. Rewards 1, gamma .5, lambda 1: what is known ends with the value 30 there."""
+
+    def invalid(obs, reward, terminated, truncated, infos):
+        return obs, reward, terminated, truncated, infos | {"valid": np.array([True, False])}
+
+    agent, settings = Counter(), {"steps": 8, "seed": 0, "rollout": 4, "gamma": 0.5, "gae_lambda": 1.0}
+    next(on_policy(agent, scripted({3: invalid}), **settings))
+    returns = agent.seen[0].returns.view(4, 2).T.tolist()
+    assert returns[1] == [1 + 0.5 * 16, 1 + 0.5 * 30, pytest.approx(0.5 * 40), 1 + 0.5 * 50]
+    assert returns[0] == [1.75, 1.5, 1.0, 11.0]  # and of the other nothing changes
+
+
 def test_a_step_that_is_not_learned_from_stays_in_its_sequence(scripted):
     def broken(obs, reward, terminated, truncated, infos):
         return obs, reward * np.array([1, np.nan]), terminated, truncated, infos

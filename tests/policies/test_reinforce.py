@@ -149,6 +149,24 @@ def test_a_rollout_is_one_whole_episode_of_each_environment(scripted):
     assert len([row for row in obs if row[0] == 1]) == 5
 
 
+def test_an_episode_whose_first_step_is_invalid_teaches_nothing(vectorized):
+    envs = vectorized(1, length=4)
+    step, factors = envs.step, iter([np.nan])
+
+    def broken(action):
+        obs, reward, *rest = step(action)
+        return obs, reward * next(factors, 1.0), *rest
+
+    envs.step = broken
+    agent = Reinforce(1, 1, config=SMALL)
+    before = [p.clone() for p in agent.policy.parameters()]
+    reports = monte_carlo(agent, envs, steps=5, seed=0, gamma=0.9)
+    first = next(reports)
+    assert (first.metrics, first.faults) == ({}, 1)
+    assert all(torch.equal(a, b) for a, b in zip(agent.policy.parameters(), before, strict=True))
+    assert "policy_gradient_loss" in next(reports).metrics
+
+
 @pytest.mark.parametrize(
     ("baseline", "truncate", "returns"), [(True, True, 6.4), (True, False, 1.0), (False, True, 1.0)]
 )

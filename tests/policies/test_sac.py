@@ -243,6 +243,8 @@ def test_a_foreign_state_is_refused_by_name_and_shape():
         SAC(3, 2, config=dataclasses.replace(SMALL, actor_average=0.1)).load_state_dict(state)
     with pytest.raises(ValueError, match="surprise"):
         SAC(3, 2, config=SMALL).load_state_dict(state | {"surprise": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"log_alpha: shape \[3\], expected \[\]"):
+        SAC(3, 2, config=SMALL).load_state_dict(state | {"log_alpha": torch.zeros(3)})
 
 
 def test_the_seed_decides_the_agent_and_leaves_torchs_own_alone():
