@@ -202,8 +202,9 @@ def _recipes() -> dict[str, Any]:
 
 
 def recipe(task: str, algorithm: str) -> dict[str, Any]:
-    """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md."""
-    found: dict[str, Any] = _recipes().get(task, {}).get(algorithm, {})
+    """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md. Of
+    `module:Id-v0` they are under the id."""
+    found: dict[str, Any] = _recipes().get(task.rpartition(":")[2], {}).get(algorithm, {})
     return found
 
 
