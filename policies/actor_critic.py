@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import Actor, DeterministicActor
+from simtoreal.policies.actors import Actor, DeterministicActor, tanh_backward
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError, Observation
+from simtoreal.policies.backprop import Trace
 from simtoreal.policies.images import Shape
 from simtoreal.policies.n_step import MAX_N_STEP
-from simtoreal.policies.networks import MAX_CRITICS, Layer, StackedCritics
+from simtoreal.policies.networks import MAX_CRITICS, Critics
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
 from simtoreal.policies.products import arithmetic
 from simtoreal.policies.replay import Batch
@@ -94,7 +95,7 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         self.policy = self._make_policy(stack).to(self.device)
         also = 0 if config.critic_inputs == "privileged" else observation_size
         width = (privileged_size + also if privileged_size else stack) + self.action_size
-        critics = StackedCritics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
+        critics = Critics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.average = copy.deepcopy(self.policy).requires_grad_(False) if config.actor_average else self.policy
@@ -143,9 +144,9 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         return networks | ({"average": self.average} if self.config.actor_average else {})
 
     def _q(
-        self, critics: StackedCritics, state: Tensor, action: Tensor, count: int | None = None
-    ) -> tuple[Tensor, list[Layer]]:
-        """As `StackedCritics.trace`, of what they see and an action."""
+        self, critics: Critics, state: Tensor, action: Tensor, count: int | None = None
+    ) -> tuple[Tensor, list[Trace]]:
+        """As `Critics.trace`, of what they see and an action."""
         return critics.trace(torch.cat([state, action], dim=-1), count, self.rng if self.config.dropout else None)
 
     def _discount(self, batch: Batch) -> Tensor | float:
@@ -161,10 +162,15 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         state = self.privileged_normalizer(privileged)
         return x, state if self.config.critic_inputs == "privileged" else torch.cat([self._newest(x), state], dim=-1)
 
-    def _roughness(self, mean: Tensor, next_obs: Tensor) -> Tensor:
-        """The penalty on the change from pi(s), of `mean` before its tanh, to pi(s')."""
-        change = mean.tanh() - self.policy.mean(next_obs).tanh()
-        return self.config.smoothness * change.square().sum(-1).mean()
+    def _roughness(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The penalty on the change from pi(s) to pi(s'), of `mean` [2 B, m] before its tanh, that of all s first; and
+        its gradient to `mean`."""
+        action = mean.tanh()
+        now, later = action.chunk(2)
+        change = now - later
+        penalty = self.config.smoothness * change.square().sum(-1).mean()
+        slope = change * (2 * self.config.smoothness / len(change))
+        return penalty, tanh_backward(torch.cat([slope, -slope]), action)
 
     def _step(self, name: str, loss: Tensor, gradients: Sequence[Tensor]) -> None:
         """One optimizer step along `gradients`, if the loss they are of is finite."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.backprop import HiddenLayers
+from simtoreal.policies.backprop import HiddenLayers, Trace, linear_gradients
 from simtoreal.policies.convolutions import image_layers
 from simtoreal.policies.distributions import (
     LOG_2PI,
@@ -26,6 +27,7 @@ from simtoreal.policies.recurrent import MAX_RECURRENT, RecurrentLayers
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 OUTPUTS = ("tanh", "clip", "choice")
+tanh_backward = torch.ops.aten.tanh_backward.default
 
 
 class Actor(nn.Module):
@@ -45,12 +47,34 @@ class Actor(nn.Module):
         found: Tensor = self.head(self.body(obs))[:, : self.action_size]
         return found
 
+    @torch.no_grad()
+    def trace(self, obs: Tensor) -> tuple[Tensor, Trace]:
+        """The head's outputs, and what their gradients need."""
+        trace = self.body.trace(obs)
+        return torch.addmm(self.head.bias, trace.output, self.head.weight.t()), trace
+
+    @torch.no_grad()
+    def weight_gradients(self, trace: Trace, g: Tensor) -> list[Tensor]:
+        """From the gradient of the head's outputs: those of the weights, in the order of `parameters()`."""
+        of_head = linear_gradients(trace.output, g)
+        return [*self.body.weight_gradients(trace, torch.mm(g, self.head.weight)), *of_head]
+
 
 class TanhActor(Actor):
     """a = tanh(mu)."""
 
     def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
         super().__init__(observation_size, action_size, hidden, action_size)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What an actor did with observations: the mean before its tanh [B, m], an action [B, m] in [-1, 1] and its
+    log pi(a|s) [B]."""
+
+    mean: Tensor
+    action: Tensor
+    log_prob: Tensor
 
 
 class StochasticTanhActor(Actor):
@@ -65,8 +89,24 @@ class StochasticTanhActor(Actor):
         """The action [B, m] of `draw` alone."""
 
     @abstractmethod
-    def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean before its tanh [B, m], an action [B, m] in [-1, 1] and its log pi(a|s) [B]."""
+    def draw(self, obs: Tensor, noise: Tensor) -> Any:
+        """An action for each observation, as `Drawn`, of which `gradients` can be asked."""
+
+    @abstractmethod
+    def gradients(
+        self, drawn: Any, to_action: Tensor, to_log_prob: Tensor, to_mean: Tensor | None = None
+    ) -> list[Tensor]:
+        """Of a loss to the weights, in the order of `parameters()`, from its gradients to the first n actions [n, m],
+        to their log pi [n], and to the means of all that was drawn [B, m]."""
+
+
+@dataclass(frozen=True)
+class DrawnByHand(Drawn):
+    """And std(s) times the noise, whether the log standard deviation was within its bounds, and the pass forward."""
+
+    spread: Tensor
+    inside: Tensor
+    trace: Trace
 
 
 class SquashedGaussianActor(StochasticTanhActor):
@@ -75,21 +115,37 @@ class SquashedGaussianActor(StochasticTanhActor):
     def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
         super().__init__(observation_size, action_size, hidden, 2 * action_size)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation before squashing, each [B, m]; the latter clamped to [-20, 2]."""
-        mean, log_std = self.head(self.body(obs)).split(self.action_size, dim=-1)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         return torch.randn(n, self.action_size, generator=rng, device=rng.device)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        mean, log_std = self(obs)
-        return (mean + log_std.exp() * noise).tanh()
+        mean, log_std = self.head(self.body(obs)).split(self.action_size, dim=-1)
+        return (mean + log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * noise).tanh()
 
-    def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, log_std = self(obs)
-        return mean, *squash(mean, log_std, noise)
+    @torch.no_grad()
+    def draw(self, obs: Tensor, noise: Tensor) -> DrawnByHand:
+        outputs, trace = self.trace(obs)
+        mean, unbounded = outputs.split(self.action_size, dim=-1)
+        log_std = unbounded.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        action, log_prob, spread = squash(mean, log_std, noise)
+        return DrawnByHand(mean, action, log_prob, spread, log_std == unbounded, trace)
+
+    @torch.no_grad()
+    def gradients(
+        self, drawn: DrawnByHand, to_action: Tensor, to_log_prob: Tensor, to_mean: Tensor | None = None
+    ) -> list[Tensor]:
+        """With u = mean + std noise:  d log pi / du = 2 tanh(u),  du / d log std = std noise."""
+        n, m = to_action.shape
+        action, to_log_prob = drawn.action[:n], to_log_prob[:, None]
+        to_u = torch.addcmul(tanh_backward(to_action, action), action, to_log_prob, value=2.0)
+        to_log_std = (to_u * drawn.spread[:n]).sub_(to_log_prob).mul_(drawn.inside[:n])
+        if to_mean is None:
+            return self.weight_gradients(drawn.trace.rows(n), torch.cat([to_u, to_log_std], dim=1))
+        g = torch.zeros(len(to_mean), 2 * m, dtype=to_mean.dtype, device=to_mean.device)
+        g[:, :m] = to_mean
+        g[:n, :m] += to_u
+        g[:n, m:] = to_log_std
+        return self.weight_gradients(drawn.trace, g)
 
 
 class StateDependentTanhActor(StochasticTanhActor):
@@ -97,7 +153,7 @@ class StateDependentTanhActor(StochasticTanhActor):
 
         u = mean(s) + latent(s) W,  W_ij ~ N(0, std_ij);  pi(u|s) = N(mean(s), sqrt(latent(s)^2 std^2 + 1e-6))
 
-    Deviation: Stable-Baselines3 clips the mean to [-2, 2] as well (its `clip_mean`).
+    Deviation: Stable-Baselines3 clips the mean to [-2, 2] as well (its `clip_mean`). Its gradients are autograd's.
     """
 
     def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], log_std: float) -> None:
@@ -113,20 +169,31 @@ class StateDependentTanhActor(StochasticTanhActor):
         latent = self.body(obs)
         return (self.head(latent) + (latent.unsqueeze(-2) @ (noise * self.log_std.exp())).squeeze(-2)).tanh()
 
-    def draw(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.enable_grad()
+    def draw(self, obs: Tensor, noise: Tensor) -> Drawn:
         """As the base's, with `noise` as for `sample`."""
         latent = self.body(obs)
         mean, std = self.head(latent), self.log_std.exp()
         u = mean + (latent.unsqueeze(-2) @ (noise * std)).squeeze(-2)
         log_std = 0.5 * state_dependent_variance(latent, self.log_std).log()
-        return mean, u.tanh(), gaussian_log_prob(u, mean, log_std) - tanh_correction(u).sum(-1)
+        return Drawn(mean, u.tanh(), gaussian_log_prob(u, mean, log_std) - tanh_correction(u).sum(-1))
+
+    def gradients(
+        self, drawn: Drawn, to_action: Tensor, to_log_prob: Tensor, to_mean: Tensor | None = None
+    ) -> list[Tensor]:
+        n = len(to_action)
+        to_mean = torch.zeros_like(drawn.mean) if to_mean is None else to_mean
+        with torch.enable_grad():
+            parts = [drawn.action[:n], drawn.log_prob[:n], drawn.mean]
+        return list(torch.autograd.grad(parts, list(self.parameters()), [to_action, to_log_prob, to_mean]))
 
 
-def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """tanh of a Gaussian sample and its log-density."""
-    u = mean + log_std.exp() * noise
+def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """tanh of a Gaussian sample, its log-density, and what the sample differs by from its mean."""
+    spread = log_std.exp() * noise
+    u = mean + spread
     log_prob = (-0.5 * noise.square() - log_std - tanh_correction(u)).sum(-1) - 0.5 * LOG_2PI * noise.shape[-1]
-    return u.tanh(), log_prob
+    return u.tanh(), log_prob, spread
 
 
 class DeterministicActor(nn.Module):

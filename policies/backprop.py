@@ -6,32 +6,54 @@ pass on what is in bf16 as it is (`products`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.networks import threshold_backward
 from simtoreal.policies.products import operand, product, widened
 
+threshold_backward = torch.ops.aten.threshold_backward.default
 BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
     nn.ReLU: lambda g, y: threshold_backward(g, y, 0),
     nn.Tanh: lambda g, y: torch.ops.aten.tanh_backward(g, y),
     nn.ELU: lambda g, y: torch.ops.aten.elu_backward(g, 1.0, 1.0, 1.0, True, y),
 }  # activation -> from the gradient to its output and that output to the gradient to its input
+layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+
+Mask = Callable[[Tensor], Tensor]
+"""Of what a linear layer gives [B, h], what to multiply it with: dropout."""
+
+
+class Hidden(NamedTuple):
+    """The modules of one hidden layer."""
+
+    linear: nn.Linear
+    norm: nn.LayerNorm | None
+    activation: nn.Module
 
 
 class HiddenLayers(nn.Sequential):
-    """Linear layers, an activation after each (`networks.mlp`), as one step of autograd."""
+    """Linear layers, after each a LayerNorm or none and an activation (`networks.mlp`), as one step of autograd."""
 
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__(*modules)
-        self.layers: list[tuple[Tensor, Tensor, nn.Module]] = []  # weight, bias and activation of each
-        for linear, activation in zip(modules[::2], modules[1::2], strict=True):
-            assert isinstance(linear, nn.Linear)
-            self.layers.append((linear.weight, linear.bias, activation))
+        self.layers: list[Hidden] = []
+        norm = linear = None
+        for module in modules:
+            if type(module) in BACKWARD and linear is not None:
+                self.layers.append(Hidden(linear, norm, module))
+                norm = linear = None
+            elif isinstance(module, nn.LayerNorm) and linear is not None and norm is None:
+                norm = module
+            elif isinstance(module, nn.Linear) and linear is None:
+                linear = module
+            else:
+                raise ValueError(f"{module} has no place here among hidden layers")
+        if linear is not None:
+            raise ValueError("hidden layers end with an activation")
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, n] -> [B, h], float32."""
@@ -48,44 +70,95 @@ class HiddenLayers(nn.Sequential):
         """From the gradient of the output [B, h]: those of the weights, in the order of `parameters()`."""
         return backward(self, trace, g)[0]
 
+    def input_gradient(self, to_first: Tensor) -> Tensor:
+        """To the input [B, n], float32, from the gradient of the first linear layer's output that `backward` gives."""
+        return widened(product(to_first, operand(self.layers[0].linear.weight, len(to_first))))
+
+
+class Step(NamedTuple):
+    """What one hidden layer leaves for its gradient: its input `x`, its output `y`, and where there is a LayerNorm or
+    dropout what came before it [B, h], with the mean and the reciprocal deviation [B, 1] of each row."""
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor | None
+    z: Tensor | None
+    mean: Tensor | None
+    rstd: Tensor | None
+
+    def rows(self, n: int) -> Step:
+        """That of the first `n` rows alone."""
+        x, y, *rest = (None if t is None else t[:n] for t in self)
+        assert x is not None
+        assert y is not None
+        return Step(x, y, *rest)
+
 
 @dataclass
 class Trace:
-    """What a pass forward leaves for the gradient: the input of every linear layer, and the output of the last."""
+    """What a pass forward leaves for the gradient, and the output of the last layer, float32."""
 
-    inputs: list[Tensor]
+    steps: Sequence[Step]
     output: Tensor
 
-
-def forward(body: HiddenLayers, x: Tensor) -> Trace:
-    """`x` [B, n] through all layers; the output is float32."""
-    inputs = []
-    for weight, bias, activation in body.layers:
-        inputs.append(x)
-        relu = isinstance(activation, nn.ReLU)
-        x = product(x, operand(weight, x.shape[0]).t(), bias, "relu" if relu else "none")
-        if not relu:
-            x = activation(widened(x))
-    return Trace(inputs, widened(x))
+    def rows(self, n: int) -> Trace:
+        """That of the first `n` rows alone."""
+        return Trace([step.rows(n) for step in self.steps], self.output[:n])
 
 
-def backward(body: HiddenLayers, trace: Trace, g: Tensor) -> tuple[list[Tensor], Tensor]:
-    """From the gradient of the output [B, h]: those of the weights, in the order of `body.parameters()`, and the one of
-    the first linear layer's output."""
+@torch.no_grad()
+def forward(body: HiddenLayers, x: Tensor, dropout: Mask | None = None) -> Trace:
+    """`x` [B, n] through all layers; with `dropout` after each linear one (Hiraoka et al. 2022, arXiv 2110.02034,
+    fig. 2)."""
+    steps = []
+    for linear, norm, activation in body.layers:
+        plain = norm is None and dropout is None
+        fused = plain and isinstance(activation, nn.ReLU)
+        z = product(x, operand(linear.weight, x.shape[0]).t(), linear.bias, "relu" if fused else "none")
+        mask = mean = rstd = None
+        if fused:
+            y = z
+        else:
+            y = z = widened(z)
+            if dropout is not None:
+                mask = dropout(z)
+                y = z = z * mask
+            if norm is not None:
+                y, mean, rstd = torch.native_layer_norm(z, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+            y = y.relu_() if norm is not None and isinstance(activation, nn.ReLU) else activation(y)
+        steps.append(Step(x, y, mask, z if norm is not None else None, mean, rstd))
+        x = y
+    return Trace(steps, widened(x))
+
+
+@torch.no_grad()
+def backward(body: HiddenLayers, trace: Trace, g: Tensor, weights: bool = True) -> tuple[list[Tensor], Tensor]:
+    """From the gradient of the output [B, h]: those of the `weights`, in the order of `body.parameters()`, if they are
+    wanted, and the one of the first linear layer's output."""
     found: list[Tensor] = []
-    outputs = [*trace.inputs[1:], trace.output]
     for i in reversed(range(len(body.layers))):
-        weight, _, activation = body.layers[i]
-        g = BACKWARD[type(activation)](g.to(outputs[i].dtype), outputs[i])
-        found[:0] = linear_gradients(trace.inputs[i], g)
+        (linear, norm, activation), step = body.layers[i], trace.steps[i]
+        g = BACKWARD[type(activation)](g.to(step.y.dtype), step.y)
+        of_norm: list[Tensor] = []
+        if norm is not None:
+            wanted = [True, weights, weights]
+            g, *of_norm = layer_norm_backward(
+                g, step.z, norm.normalized_shape, step.mean, step.rstd, norm.weight, norm.bias, wanted
+            )
+        if step.mask is not None:
+            g = g * step.mask
+        if weights:
+            found[:0] = [*linear_gradients(step.x, g), *of_norm]
         if i > 0:
-            g = product(g, operand(weight, g.shape[0]))
+            g = product(g, operand(linear.weight, g.shape[0]))
     return found, g
 
 
 def linear_gradients(x: Tensor, g: Tensor) -> list[Tensor]:
-    """Of a linear layer's weight and bias, float32, from its input [B, n] and the gradient to its output [B, m]."""
-    return [widened(product(g.t(), x)), widened(g.sum(0))]
+    """Of a linear layer's weight and bias, float32, from its input [B, n] and the gradient to its output [B, m]. The
+    first factor is copied for the product, so let it be the narrower."""
+    of_weight = product(x.t(), g).t() if x.shape[1] < g.shape[1] else product(g.t(), x)
+    return [widened(of_weight), widened(g.sum(0))]
 
 
 class _Pass(torch.autograd.Function):
@@ -93,14 +166,12 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, body: HiddenLayers, x: Tensor, *weights: Tensor) -> Tensor:
-        trace = forward(body, x)
-        # the output itself knows this context, so keeping it here would leave every pass to the garbage collector
-        ctx.body, ctx.trace = body, replace(trace, output=trace.output.detach())
-        return trace.output
+        ctx.body, ctx.trace = body, forward(body, x)
+        # an output knows its context, and the trace knows the output: that would leave each pass to the collector
+        return ctx.trace.output.detach()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         found, to_first = backward(ctx.body, ctx.trace, g)
-        first = ctx.body.layers[0][0]
-        to_x = widened(product(to_first, first)) if ctx.needs_input_grad[1] else None
+        to_x = ctx.body.input_gradient(to_first) if ctx.needs_input_grad[1] else None
         return None, to_x, *found

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.backprop import HiddenLayers, Trace, backward, forward
+from simtoreal.policies.backprop import HiddenLayers, Trace, backward, forward, threshold_backward
 from simtoreal.policies.images import Shape, check_image, is_channels_first
-from simtoreal.policies.networks import mlp, threshold_backward
-from simtoreal.policies.products import operand, product, widened
+from simtoreal.policies.networks import mlp
 from simtoreal.policies.recurrent import RecurrentLayers
 
 FILTERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # of each layer: how many, their side and their stride [pixels]
@@ -97,14 +96,14 @@ class ImageLayers(nn.Sequential):
         """Forward, as `HiddenLayers.trace`."""
         maps = self.convolutions.maps(pixels)
         after = forward(self.hidden, maps[-1].flatten(1))
-        return ImageTrace(after.inputs, after.output, maps)
+        return ImageTrace(after.steps, after.output, maps)
 
     def weight_gradients(self, trace: Trace, g: Tensor) -> list[Tensor]:
         """Back, as `HiddenLayers.weight_gradients`."""
         assert isinstance(trace, ImageTrace)
         of_hidden, to_first = backward(self.hidden, trace, g)
-        weight = operand(self.hidden.layers[0][0], len(g))
-        return [*self.convolutions.weight_gradients(trace.maps, widened(product(to_first, weight))), *of_hidden]
+        to_features = self.hidden.input_gradient(to_first)
+        return [*self.convolutions.weight_gradients(trace.maps, to_features), *of_hidden]
 
 
 Body = HiddenLayers | ImageLayers | RecurrentLayers

@@ -32,11 +32,12 @@ from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.history import Driver
+from simtoreal.policies.memory import keep_freed_memory
 from simtoreal.policies.networks import (
     HIDDEN,
     MAX_BATCH,
     MAX_CRITICS,
-    StackedCritics,
+    Critics,
     is_hidden,
 )
 from simtoreal.policies.replay import Batch, Replay, joined
@@ -105,6 +106,7 @@ class FineTuner:
     """
 
     def __init__(self, base: DeterministicActor, config: FineTuningConfig, *, old: int, new: int, seed: int) -> None:
+        keep_freed_memory()
         self.config = config
         self.base = copy.deepcopy(base).requires_grad_(False)
         self.actor = copy.deepcopy(base).requires_grad_(True)
@@ -112,7 +114,7 @@ class FineTuner:
         size, m = base.history * base.observation_size, base.action_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.critics = StackedCritics(size + 1 + m, config.hidden, config.n_critics, layer_norm=True)
+            self.critics = Critics(size + 1 + m, config.hidden, config.n_critics, layer_norm=True)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_beta = torch.zeros((), requires_grad=True)
         self.rng = torch.Generator().manual_seed(seed)
@@ -207,10 +209,10 @@ class FineTuner:
             )
             none = torch.zeros(len(batch.reward))
             target = soft_target(batch.reward, batch.terminated, next_q, none, alpha=0.0, gamma=config.gamma)
-            q, layers = self.critics.trace(torch.cat([self._state(batch.obs, batch.privileged), batch.action], -1))
+            q, traces = self.critics.trace(torch.cat([self._state(batch.obs, batch.privileged), batch.action], -1))
             loss = critic_loss(q, target)
         value = _finite(loss, "critic")
-        gradients = self.critics.weight_gradients(layers, (q - target) / len(target))
+        gradients = self.critics.weight_gradients(traces, (q - target) / len(target))
         self._critic_optimizer.step(gradients)
         move(self.target_critics, self.critics, config.tau)
         return {

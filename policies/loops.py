@@ -220,15 +220,14 @@ def off_policy(
         reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
         rows = transition(state.current, action, reward, reached, terminated)
         valid = valid_rows(rows, infos)
-        for stored in [rows, augment(rows, infos)] if augment else [rows]:
-            kept = stored
-            if not valid.all():
-                mask = np.tile(valid, len(stored["reward"]) // n_envs)
-                kept = {name: value[mask] for name, value in stored.items()}
-            if len(kept["reward"]):
-                agent.observe(observation_of(kept))
-                if n_step is None:
-                    replay.add(**kept)
+        kept = with_more(rows, augment(rows, infos)) if augment else rows
+        if not valid.all():
+            mask = np.tile(valid, len(kept["reward"]) // n_envs)
+            kept = {name: value[mask] for name, value in kept.items()}
+        if len(kept["reward"]):
+            agent.observe(observation_of(kept))
+            if n_step is None:
+                replay.add(**kept)
         if n_step is not None:
             complete = n_step.push(rows, valid, ended)
             if len(complete["reward"]):
@@ -293,6 +292,11 @@ def transition(
     if privileged is not None and next_privileged is not None:
         rows |= {"privileged": privileged, "next_privileged": next_privileged}
     return rows
+
+
+def with_more(rows: Transition, more: Transition) -> Transition:
+    """`rows`, and after them `more`."""
+    return {name: np.concatenate([value, more[name]]) for name, value in rows.items()}
 
 
 def observation_of(rows: Transition) -> Observation:

@@ -23,6 +23,7 @@ from simtoreal.policies.agent import (
     tensor_of,
 )
 from simtoreal.policies.images import Shape, check_image
+from simtoreal.policies.memory import keep_freed_memory
 from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.products import PRECISIONS
@@ -91,6 +92,7 @@ class NeuralAgent(ABC, Generic[Config]):
         that this learner does not take."""
         if choices and (choices < 2 or action_size != 1):
             raise ValueError(f"choices are 2 or more, of one action, got {choices} and {action_size}")
+        keep_freed_memory()
         self.config: Config = config or self.config_class()
         self.device = torch.device(device)
         self.action_size = action_size

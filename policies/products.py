@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,17 +55,6 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = 
     if dtype is not None or a.dtype is not torch.float32 or b.dtype is not torch.float32:
         a, b, bias = _alike(dtype, a, b, bias)
     found = torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
-    return found.relu_() if activation == "relu" else found
-
-
-def stacked_product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """`product` for each of C: [C, B, n] [C, n, m], bias [C, 1, m]."""
-    dtype = made_in(a.shape[1], a.shape[2], b.shape[2], a.device)
-    if dtype is torch.float32:
-        biases: Any = [None] * len(b) if bias is None else bias[:, 0]
-        return torch.stack([product(a[c], b[c], biases[c], activation) for c in range(len(b))])
-    a, b, bias = _alike(dtype, a, b, bias)
-    found = torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
     return found.relu_() if activation == "relu" else found
 
 

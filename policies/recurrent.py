@@ -127,7 +127,7 @@ class RecurrentLayers(nn.Module):
         """Forward, as `HiddenLayers.trace`, for the steps that are valid."""
         unrolled = unroll(self.gru, steps)
         after = forward(self._by_hand, unrolled.after.flatten(0, 1)[steps.valid])
-        return RecurrentTrace(after.inputs, after.output, unrolled)
+        return RecurrentTrace(after.steps, after.output, unrolled)
 
     def weight_gradients(self, trace: Trace, g: Tensor) -> list[Tensor]:
         """Back, as `HiddenLayers.weight_gradients`."""
@@ -135,7 +135,7 @@ class RecurrentLayers(nn.Module):
         of_hidden, to_first = backward(self._by_hand, trace, g)
         to_after = torch.zeros_like(trace.unrolled.after)
         valid = trace.unrolled.steps.valid
-        to_after.flatten(0, 1)[valid] = widened(product(to_first, operand(self._by_hand.layers[0][0], len(g))))
+        to_after.flatten(0, 1)[valid] = self._by_hand.input_gradient(to_first)
         return [*through_time(self.gru, trace.unrolled, to_after), *of_hidden]
 
     @property

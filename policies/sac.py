@@ -58,7 +58,7 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
 
 def actor_loss(q: Tensor, log_prob: Tensor, alpha: Tensor | float) -> Tensor:
     """mean (alpha log pi - min_i Q_i); `q` [C, B], `log_prob` [B]."""
-    return (alpha * log_prob - q.min(dim=0).values).mean()
+    return (alpha * log_prob - q.amin(dim=0)).mean()
 
 
 class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
@@ -94,51 +94,49 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         rng = torch.Generator(self.device).manual_seed(key)
         return torch.stack([self.policy.noise(1, rng) for _ in range(n)])
 
+    @torch.no_grad()
     def _update(self, batch: Batch) -> dict[str, Tensor]:
-        config = self.config
+        config, n = self.config, len(batch.reward)
         obs, state = self._inputs(batch.obs, batch.privileged)
         next_obs, next_state = self._inputs(batch.next_obs, batch.next_privileged)
         alpha = self.log_alpha.detach().exp()
 
-        with torch.no_grad():
-            _, next_action, next_log_prob = self.policy.draw(next_obs, self.policy.noise(len(obs), self.rng))
-            next_q, _ = self._q(self.target_critics, next_state, next_action)
-            target = soft_target(
-                batch.reward, batch.terminated, next_q, next_log_prob, alpha=alpha, gamma=self._discount(batch)
-            )
-            q, layers = self._q(self.critics, state, batch.action)
-            loss_q = critic_loss(q, target)
-        self._step("critic", loss_q, self.critics.weight_gradients(layers, (q - target) / len(target)))
+        both = torch.cat([obs, next_obs])  # the critics' step between the two draws does not change the policy
+        drawn = self.policy.draw(both, self.policy.noise(2 * n, self.rng))
+        action, next_action = drawn.action.detach().split(n)
+        log_prob, next_log_prob = drawn.log_prob.detach().split(n)
 
-        mean, action, log_prob = self.policy.draw(obs, self.policy.noise(len(obs), self.rng))
-        with torch.no_grad():
-            q, layers = self._q(self.critics, state, action)
-            loss_pi = actor_loss(q, log_prob, alpha)
+        next_q, _ = self._q(self.target_critics, next_state, next_action)
+        target = soft_target(
+            batch.reward, batch.terminated, next_q, next_log_prob, alpha=alpha, gamma=self._discount(batch)
+        )
+        q, traces = self._q(self.critics, state, batch.action)
+        loss_q = critic_loss(q, target)
+        self._step("critic", loss_q, self.critics.weight_gradients(traces, (q - target) / n))
+
+        q, traces = self._q(self.critics, state, action)
+        loss_pi = actor_loss(q, log_prob, alpha)
         # the loss reaches the actor's weights through log pi, by alpha / B, and through the action, by -dQ/da / B
-        parts = [log_prob, action]
-        through = [
-            torch.full_like(log_prob, 1 / len(obs)) * alpha,
-            self.critics.min_gradient(q, layers, self.action_size) / -len(obs),
-        ]
+        to_action = self.critics.min_gradient(q, traces, self.action_size) / -n
+        to_mean = None
         if config.smoothness:
-            roughness = self._roughness(mean, next_obs)
-            loss_pi = loss_pi + roughness.detach()
-            parts.append(roughness)
-            through.append(torch.ones_like(roughness))
-        self._step("actor", loss_pi, torch.autograd.grad(parts, self.optimizers["actor"].parameters, through))
-        with torch.no_grad():
-            slope = -(log_prob.mean() + self.target_entropy)
-            loss_alpha = self.log_alpha * slope
+            roughness, to_mean = self._roughness(drawn.mean.detach())
+            loss_pi = loss_pi + roughness
+        to_log_prob = (alpha / n).expand(n)
+        self._step("actor", loss_pi, self.policy.gradients(drawn, to_action, to_log_prob, to_mean))
+
+        slope = -(log_prob.mean() + self.target_entropy)
+        loss_alpha = self.log_alpha * slope
         if config.alpha_lr:
             self._step("alpha", loss_alpha, [slope])
 
         self._follow()
         return {
-            "critic_loss": loss_q.detach(),
-            "actor_loss": loss_pi.detach(),
+            "critic_loss": loss_q,
+            "actor_loss": loss_pi,
             "ent_coef": alpha,
-            "ent_coef_loss": loss_alpha.detach(),
-            "entropy": -log_prob.detach().mean(),
+            "ent_coef_loss": loss_alpha,
+            "entropy": -log_prob.mean(),
             "target_mean": target.mean(),
         }
 

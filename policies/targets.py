@@ -10,7 +10,7 @@ def clipped_target(reward: Tensor, terminated: Tensor, next_q: Tensor, *, gamma:
 
     `next_q` [n_critics, B], the rest [B]; `gamma` may differ [B].
     """
-    return reward + gamma * (1 - terminated) * next_q.min(dim=0).values
+    return reward + gamma * (1 - terminated) * next_q.amin(dim=0)
 
 
 def soft_target(
@@ -26,4 +26,4 @@ def soft_target(
 
     `next_q` [n_critics, B], the rest [B]. A truncated step still bootstraps.
     """
-    return reward + gamma * (1 - terminated) * (next_q.min(dim=0).values - alpha * next_log_prob)
+    return reward + gamma * (1 - terminated) * (next_q.amin(dim=0) - alpha * next_log_prob)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, move
-from simtoreal.policies.actors import TanhActor
+from simtoreal.policies.actors import TanhActor, tanh_backward
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import DEVIATION, is_deviation
 from simtoreal.policies.targets import clipped_target
@@ -65,21 +65,19 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
         noise = self.config.exploration_noise * self._noise(len(x))
         return (self.policy.mean(x).tanh() + noise).clamp(-1.0, 1.0)
 
+    @torch.no_grad()
     def _update(self, batch: Batch) -> dict[str, Tensor]:
         config = self.config
         obs, state = self._inputs(batch.obs, batch.privileged)
         next_obs, next_state = self._inputs(batch.next_obs, batch.next_privileged)
 
-        with torch.no_grad():
-            noise = (config.target_noise * self._noise(len(obs))).clamp(
-                -config.target_noise_clip, config.target_noise_clip
-            )
-            next_action = (self.target_policy.mean(next_obs).tanh() + noise).clamp(-1.0, 1.0)
-            next_q, _ = self._q(self.target_critics, next_state, next_action)
-            target = clipped_target(batch.reward, batch.terminated, next_q, gamma=self._discount(batch))
-            q, layers = self._q(self.critics, state, batch.action)
-            loss_q = (q - target).square().mean(dim=1).sum()
-        self._step("critic", loss_q, self.critics.weight_gradients(layers, 2 * (q - target) / len(target)))
+        noise = (config.target_noise * self._noise(len(obs))).clamp(-config.target_noise_clip, config.target_noise_clip)
+        next_action = (self.target_policy.mean(next_obs).tanh() + noise).clamp(-1.0, 1.0)
+        next_q, _ = self._q(self.target_critics, next_state, next_action)
+        target = clipped_target(batch.reward, batch.terminated, next_q, gamma=self._discount(batch))
+        q, traces = self._q(self.critics, state, batch.action)
+        loss_q = (q - target).square().mean(dim=1).sum()
+        self._step("critic", loss_q, self.critics.weight_gradients(traces, 2 * (q - target) / len(target)))
 
         self.updates += 1
         if self.updates % config.policy_delay == 0:
@@ -87,25 +85,25 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
             move(self.target_policy, self.policy, config.tau)
             self._follow()
         return {
-            "critic_loss": loss_q.detach(),
+            "critic_loss": loss_q,
             "actor_loss": self._last_actor_loss,
             "target_mean": target.mean(),
         }
 
     def _improve(self, obs: Tensor, state: Tensor, next_obs: Tensor) -> Tensor:
         """One step of the actor; its loss."""
-        mean = self.policy.mean(obs)
-        action = mean.tanh()
-        with torch.no_grad():
-            q, layers = self._q(self.critics, state, action, count=1)
-            loss = -q.mean()
-        parts, through = [action], [self.critics.min_gradient(q, layers, self.action_size) / -len(obs)]
+        n = len(obs)
+        mean, trace = self.policy.trace(torch.cat([obs, next_obs]) if self.config.smoothness else obs)
+        action = mean[:n].tanh()
+        q, traces = self._q(self.critics, state, action, count=1)
+        loss = -q.mean()
+        to_mean = tanh_backward(self.critics.min_gradient(q, traces, self.action_size) / -n, action)
         if self.config.smoothness:
-            roughness = self._roughness(mean, next_obs)
-            loss = loss + roughness.detach()
-            parts.append(roughness)
-            through.append(torch.ones_like(roughness))
-        self._step("actor", loss, torch.autograd.grad(parts, self.optimizers["actor"].parameters, through))
+            roughness, of_roughness = self._roughness(mean)
+            loss = loss + roughness
+            of_roughness[:n] += to_mean
+            to_mean = of_roughness
+        self._step("actor", loss, self.policy.weight_gradients(trace, to_mean))
         return loss
 
     def _tensors(self) -> dict[str, Tensor]:

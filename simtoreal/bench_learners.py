@@ -105,8 +105,8 @@ def multiplications(name: str) -> float:
     """Multiply-adds of matrix products in one of our gradient steps: networks of n inputs and m outputs, B samples.
 
     A pass forward is one, the gradient to the weights one, that to the layers below one less the first layer. SAC: two
-    targets, two critics forward and back, two critics for the actor and back through one for each sample, the actor for
-    both observations and back. TD3: one critic for the actor, which is improved every other step.
+    targets, two critics forward and back, two critics for the actor forward and back to the action, the actor for both
+    observations and back. TD3: one critic for the actor, which is improved every other step.
     """
     h1, h2 = HIDDEN
     critic = (OBSERVATION + ACTION) * h1 + h1 * h2 + h2
@@ -114,7 +114,7 @@ def multiplications(name: str) -> float:
     actor = OBSERVATION * h1 + h1 * h2 + h2 * outputs
     inner_critic, inner_actor = h1 * h2 + h2, h1 * h2 + h2 * outputs
     critics = 2 * critic + 2 * critic + 2 * (critic + inner_critic)
-    improve = (2 if name == "sac" else 1) * critic + inner_critic + ACTION * h1 + 2 * actor + inner_actor
+    improve = (2 if name == "sac" else 1) * (critic + inner_critic + ACTION * h1) + 2 * actor + inner_actor
     return BATCH * (critics + actor + improve * (1.0 if name == "sac" else 0.5))
 
 

@@ -17,8 +17,8 @@ from simtoreal.randomization.yaml_files import YamlFile, parse_yaml, read_yaml
 Settings = TypeVar("Settings")
 
 ALGORITHMS = {
-    "sac": "our SAC: twin stacked critics, automatic temperature",
-    "td3": "our TD3: twin stacked critics, delayed and smoothed",
+    "sac": "our SAC: twin critics, automatic temperature",
+    "td3": "our TD3: twin critics, delayed and smoothed",
     "ppo": "our PPO: generalized advantages, clipped steps",
     "reinforce": "our REINFORCE: whole episodes, with a learned baseline or without",
     "sb3-sac": "Stable-Baselines3's SAC",
@@ -202,8 +202,9 @@ def _recipes() -> dict[str, Any]:
 
 
 def recipe(task: str, algorithm: str) -> dict[str, Any]:
-    """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md."""
-    found: dict[str, Any] = _recipes().get(task, {}).get(algorithm, {})
+    """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md. Of
+    `module:Id-v0` they are under the id."""
+    found: dict[str, Any] = _recipes().get(task.rpartition(":")[2], {}).get(algorithm, {})
     return found
 
 

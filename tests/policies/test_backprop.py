@@ -19,10 +19,12 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("precision", ["highest", "medium"])
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("sizes", [(3, 4), (5, 64, 64), (60, 256, 256), (256, 300, 40)])
-def test_output_and_all_gradients_are_those_of_autograd(sizes, activation, precision):
+def test_output_and_all_gradients_are_those_of_autograd(sizes, layer_norm, activation, precision):
     torch.manual_seed(0)
-    mine, plain = mlp(sizes, activation, HiddenLayers), mlp(sizes, activation, nn.Sequential).double()
+    mine = mlp(sizes, activation, HiddenLayers, layer_norm)
+    plain = mlp(sizes, activation, nn.Sequential, layer_norm).double()
     plain.load_state_dict(mine.state_dict())
     x, g = torch.randn(256, sizes[0], requires_grad=True), torch.randn(256, sizes[-1])
     wide = x.detach().double().requires_grad_()
@@ -51,9 +53,20 @@ def test_its_weights_are_named_as_those_of_a_plain_sequence():
     )
 
 
-def test_layers_that_do_not_come_in_pairs_are_an_error():
-    with pytest.raises(ValueError, match="zip"):
-        HiddenLayers(nn.Linear(2, 3))
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(2, 3)],
+        [nn.ReLU()],
+        [nn.Linear(2, 3), nn.Linear(3, 3), nn.ReLU()],
+        [nn.LayerNorm(3), nn.Linear(2, 3), nn.ReLU()],
+        [nn.Linear(2, 3), nn.LayerNorm(3), nn.LayerNorm(3), nn.ReLU()],
+        [nn.Linear(2, 3), nn.GELU()],
+    ],
+)
+def test_what_are_no_hidden_layers_is_an_error(layers):
+    with pytest.raises(ValueError, match="hidden layers"):
+        HiddenLayers(*layers)
 
 
 def test_a_copy_has_its_own_weights_and_follows_what_is_loaded_into_it():

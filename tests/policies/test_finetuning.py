@@ -112,11 +112,11 @@ def test_the_pull_back_grows_beyond_the_radius_of_now_and_weakens_within_it(fact
 def test_the_critics_warm_up_while_the_actor_stands():
     learner = tuner()
     learner.add(one_step([0.5, 0.5]), robot=NEW)
-    before, critics = learner.snapshot(), learner.critics.head_weight.detach().clone()
+    before, critics = learner.snapshot(), learner.critics[0].head.weight.detach().clone()
     first = learner.update(20, move_actor=False)["critic_loss"]
     later = learner.update(200, move_actor=False)["critic_loss"]
     assert later < first / 2
-    assert not torch.equal(critics, learner.critics.head_weight)
+    assert not torch.equal(critics, learner.critics[0].head.weight)
     for name, value in learner.snapshot().items():
         assert torch.equal(value, before[name]), name
 
@@ -174,7 +174,7 @@ def test_what_is_not_finite_is_refused():
         learner.act(Driver(learner.actor), np.zeros(3, np.float32), 0.0)
     learner.add(one_step([0, 0]), robot=NEW)
     with torch.no_grad():
-        learner.critics.head_bias.fill_(torch.nan)
+        learner.critics[0].head.bias.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="critic loss is nan"):
         learner.update(1, move_actor=True)
 

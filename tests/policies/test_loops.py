@@ -164,7 +164,7 @@ def test_a_nan_in_learning_ends_it(vectorized):
         agent, vectorized(2), Replay(100, 1, 1), steps=200, seed=0, learning_starts=20, batch_size=16, report_every=50
     )
     next(loop)
-    agent.critics.head_bias.data[0] = float("nan")
+    agent.critics[0].head.bias.data[0] = float("nan")
     with pytest.raises(NonFiniteError):
         next(loop)
 

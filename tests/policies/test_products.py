@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from simtoreal.policies import products
 from simtoreal.policies.adam import Adam
-from simtoreal.policies.products import arithmetic, made_in, operand, product, stacked_product
+from simtoreal.policies.products import arithmetic, made_in, operand, product
 
 CPU = torch.device("cpu")
 SHAPES = [(256, 60, 256), (256, 256, 256), (256, 256, 24), (300, 33, 130), (8, 48, 256), (1, 3, 2)]
@@ -74,11 +74,6 @@ def test_a_product_is_that_of_float64(shape, activation, precision):
     x, w, bias = torch.randn(b, n), torch.randn(n, m), torch.randn(m)
     check(product(x, w, bias, activation), x.double() @ w.double() + bias.double(), activation)
     check(product(x.T.contiguous().T, w.T.contiguous().T), x.double() @ w.double())
-    xs, ws, biases = torch.randn(3, b, n), torch.randn(3, n, m), torch.randn(3, 1, m)
-    expected = torch.baddbmm(biases.double(), xs.double(), ws.double())
-    check(stacked_product(xs, ws, biases, activation), expected, activation)
-    shared = xs[:1].expand(3, b, n)
-    check(stacked_product(shared, ws), torch.bmm(shared.double(), ws.double()))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -87,7 +82,6 @@ def test_what_is_in_bf16_is_taken_by_any_product(shape, precision):
     x, w = torch.randn(b, n).bfloat16(), torch.randn(n, m)
     close = {"atol": 4 * ROUNDED * n**0.5, "rtol": ROUNDED}
     assert_close(product(x, w).double(), x.double() @ w.double(), **close)
-    assert_close(stacked_product(x[None], w[None])[0].double(), x.double() @ w.double(), **close)
 
 
 def test_the_same_product_is_the_same_to_the_last_bit(precision):

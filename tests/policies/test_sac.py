@@ -42,12 +42,9 @@ def copy_from_sb3(agent: SAC, model: stable_baselines3.SAC) -> None:
             agent.policy.head.weight.copy_(torch.cat([actor.mu.weight, actor.log_std.weight]))
             agent.policy.head.bias.copy_(torch.cat([actor.mu.bias, actor.log_std.bias]))
         for ours, theirs in ((agent.critics, model.critic), (agent.target_critics, model.critic_target)):
-            for i, network in enumerate(theirs.q_networks):
-                linears = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
-                for layer, linear in enumerate(linears[:-1]):
-                    ours.weights[layer][i] = linear.weight.T
-                    ours.biases[layer][i, 0] = linear.bias
-                ours.head_weight[i], ours.head_bias[i] = linears[-1].weight, linears[-1].bias
+            for critic, network in zip(ours, theirs.q_networks, strict=True):
+                for parameter, value in zip(critic.parameters(), network.parameters(), strict=True):
+                    parameter.copy_(value)
 
 
 @pytest.mark.parametrize("sde", [False, True])
@@ -69,12 +66,12 @@ def test_losses_gradients_and_new_weights_are_those_of_sb3(monkeypatch, sde):
 
     batch = random_batch(n, m, size)
     noise, next_noise = torch.randn(size, m), torch.randn(size, m)
-    theirs, ours = [noise, next_noise], [next_noise, noise]
+    theirs, ours = [noise, next_noise], torch.cat([noise, next_noise])
     if sde:  # one matrix for a whole update; SB3 draws a second that it does not use
-        matrix = torch.randn(16, m)
-        theirs, ours = [matrix, matrix[None]], [matrix, matrix]
+        ours = torch.randn(16, m)
+        theirs = [ours, ours[None]]
     monkeypatch.setattr("torch.distributions.normal._standard_normal", lambda *_, **__: theirs.pop(0))
-    monkeypatch.setattr(agent.policy, "noise", lambda *_: ours.pop(0))
+    monkeypatch.setattr(agent.policy, "noise", lambda *_: ours)
     column = {"rewards": batch.reward[:, None], "dones": batch.terminated[:, None]}
     samples = ReplayBufferSamples(batch.obs, batch.action, batch.next_obs, **column)
     monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: samples)
@@ -101,13 +98,8 @@ def test_losses_gradients_and_new_weights_are_those_of_sb3(monkeypatch, sde):
     else:
         theirs_grad = torch.cat([actor.mu.weight.grad, actor.log_std.weight.grad])
         assert_close(head.weight.grad, theirs_grad, atol=1e-5, rtol=1e-5)
-    gradients = iter(critic_gradients)
-    for i in range(2):
-        for layer in range(2):
-            assert_close(agent.critics.weights[layer].grad[i].T, next(gradients), atol=1e-5, rtol=1e-5)
-            assert_close(agent.critics.biases[layer].grad[i, 0], next(gradients), atol=1e-5, rtol=1e-5)
-        assert_close(agent.critics.head_weight.grad[i], next(gradients), atol=1e-5, rtol=1e-5)
-        assert_close(agent.critics.head_bias.grad[i], next(gradients), atol=1e-5, rtol=1e-5)
+    for parameter, gradient in zip(agent.critics.parameters(), critic_gradients, strict=True):
+        assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-5)
     assert_close(agent.log_alpha.detach(), model.log_ent_coef.detach()[0], atol=1e-5, rtol=1e-5)
     after = SAC(n, m, config=config)
     copy_from_sb3(after, model)
@@ -157,9 +149,9 @@ def test_a_privileged_critic_sees_more_than_its_actor():
     agent = SAC(3, 2, privileged_size=4, config=SMALL)
     agent.observe({"policy": RNG.standard_normal((50, 3)), "privileged": RNG.standard_normal((50, 4)) * 7})
     agent.update(random_batch(3, 2, 64, privileged=4))
-    assert agent.critics.weights[0].shape[1] == 3 + 4 + 2
+    assert agent.critics[0].body[0].in_features == 3 + 4 + 2
     assert agent.actor()(torch.zeros(2, 3)).shape == (2, 2)
-    assert agent.critics.weights[0].grad[:, 3:7].abs().max() > 0
+    assert agent.critics[0].body[0].weight.grad[:, 3:7].abs().max() > 0
     assert agent.privileged_normalizer.scale.mean().item() == pytest.approx(1 / 7, rel=0.3)
 
 
@@ -171,9 +163,11 @@ def test_a_critic_may_see_the_privileged_observation_alone():
     assert torch.equal(q[0], q[1])
     before = agent.policy.body[0].weight.clone()
     agent.update(batch)
-    assert agent.critics.weights[0].shape[1] == 4 + 2
+    assert agent.critics[0].body[0].in_features == 4 + 2
     assert not torch.equal(agent.policy.body[0].weight, before)
-    assert SAC(3, 2, config=dataclasses.replace(SMALL, critic_inputs="privileged")).critics.weights[0].shape[1] == 3 + 2
+    assert (
+        SAC(3, 2, config=dataclasses.replace(SMALL, critic_inputs="privileged")).critics[0].body[0].in_features == 3 + 2
+    )
 
 
 @pytest.mark.parametrize(("privileged", "state"), [(0, 3 * 2), (4, 2 + 4)])
@@ -183,12 +177,12 @@ def test_a_history_is_the_actors_and_the_critics_who_see_no_truth(privileged, st
     truth = RNG.standard_normal((50, 4))
     agent.observe({"policy": stacks, "privileged": truth} if privileged else stacks)
     assert_close(agent.normalizer.mean.numpy(), stacks[:, 4:].mean(axis=0), atol=1e-6, rtol=1e-5)
-    assert agent.critics.weights[0].shape[1] == state + 1
+    assert agent.critics[0].body[0].in_features == state + 1
     batch = random_batch(6, 1, 64, privileged=privileged)
     agent.update(batch)
     actor_sees, critics_see = agent._inputs(batch.obs, batch.privileged)
     assert_close(critics_see[:, : state - privileged], actor_sees[:, 4:] if privileged else actor_sees)
-    assert agent.critics.weights[0].grad.abs().amax(dim=(0, 2)).min() > 0
+    assert agent.critics[0].body[0].weight.grad.abs().amax(dim=0).min() > 0
     obs = RNG.standard_normal((6, 6)).astype(np.float32)
     assert_close(agent.actor()(torch.from_numpy(obs)).numpy(), agent.act(obs, explore=False), atol=1e-6, rtol=1e-6)
     assert agent.actor().history == 3
@@ -202,7 +196,7 @@ def test_the_actor_that_leaves_acts_as_the_agent_does(actor_average):
         agent.update(random_batch(3, 2, 64))
     obs = RNG.standard_normal((6, 3)).astype(np.float32)
     assert_close(agent.actor()(torch.from_numpy(obs)).numpy(), agent.act(obs, explore=False), atol=1e-6, rtol=1e-6)
-    raw = torch.tanh(agent.policy(agent.normalizer(torch.from_numpy(obs)))[0])
+    raw = torch.tanh(agent.policy.mean(agent.normalizer(torch.from_numpy(obs))))
     assert torch.allclose(raw, agent.actor()(torch.from_numpy(obs)), atol=1e-6) == (actor_average == 0)
 
 
@@ -253,8 +247,8 @@ def test_the_seed_decides_the_agent_and_leaves_torchs_own_alone():
     torch.manual_seed(5)
     one, two, three = (SAC(3, 2, config=SMALL, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
-    assert torch.equal(one.critics.weights[0], two.critics.weights[0])
-    assert not torch.equal(one.critics.weights[0], three.critics.weights[0])
+    assert torch.equal(one.critics[0].body[0].weight, two.critics[0].body[0].weight)
+    assert not torch.equal(one.critics[0].body[0].weight, three.critics[0].body[0].weight)
 
 
 def test_a_non_finite_loss_stops_before_the_weights_are_touched():

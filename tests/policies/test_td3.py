@@ -35,12 +35,9 @@ def copy_from_sb3(agent, model):
             for mine, layer in zip([ours.body[0], ours.body[2], ours.head], layers, strict=True):
                 mine.load_state_dict(layer.state_dict())
         for ours, theirs in ((agent.critics, model.critic), (agent.target_critics, model.critic_target)):
-            for i, network in enumerate(theirs.q_networks):
-                linears = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
-                for layer, linear in enumerate(linears[:-1]):
-                    ours.weights[layer][i] = linear.weight.T
-                    ours.biases[layer][i, 0] = linear.bias
-                ours.head_weight[i], ours.head_bias[i] = linears[-1].weight, linears[-1].bias
+            for critic, network in zip(ours, theirs.q_networks, strict=True):
+                for parameter, value in zip(critic.parameters(), network.parameters(), strict=True):
+                    parameter.copy_(value)
 
 
 def same(one, other):
@@ -89,14 +86,8 @@ def test_losses_gradients_and_new_weights_are_those_of_sb3(monkeypatch):
         metrics = agent.update(batch)
         logged = model.logger.name_to_value
         assert float(metrics["critic_loss"]) == pytest.approx(logged["train/critic_loss"], rel=1e-5, abs=1e-5)
-        theirs = gradients[0]
-        for i in range(2):
-            for layer in range(2):
-                weight, bias = theirs[6 * i + 2 * layer : 6 * i + 2 * layer + 2]
-                assert_close(agent.critics.weights[layer].grad[i].T, weight, atol=1e-5, rtol=1e-5)
-                assert_close(agent.critics.biases[layer].grad[i, 0], bias, atol=1e-5, rtol=1e-5)
-            assert_close(agent.critics.head_weight.grad[i], theirs[6 * i + 4], atol=1e-5, rtol=1e-5)
-            assert_close(agent.critics.head_bias.grad[i], theirs[6 * i + 5], atol=1e-5, rtol=1e-5)
+        for parameter, gradient in zip(agent.critics.parameters(), gradients[0], strict=True):
+            assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-5)
         assert len(gradients) == (2 if k % 2 else 1)
         if k % 2:
             assert float(metrics["actor_loss"]) == pytest.approx(logged["train/actor_loss"], rel=1e-5, abs=1e-5)

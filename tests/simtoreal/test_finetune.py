@@ -132,7 +132,7 @@ def test_a_policy_with_a_history_is_tuned_on_what_it_saw(target, tmp_path, monke
     result = simtoreal.finetune(run, target=target, robot_seconds=SECONDS, out=tmp_path / "new", seed=1)
     assert result.accepted
     (tuner,) = tuners
-    assert tuner.critics.weights[0].shape[1] == 3 * 27 + 1 + 7
+    assert tuner.critics[0].body[0].in_features == 3 * 27 + 1 + 7
     for memory in (tuner.old, tuner.new):
         rows = memory.rows(memory.oldest, memory.added)
         frames, following = (rows[name].reshape(-1, 3, 27) for name in ("obs", "next_obs"))

@@ -1,0 +1,103 @@
+"""Our learner beside Stable-Baselines3's with the same settings: docs/results/against-sb3-TASK-ALGORITHM.csv.
+
+    python examples/against_sb3.py TASK ALGORITHM STEPS [--seeds 0 1 2] [--folder runs/against-sb3]
+
+TASK is a gymnasium id, such as pybullet_envs_gymnasium:HalfCheetahBulletEnv-v0 (pip install pybullet_envs_gymnasium),
+ALGORITHM is sac, td3 or ppo; the settings of both are in simtoreal/recipes. The last policies' bundles are judged on
+100 fresh episodes. What is trained already is not trained again, and what was judged stays in the table, so that seeds
+can be done one at a time. The difference of the interquartile means is ours less theirs, its interval a bootstrap over
+seeds, and over episodes within a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import trim_mean
+
+import simtoreal
+from simtoreal.runs import is_finished
+
+EPISODES, DRAWS = 100, 10_000
+FIELDS = ("learner", "seed", "episode", "return")
+OUT = Path(__file__).parent.parent / "docs" / "results"
+Table = dict[tuple[str, int], list[float]]  # learner and seed -> returns
+
+
+def load(path: Path) -> Table:
+    """What was judged before."""
+    table: Table = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                table.setdefault((row["learner"], int(row["seed"])), []).append(float(row["return"]))
+    return table
+
+
+def save(path: Path, table: Table) -> None:
+    """A row an episode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(FIELDS)
+        for (learner, seed), returns in sorted(table.items()):
+            writer.writerows((learner, seed, i, round(value, 2)) for i, value in enumerate(returns))
+
+
+def returns_of(task: str, learner: str, steps: int, seed: int, folder: Path) -> list[float]:
+    """Train, unless that was done, and judge the last policy."""
+    run = folder / f"{task.rpartition(':')[2]}-{learner}-{seed}"
+    if not is_finished(run):
+        simtoreal.train(task, algorithm=learner, steps=steps, seed=seed, randomization="none", out=run, force=True)
+    bundle = simtoreal.export(run, run.with_name(run.name + "-bundle"), checkpoint="last", force=True)
+    verdict = simtoreal.evaluate(
+        bundle, out=run.with_name(run.name + "-verdict"), suites="nominal", episodes=EPISODES, force=True
+    )
+    return [episode.return_ for episode in verdict.episodes]
+
+
+def iqm(returns: np.ndarray) -> float:
+    """The interquartile mean: the mean of the middle half."""
+    return float(trim_mean(returns, 0.25, axis=None))
+
+
+def difference(ours: list[list[float]], theirs: list[list[float]]) -> tuple[float, float, float]:
+    """Of the interquartile means of all episodes, with its 95 % interval; one list a seed."""
+    rng = np.random.default_rng(0)
+
+    def drawn(sides: list[list[float]]) -> float:
+        seeds = [np.asarray(sides[i]) for i in rng.integers(len(sides), size=len(sides))]
+        return iqm(np.concatenate([rng.choice(seed, len(seed)) for seed in seeds]))
+
+    spread = [drawn(ours) - drawn(theirs) for _ in range(DRAWS)]
+    low, high = np.quantile(spread, [0.025, 0.975])
+    return iqm(np.asarray(ours)) - iqm(np.asarray(theirs)), float(low), float(high)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("algorithm", choices=["sac", "td3", "ppo"])
+    parser.add_argument("steps", type=int)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs/against-sb3"))
+    options = parser.parse_args()
+    path = OUT / f"against-sb3-{options.task.rpartition(':')[2]}-{options.algorithm}.csv"
+    learners = (options.algorithm, f"sb3-{options.algorithm}")
+    for seed in options.seeds:
+        for learner in learners:
+            if (learner, seed) not in load(path):
+                found = returns_of(options.task, learner, options.steps, seed, options.folder)
+                save(path, load(path) | {(learner, seed): found})
+            print(f"{learner} seed {seed}: {np.mean(load(path)[learner, seed]):.0f}", flush=True)
+    ours, theirs = ([found for (name, _), found in load(path).items() if name == learner] for learner in learners)
+    value, low, high = difference(ours, theirs)
+    print(f"interquartile mean, ours less Stable-Baselines3's: {value:+.0f} [{low:+.0f}, {high:+.0f}]")
+
+
+if __name__ == "__main__":
+    main()
