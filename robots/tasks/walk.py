@@ -26,6 +26,7 @@ GAIT = 2.5  # [Hz] of the clock that the controller keeps
 HOLD = 5.0  # [s] for which a command is given
 COMMANDS = ("velocity_command", "yaw_rate_command")
 COMMAND_SPREAD = (0.1, 0.15)  # [m/s, rad/s] of relabelled commands around how the robot moved
+RELABELLED = 0.5  # share of the mirrored transitions that are given another command
 FORWARD = (0.2, 0.8)  # [m/s] of velocity commands
 TURN = (-0.6, 0.6)  # [rad/s] of yaw-rate commands
 UPRIGHT = 0.8  # cosine of the tilt at which it has fallen
@@ -181,6 +182,13 @@ class A1Walk(Task):
             for names in (self.observation_layout.element_names(), privileged, self.command_layout.element_names())
         )
         return seen, true, action
+
+    @cached_property
+    def _command_places(self) -> tuple[list[int], list[int]]:
+        """Where the commands stand in an observation's newest frame, counted from its end, and in a privileged one."""
+        size = self.observation_layout.size
+        seen = [self.observation_layout.slices[name].start - size for name in COMMANDS]
+        return seen, [self.privileged_layout.slices[f"true_{name}"].start for name in COMMANDS]
 
     def make_drive(self) -> Drive:
         n = len(self.commanded_joints)
@@ -355,10 +363,23 @@ class A1Walk(Task):
         signals: Sequence[Mapping[str, Sequence[float]]],
         rng: np.random.Generator,
     ) -> dict[str, NDArray[Any]]:
-        """The same motions seen in a mirror: left is right, so legs swap and what points sideways turns.
+        """The same motions seen in a mirror: left is right, so legs swap and what points sideways turns; half of them
+        under other commands (`relabel`).
 
         `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and, where it
         is observed, privileged and next_privileged.
         """
+        chosen = rng.random(len(signals)) < RELABELLED
+        other = self.relabel(rows, signals, rng)
+        if "privileged" in rows:
+            seen_at, true_at = self._command_places
+            for name in ("obs", "next_obs"):
+                true_name = name.replace("obs", "privileged")
+                other[true_name] = rows[true_name].copy()
+                other[true_name][:, true_at] = other[name][:, seen_at]
+        rows = {
+            name: np.where(chosen.reshape(-1, *[1] * (value.ndim - 1)), other[name], value)
+            for name, value in rows.items()
+        }
         seen, true, action = self._mirrors
         return mirrored(rows, seen=seen, privileged=true, action=action)

@@ -199,13 +199,17 @@ def test_velocities_are_in_the_robots_own_axes(yaw, forward, walk):
 
 
 @pytest.mark.parametrize("privileged", [True, "state"])
-def test_mirroring_twice_changes_nothing(walk, privileged):
+def test_mirroring_twice_changes_nothing(walk, privileged, monkeypatch):
+    monkeypatch.setattr("simtoreal.robots.tasks.walk.RELABELLED", 0.0)
     env = walk(privileged=privileged)
+    env.reset(seed=0)
+    signals = [env.step(np.zeros(12, np.float32))[-1]["reward_signals"]] * 3
     rng = np.random.default_rng(0)
-    sizes = {"obs": 46, "next_obs": 46, "action": 12, "privileged": env.privileged_layout.size, "reward": 0}
+    true = env.privileged_layout.size
+    sizes = {"obs": 46, "next_obs": 46, "action": 12, "privileged": true, "next_privileged": true, "reward": 0}
     rows = {name: rng.standard_normal((3, n) if n else 3).astype(np.float32) for name, n in sizes.items()}
-    once = env.augment(rows, [], rng)
-    twice = env.augment(once, [], rng)
+    once = env.augment(rows, signals, rng)
+    twice = env.augment(once, signals, rng)
     for name, value in rows.items():
         assert (twice[name] == value).all()
         assert name == "reward" or not (once[name] == value).all()
@@ -287,6 +291,27 @@ def test_relabelled_commands_stay_in_their_range_and_a_change_of_command_stays_a
     again = A1Walk.relabel(stacked, signals, np.random.default_rng(0))
     np.testing.assert_array_equal(again["reward"], found["reward"])
     np.testing.assert_array_equal(again["next_obs"], np.tile(found["next_obs"], 3))
+
+
+def test_half_of_the_mirrored_steps_are_under_another_command_which_the_critics_see_too(walk):
+    env = walk(privileged="state")
+    seen, rows, signals = env.reset(seed=0)[0], [], []
+    for _ in range(200):
+        action = np.zeros(12, np.float32)
+        after, reward, _, _, info = env.step(action)
+        rows.append((seen["policy"], action, reward, after["policy"], seen["privileged"], after["privileged"], False))
+        signals.append(info["reward_signals"])
+        seen = after
+    names = ("obs", "action", "reward", "next_obs", "privileged", "next_privileged", "terminated")
+    batch = dict(zip(names, (np.array(part) for part in zip(*rows, strict=True)), strict=True))
+    found = env.augment(batch, signals, np.random.default_rng(0))
+    true = [env.privileged_layout.slices[f"true_{name}"].start for name in ("velocity_command", "yaw_rate_command")]
+    for policy, critics in (("obs", "privileged"), ("next_obs", "next_privileged")):
+        np.testing.assert_array_equal(found[policy][:, -2:], found[critics][:, true])
+    kept = (found["obs"][:, -2:] == batch["obs"][:, -2:] * [1, -1]).all(axis=1)
+    assert 0.4 < kept.mean() < 0.6
+    np.testing.assert_allclose(found["reward"][kept], batch["reward"][kept])
+    assert np.mean(found["reward"][~kept] != batch["reward"][~kept]) > 0.9
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.003, 0.01, 0.0166, 0.02, 0.0999, 0.1])

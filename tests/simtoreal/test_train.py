@@ -237,7 +237,17 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--workers", "2"], "2 workers need at least as many environments; raise --envs"),
         (["CartPoleSwingUp", "--out", ""], "--out is an empty path; name the folder to write"),
         (
-            ["CartPoleSwingUp", "--envs", "8", "--set", "agent.buffer_size=500", "--set", "agent.n_step=64"],
+            [
+                "CartPoleSwingUp",
+                "--envs",
+                "8",
+                "--set",
+                "agent.buffer_size=500",
+                "--set",
+                "augment=0",
+                "--set",
+                "agent.n_step=64",
+            ],
             "buffer_size must be at least 512, what 8 environments may add in one step, got 500",
         ),
         (["Pendulum-v1", "--set", "augment=2"], "augment: task Pendulum-v1 derives no further transitions"),
