@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def judge(task: str, found: dict[str, Path], folder: Path) -> tuple[list[dict[st
     return rows, episodes
 
 
-def commands_followed(walks: list[Episode]) -> float:
+def commands_followed(walks: Sequence[Episode]) -> float:
     """Share of the two commands of each walk that were followed; one that ended in a fall followed none."""
     missed = [
         2 if "failed" in e.unmet.split("; ") else len({part.partition(":")[0] for part in e.unmet.split("; ") if part})

@@ -3,8 +3,9 @@
     python examples/time_to_robot.py CASE [--algorithm sac] [--seeds 0 1 2] [--folder runs/time]
 
 CASE is PandaReach or CartPoleSwingUp (nominal robot), A1Straight (nominal robot, 0.5 m/s straight ahead) or A1Walk (its
-preset, all commands). The clock is the training process's own; the time it takes to judge is not in it: no episode is
-judged while it trains, and of every checkpoint the exported bundle is judged afterwards, on 100 fresh episodes.
+preset, all commands; what counts is the share of them that was followed). The clock is the training process's own; the
+time it takes to judge is not in it: no episode is judged while it trains, and of every checkpoint the exported bundle
+is judged afterwards, on 100 fresh episodes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from results import commands_followed
 
 import simtoreal
 from simtoreal.build import make_env
@@ -68,11 +71,13 @@ def train(case: Case, algorithm: str, seed: int, run: Path) -> None:
 
 
 def success(case: Case, bundle: Path) -> float:
-    """The share of `EPISODES` fresh episodes that succeed."""
+    """The share of `EPISODES` fresh episodes that succeed; of walks under changing commands that of the commands."""
     if not case.goal:
         suite = "nominal" if case.randomization == "none" else "train"
         folder = bundle.with_name(bundle.name + "-verdict")
         found = simtoreal.evaluate(bundle, out=folder, suites=suite, episodes=EPISODES, force=True)
+        if case.task == "A1Walk":
+            return commands_followed(found.episodes)
         return statistics.mean(bool(episode.success) for episode in found.episodes)
     env = make_env(f"simtoreal/{case.task}-v0")
     contract, policy = (
