@@ -32,6 +32,7 @@ from simtoreal.runs import (
     CONFIG,
     RANDOMIZATION,
     SUMMARY,
+    UNFINISHED,
     clear_run,
     versions,
     write_json,
@@ -121,6 +122,8 @@ class Recorder:
         """
         with self._disk():
             (self.folder / SUMMARY).unlink(missing_ok=True)
+            for path in self.folder.glob(UNFINISHED):
+                path.unlink()
             self._snapshots.clear()
             (self.folder / RANDOMIZATION).unlink(missing_ok=True)
             write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))

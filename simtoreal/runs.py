@@ -30,6 +30,7 @@ CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS, REPLAY = (
     "replay",
 )
 RANDOMIZATION = "randomization.yaml"
+UNFINISHED = ".*.tmp"  # what `write_yaml` leaves when it is killed
 LIBRARIES = ("torch", "numpy", "gymnasium", "pybullet", "stable-baselines3", "onnx", "onnxruntime")
 
 
@@ -106,7 +107,7 @@ def _make_output(out: Path, *, force: bool, marker: str) -> list[Path]:
     if out.exists():
         if not out.is_dir():
             raise RunError(f"{out} is a file; a folder is written there")
-        if any(path.name != LOCK for path in out.iterdir()):
+        if any(path.name != LOCK and not path.match(UNFINISHED) for path in out.iterdir()):
             if not force:
                 raise RunError(f"{out} exists; choose another folder or pass --force")
             if not (out / marker).is_file():

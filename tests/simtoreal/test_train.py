@@ -214,6 +214,16 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path, cli):
     assert names(tmp_path) == {"file", "dangling"}
 
 
+def test_what_a_kill_left_before_there_was_a_config_is_no_obstacle(tmp_path, cli):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.yaml.k3j2.tmp").write_text("task: Pend")
+    assert cli("train", "Pendulum-v1", "--steps", 200, "--out", run, "--set", "evaluate_episodes=1").code == 0
+    assert not list(run.glob(".*"))
+    (run / "config.yaml").unlink()
+    cli("train", "Pendulum-v1", "--steps", 200, "--out", run, "--force").refused("holds no config.yaml")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_refused(tmp_path, cli):
     (tmp_path / "closed").mkdir(mode=0o555)
