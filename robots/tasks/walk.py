@@ -371,12 +371,12 @@ class A1Walk(Task):
         """
         chosen = rng.random(len(signals)) < RELABELLED
         other = self.relabel(rows, signals, rng)
-        if "privileged" in rows:
-            seen_at, true_at = self._command_places
-            for name in ("obs", "next_obs"):
-                true_name = name.replace("obs", "privileged")
-                other[true_name] = rows[true_name].copy()
-                other[true_name][:, true_at] = other[name][:, seen_at]
+        for name, source in (("privileged", "obs"), ("next_privileged", "next_obs")):
+            if name in rows:
+                places, true_places = self._command_places
+                commands, before = other[source][:, places], rows[source][:, places]
+                other[name] = rows[name].copy()
+                other[name][:, true_places] = np.where(commands != before, commands, rows[name][:, true_places])
         rows = {
             name: np.where(chosen.reshape(-1, *[1] * (value.ndim - 1)), other[name], value)
             for name, value in rows.items()
