@@ -19,13 +19,14 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 from simtoreal.policies.actors import DeterministicActor, copy_mlp
 from simtoreal.policies.agent import NonFiniteError, split_observation
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.loops import Progress, final_observation, final_value
+from simtoreal.policies.networks import ACTIVATIONS
 from simtoreal.policies.sb3_state import BaselineMemory, restore_state, state_numbers, state_tensors
 from simtoreal.policies.settings import DEVIATION, RATE, is_deviation, is_rate
 
@@ -195,8 +196,9 @@ def learn_sb3(
     device: str = "cpu",
     report_every: int = 1_000,
 ) -> Baseline:
-    """SB3's learner `name` with `config` as its own keyword arguments, but that `action_noise` is a standard deviation;
-    nothing is learned until it is iterated. `choices` are those of an action, 0: it is continuous.
+    """SB3's learner `name` with `config` as its own keyword arguments, but that `action_noise` is a standard deviation
+    and `activation_fn` in its `policy_kwargs` a name; nothing is learned until it is iterated. `choices` are those of
+    an action, 0: it is continuous.
 
     Raises ValueError for an unknown name, a keyword SB3 does not know, or steps below 1.
     """
@@ -211,6 +213,9 @@ def learn_sb3(
     check_settings(config)
     adapter = VecEnvAdapter(envs, seed, choices)
     settings = copy.deepcopy(dict(config))  # SB3 writes into its policy_kwargs
+    networks = settings.get("policy_kwargs", {})
+    if "activation_fn" in networks:
+        networks["activation_fn"] = _activation(networks["activation_fn"])
     if name == "td3" or "action_noise" in settings:
         size = int(np.prod(envs.single_action_space.shape or ()))
         noise = float(settings.get("action_noise", ACTION_NOISE))
@@ -224,6 +229,13 @@ def learn_sb3(
     schedule = model._update_current_progress_remaining
     model._update_current_progress_remaining = lambda done, _: schedule(done, steps)  # type: ignore[assignment, method-assign]
     return Baseline(model, adapter, steps, report_every)
+
+
+def _activation(name: Any) -> type[nn.Module]:
+    """The module of a name, which a file of settings can hold. Raises ValueError."""
+    if name not in list(ACTIVATIONS):
+        raise ValueError(f"activation_fn must be {', '.join(sorted(ACTIVATIONS))}, got {name!r}")
+    return ACTIVATIONS[name]
 
 
 def actor_from_sb3(model: BaseAlgorithm) -> DeterministicActor:

@@ -26,10 +26,11 @@ def test_the_copied_actor_predicts_what_sb3_predicts(vectorized, name):
 
 
 ON_POLICY = {"n_steps": 20, "batch_size": 20, "policy_kwargs": {"net_arch": [16, 8]}}
+RELU = ON_POLICY | {"policy_kwargs": {"net_arch": [16, 8], "activation_fn": "relu"}}
 
 
 @pytest.mark.parametrize(
-    ("name", "choices", "config"), [("ppo", 0, ON_POLICY), ("ppo", 3, ON_POLICY), ("dqn", 3, CONFIG)]
+    ("name", "choices", "config"), [("ppo", 0, ON_POLICY), ("ppo", 0, RELU), ("ppo", 3, ON_POLICY), ("dqn", 3, CONFIG)]
 )
 def test_the_copied_actor_predicts_what_sb3_predicts_of_the_others(vectorized, name, choices, config):
     envs = vectorized(2, length=5, truncate=True)
@@ -91,6 +92,13 @@ def test_td3_explores_unless_it_is_told_not_to(vectorized):
         assert model.action_noise._sigma == pytest.approx([sigma])
     with pytest.raises(ValueError, match="action_noise must be at least 0 and at most 1, got 'loud'"):
         learn_sb3("td3", vectorized(2), CONFIG | {"action_noise": "loud"}, steps=10, seed=0)
+
+
+def test_an_activation_is_named(vectorized):
+    policy = learn_sb3("ppo", vectorized(1), RELU, steps=20, seed=0, report_every=20).model.policy
+    assert isinstance(policy.mlp_extractor.policy_net[1], torch.nn.ReLU)
+    with pytest.raises(ValueError, match="activation_fn must be elu, relu, tanh, got 'gelu'"):
+        learn_sb3("sac", vectorized(1), {"policy_kwargs": {"activation_fn": "gelu"}}, steps=20, seed=0, report_every=20)
 
 
 def test_unknown_names_are_refused(vectorized):
