@@ -106,10 +106,9 @@ class Trace:
         return Trace([step.rows(n) for step in self.steps], self.output[:n])
 
 
-@torch.no_grad()
 def forward(body: HiddenLayers, x: Tensor, dropout: Mask | None = None) -> Trace:
     """`x` [B, n] through all layers; with `dropout` after each linear one (Hiraoka et al. 2022, arXiv 2110.02034,
-    fig. 2)."""
+    fig. 2). For where autograd is off."""
     steps = []
     for linear, norm, activation in body.layers:
         plain = norm is None and dropout is None
@@ -131,7 +130,6 @@ def forward(body: HiddenLayers, x: Tensor, dropout: Mask | None = None) -> Trace
     return Trace(steps, widened(x))
 
 
-@torch.no_grad()
 def backward(body: HiddenLayers, trace: Trace, g: Tensor, weights: bool = True) -> tuple[list[Tensor], Tensor]:
     """From the gradient of the output [B, h]: those of the `weights`, in the order of `body.parameters()`, if they are
     wanted, and the one of the first linear layer's output."""
