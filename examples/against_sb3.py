@@ -16,10 +16,10 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import trim_mean
 
 import simtoreal
 from simtoreal.runs import is_finished
+from simtoreal.statistics import iqm
 
 EPISODES, DRAWS = 100, 10_000
 FIELDS = ("learner", "seed", "episode", "return")
@@ -59,11 +59,6 @@ def returns_of(task: str, learner: str, steps: int, seed: int, folder: Path) -> 
     return [episode.return_ for episode in verdict.episodes]
 
 
-def iqm(returns: np.ndarray) -> float:
-    """The interquartile mean: the mean of the middle half."""
-    return float(trim_mean(returns, 0.25, axis=None))
-
-
 def difference(ours: list[list[float]], theirs: list[list[float]]) -> tuple[float, float, float]:
     """Of the interquartile means of all episodes, with its 95 % interval; one list a seed."""
     rng = np.random.default_rng(0)
@@ -74,7 +69,7 @@ def difference(ours: list[list[float]], theirs: list[list[float]]) -> tuple[floa
 
     spread = [drawn(ours) - drawn(theirs) for _ in range(DRAWS)]
     low, high = np.quantile(spread, [0.025, 0.975])
-    return iqm(np.asarray(ours)) - iqm(np.asarray(theirs)), float(low), float(high)
+    return iqm(np.concatenate(ours)) - iqm(np.concatenate(theirs)), float(low), float(high)
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import Actor, DeterministicActor, tanh_backward
+from simtoreal.policies.actors import Actor, DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError, Observation
-from simtoreal.policies.backprop import Trace
+from simtoreal.policies.backprop import Trace, tanh_backward
 from simtoreal.policies.images import Shape
 from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Critics

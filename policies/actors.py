@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.backprop import HiddenLayers, Trace, linear_gradients
+from simtoreal.policies.backprop import HiddenLayers, Trace, linear_gradients, tanh_backward
 from simtoreal.policies.convolutions import image_layers
 from simtoreal.policies.distributions import (
     LOG_2PI,
@@ -27,7 +27,6 @@ from simtoreal.policies.recurrent import MAX_RECURRENT, RecurrentLayers
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 OUTPUTS = ("tanh", "clip", "choice")
-tanh_backward = torch.ops.aten.tanh_backward.default
 
 
 class Actor(nn.Module):

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from simtoreal.policies.products import operand, product, widened
 
 threshold_backward = torch.ops.aten.threshold_backward.default
+tanh_backward = torch.ops.aten.tanh_backward.default
+layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
     nn.ReLU: lambda g, y: threshold_backward(g, y, 0),
-    nn.Tanh: lambda g, y: torch.ops.aten.tanh_backward(g, y),
+    nn.Tanh: tanh_backward,
     nn.ELU: lambda g, y: torch.ops.aten.elu_backward(g, 1.0, 1.0, 1.0, True, y),
 }  # activation -> from the gradient to its output and that output to the gradient to its input
-layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 
 Mask = Callable[[Tensor], Tensor]
 """Of what a linear layer gives [B, h], what to multiply it with: dropout."""

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, move
-from simtoreal.policies.actors import TanhActor, tanh_backward
+from simtoreal.policies.actors import TanhActor
+from simtoreal.policies.backprop import tanh_backward
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import DEVIATION, is_deviation
 from simtoreal.policies.targets import clipped_target
