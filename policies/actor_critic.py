@@ -27,6 +27,7 @@ from simtoreal.policies.actors import Actor, DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError, Observation
 from simtoreal.policies.backprop import Trace, tanh_backward
+from simtoreal.policies.graphs import Skip
 from simtoreal.policies.images import Shape
 from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Critics
@@ -84,6 +85,15 @@ Config = TypeVar("Config", bound=OffPolicyConfig)
 Policy = TypeVar("Policy", bound=Actor)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What is done in a gradient step: does the actor learn, and with `skip` nobody waits to see whether a loss is
+    finite."""
+
+    actor_learns: bool
+    skip: Skip | None = None
+
+
 class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
     """An off-policy actor-critic over raw observations."""
 
@@ -116,8 +126,16 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         """Actions [E, m] in [-1, 1] to explore with, of normalized observations."""
 
     @abstractmethod
-    def _update(self, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, batch: Batch, turn: Turn) -> dict[str, Tensor]:
         """One gradient step; metrics under SB3's names."""
+
+    @property
+    def actor_learns(self) -> bool:
+        """Does the actor learn in the next gradient step, as the critics always do?"""
+        return True
+
+    def count(self) -> None:
+        """A gradient step was made."""
 
     def act(self, obs: Observation, explore: bool) -> np.ndarray:
         """Actions [E, m] float32 in [-1, 1]: exploring, or the (averaged) policy's own. Raises NonFiniteError."""
@@ -125,10 +143,14 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
             x = self._seen(obs)
             return finite_action(self._explore(x) if explore else self.average.mean(x).tanh())
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step on raw transitions; metrics under SB3's names. Raises NonFiniteError."""
+    def update(self, batch: Batch, turn: Turn | None = None) -> dict[str, Tensor]:
+        """One gradient step on raw transitions; metrics under SB3's names. Raises NonFiniteError. Who gives the
+        `turn` counts the steps himself."""
         with arithmetic(self.config.matmul_precision, self.device):
-            return self._update(batch)
+            found = self._update(batch, turn or Turn(self.actor_learns))
+        if turn is None:
+            self.count()
+        return found
 
     def actor(self) -> DeterministicActor:
         """A copy of the (averaged) policy with the normalizer inside: raw [B, k n] -> [B, m]."""
@@ -172,12 +194,16 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         slope = change * (2 * self.config.smoothness / len(change))
         return penalty, tanh_backward(torch.cat([slope, -slope]), action)
 
-    def _step(self, name: str, loss: Tensor, gradients: Sequence[Tensor]) -> None:
+    def _step(self, name: str, loss: Tensor, gradients: Sequence[Tensor], turn: Turn) -> None:
         """One optimizer step along `gradients`, if the loss they are of is finite."""
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NonFiniteError(f"{name} loss is {value}")
-        self.optimizers[name].step(gradients)
+        if turn.skip is None:
+            value = loss.item()
+            if not math.isfinite(value):
+                raise NonFiniteError(f"{name} loss is {value}")
+            self.optimizers[name].step(gradients)
+        else:
+            turn.skip.note(f"{name} loss", loss)
+            self.optimizers[name].step(gradients, turn.skip.flag)
 
     def _follow(self) -> None:
         """Let the target critics, and the average of the actor's weights, follow."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from simtoreal.policies.agent import Agent, Observation, split_observation, with
 from simtoreal.policies.history import first_stack, next_stack
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.replay import Replay
+from simtoreal.policies.updates import EachUpdate, Updates
 
 Transition = dict[str, np.ndarray]
 """Rows of one vector step under the names of `Replay.add`: obs, action, reward, next_obs, terminated, ..."""
@@ -178,6 +179,8 @@ def off_policy(
     augment: Augment | None = None,
     n_step: NStep | None = None,
     max_fault_rate: float = 0.05,
+    updates: Updates | None = None,
+    ahead: bool = False,
 ) -> Iterator[Progress]:
     """Train until `steps` environment steps over all environments; report every `report_every` of them and at the end.
 
@@ -190,6 +193,10 @@ def off_policy(
     the same motion towards another goal); it also gets the step's infos. Agent, replay and `augment` get the policy's
     part of an observation as the stack [E, k n] of the last `history` = k. With `n_step` what is stored are transitions
     over several steps, and there is no `augment`: what it derives need not hold together from step to step.
+
+    `updates` makes the gradient steps, by `agent.update` unless another is given. With `ahead` those that a vector step
+    has earned are made after the next actions are chosen, before the environments take them: so a device that one need
+    not wait for learns while they do.
 
     Raises ValueError for environments that do not reset in the same step, and for `augment` with `n_step`;
     FaultRateError above `max_fault_rate` of invalid transitions, and what `agent.update` raises.
@@ -208,13 +215,15 @@ def off_policy(
 
     began, next_report = time.perf_counter(), (state.step // report_every + 1) * report_every
     episodes: list[dict[str, Any]] = []
-    updates: list[Mapping[str, Tensor]] = []
+    updates = updates or EachUpdate(agent, replay, batch_size)
     while state.step < steps:
         obs = finite(state.current)
         if state.step < learning_starts:
             action = (2 * torch.rand(n_envs, action_size, generator=state.rng) - 1).numpy()
         else:
             action = agent.act(obs, explore=True)
+        if ahead:
+            _spend(state, updates)
         next_obs, reward, terminated, truncated, infos = envs.step(action)
         ended = terminated | truncated
         reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
@@ -238,20 +247,20 @@ def off_policy(
         episodes += state.end_episodes(reward, ended, infos)
         if state.step >= learning_starts and len(replay):
             state.credit += n_envs * updates_per_step
-        while state.credit >= 1:
-            state.credit -= 1
-            updates.append(agent.update(replay.sample(batch_size, state.rng)))
+        if not ahead:
+            _spend(state, updates)
         if state.step >= next_report or state.step >= steps:
-            metrics = means(updates)
+            metrics = updates.means()
             yield Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
-            episodes, updates = [], []
+            episodes = []
             next_report = (state.step // report_every + 1) * report_every
 
 
-def means(each: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """The mean of every metric over updates; nothing where there was none."""
-    names = each[0] if each else ()
-    return {name: float(torch.stack([metrics[name] for metrics in each]).mean()) for name in names}
+def _spend(state: LoopState, updates: Updates) -> None:
+    """The gradient steps that environment steps have earned."""
+    while state.credit >= 1:
+        state.credit -= 1
+        updates.step(state.rng)
 
 
 def check_same_step(envs: VectorEnv[Any, Any, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,8 @@ class Normalizer(nn.Module):
     Statistics are kept in float64 and merged a batch at a time (Chan, Golub, LeVeque 1979, eq. 2.1); the float32
     pair that `forward` uses is a buffer too, so a module that travels holds all it needs. Before the first update
     it is the identity, and of size 0, for images, always. In numpy, whose calls cost a fraction of torch's: most
-    batches are one observation.
+    batches are one observation, and what is merged comes from the CPU. So there the statistics stay, on whatever device
+    the pair is.
     """
 
     count: Tensor
@@ -42,7 +45,7 @@ class Normalizer(nn.Module):
         batch = np.asarray(x.cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
         if not np.isfinite(batch).all():
             raise ValueError("a non-finite observation cannot enter the normalizer's statistics")
-        before, mean, m2 = self.count.item(), self.mean.cpu().numpy(), self.m2.cpu().numpy()
+        before, mean, m2 = self.count.item(), self.mean.numpy(), self.m2.numpy()
         new = len(batch)
         total = before + new
         middle = batch.mean(axis=0)
@@ -61,6 +64,10 @@ class Normalizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return _normalized(x, self.shift, self.scale)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Normalizer:
+        self.shift, self.scale = fn(self.shift), fn(self.scale)
+        return self
 
 
 class FrozenNormalizer(nn.Module):

@@ -16,11 +16,8 @@ another size, unless they share all layers; minibatches are then whole sequences
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +25,12 @@ from torch import Tensor, nn
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.backprop import linear_gradients
 from simtoreal.policies.convolutions import Body
+from simtoreal.policies.graphs import Skip
 from simtoreal.policies.images import Shape
+from simtoreal.policies.minibatches import CapturedEpochs, Columns, Minibatch, Parts, approximate_kl
 from simtoreal.policies.networks import MAX_BATCH
 from simtoreal.policies.products import arithmetic
-from simtoreal.policies.recurrent import MAX_RECURRENT, Steps
+from simtoreal.policies.recurrent import MAX_RECURRENT
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig
 
@@ -97,6 +96,10 @@ class PPO(StochasticAgent[PPOConfig]):
 
     config_class = PPOConfig
 
+    def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
+        super()._build(observation_size, privileged_size, choices)
+        self._captured: CapturedEpochs | None = None
+
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """All epochs over one rollout; the means of its metrics, under SB3's names. Raises NonFiniteError."""
         with torch.inference_mode(), arithmetic(self.config.matmul_precision, self.device):
@@ -105,16 +108,30 @@ class PPO(StochasticAgent[PPOConfig]):
     def _update(self, rollout: Rollout) -> dict[str, Tensor]:
         config = self.config
         x, state = self._inputs(rollout.obs, rollout.privileged)
-        data = _Columns(x, state if state is not x else None, rollout, config)
+        data = Columns(x, state if state is not x else None, rollout, config.recurrent, config.sequence_length)
+        if self.captures:
+            return self._metrics(self._learn_captured(data, rollout))
         seen: list[Parts] = []
         for _ in range(config.epochs):
             for batch in data.shuffled(self._order(rollout)).split(config.batch_size):
                 parts, gradients = self.gradients(batch)
-                if config.target_kl and _kl(parts.log_ratio) > 1.5 * config.target_kl:
+                if config.target_kl and approximate_kl(parts.log_ratio) > 1.5 * config.target_kl:
                     return self._metrics(seen)
                 self._step(parts, gradients)
                 seen.append(parts)
         return self._metrics(seen)
+
+    @property
+    def captures(self) -> bool:
+        """Are its gradient steps captured (`graphs`)? Those of sequences are not all of one shape."""
+        return self.device.type != "cpu" and not self.config.recurrent
+
+    def _learn_captured(self, data: Columns, rollout: Rollout) -> list[Parts]:
+        config = self.config
+        if self._captured is None or not self._captured.fits(data):
+            self._captured = CapturedEpochs(self, data, config.batch_size, config.epochs)
+        orders = (self._order(rollout) for _ in range(config.epochs))
+        return self._captured.learn(data, orders)
 
     def _order(self, rollout: Rollout) -> Tensor:
         """Rows of a rollout for the minibatches of an epoch: at random, but of sequences those of a minibatch are its
@@ -177,6 +194,19 @@ class PPO(StochasticAgent[PPOConfig]):
         parts = Parts(torch.min(gain, clipped), log_ratio, error, entropy)
         return parts, [*of_body, *of_head, *of_value_body, *of_value_head]
 
+    def step_captured(self, parts: Parts, gradients: list[Tensor], skip: Skip, stop: Tensor) -> Tensor:
+        """As the loop over minibatches in `update`, with nothing that waits for the device: 1 where there was no step,
+        for a gradient that is not finite or because the policy has moved too far, which `stop` keeps."""
+        config = self.config
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        skip.note("the gradient's norm", norm)
+        if config.target_kl:
+            stop.copy_(torch.maximum(stop, (approximate_kl(parts.log_ratio) > 1.5 * config.target_kl).float()))
+        torch._foreach_mul_(gradients, (config.max_gradient / (norm + 1e-6)).clamp(max=1.0))
+        no_step = torch.maximum(skip.flag, stop)
+        self.optimizers["all"].step(gradients, no_step)
+        return no_step
+
     def _step(self, parts: Parts, gradients: list[Tensor]) -> None:
         """One step along the gradients, clipped to a norm. Raises NonFiniteError."""
         norm = torch.stack(torch._foreach_norm(gradients)).norm().item()
@@ -200,88 +230,7 @@ class PPO(StochasticAgent[PPOConfig]):
             "policy_gradient_loss": -torch.cat([parts.gain for parts in seen]).mean(),
             "value_loss": torch.cat([parts.value_error for parts in seen]).square().mean(),
             "entropy_loss": -torch.stack([parts.entropy for parts in seen]).mean(),
-            "approx_kl": _kl(log_ratio),
+            "approx_kl": approximate_kl(log_ratio),
             "clip_fraction": ((log_ratio.exp() - 1.0).abs() > self.config.clip).float().mean(),
             "std": self.policy.head.spread(),
         }
-
-
-@dataclass
-class Parts:
-    """Of a minibatch: min(ratio A, clip(ratio) A), log ratio and error of the value, [B]; the mean entropy."""
-
-    gain: Tensor
-    log_ratio: Tensor
-    value_error: Tensor
-    entropy: Tensor
-
-
-@dataclass
-class Minibatch:
-    """Rows of a rollout; `x` and `state` are what actor and value see, normalized: of a recurrent agent as `Steps`, of
-    whose valid ones the others are."""
-
-    x: Any
-    state: Any
-    action: Tensor
-    log_prob: Tensor
-    value: Tensor
-    advantage: Tensor
-    returns: Tensor
-
-
-class _Columns:
-    """A rollout as one table, so that an epoch's order is taken once and not of each of its columns. Images stay beside
-    it, uint8, and are taken a minibatch at a time."""
-
-    def __init__(self, x: Tensor, state: Tensor | None, rollout: Rollout, config: PPOConfig) -> None:
-        """`state` None: the value sees what the actor sees."""
-        numbers = (rollout.log_prob, rollout.value, rollout.advantage, rollout.returns)
-        self._images = x if x.dtype is torch.uint8 else None
-        seen = [x] if self._images is None else []
-        parts = [*seen, *([] if state is None else [state]), rollout.action, *(column[:, None] for column in numbers)]
-        if (sequences := rollout.sequences) is not None:
-            parts += [sequences.begins[:, None], sequences.valid[:, None], sequences.hidden_state]
-        self._config = config
-        self._alike, self._widths = state is None, [part.shape[1] for part in parts]
-        self._table = torch.cat(parts, dim=1)
-        self._order = torch.arange(len(x), device=x.device)
-
-    def shuffled(self, order: Tensor) -> _Columns:
-        """The same rows in another order."""
-        found = copy.copy(self)
-        found._table, found._order = self._table.index_select(0, order), order
-        return found
-
-    def split(self, size: int) -> Iterator[Minibatch]:
-        """Minibatches of `size` rows, the last perhaps of fewer."""
-        for i, rows in enumerate(self._table.split(size)):
-            columns = list(rows.split(self._widths, dim=1))
-            if self._images is not None:
-                columns.insert(0, self._images.index_select(0, self._order[i * size : (i + 1) * size]))
-            x, *rest = columns
-            state, action, *numbers = [x, *rest] if self._alike else rest
-            log_prob, value, advantage, returns = (column[:, 0] for column in numbers[:4])
-            batch = Minibatch(x, state, action, log_prob, value, advantage, returns)
-            if self._config.recurrent:
-                batch = self._in_steps(batch, *numbers[4:])
-            if len(batch.returns):
-                yield batch
-
-    def _in_steps(self, batch: Minibatch, begins: Tensor, valid: Tensor, hidden_state: Tensor) -> Minibatch:
-        """Rows of whole sequences, one step of all of them after the other, as `Steps` and what is learned at the valid
-        ones."""
-        width, length, learned = self._config.recurrent, self._config.sequence_length, valid[:, 0] > 0
-        first = hidden_state[: len(hidden_state) // length]
-
-        def steps(rows: Tensor, h: Tensor) -> Steps:
-            return Steps(rows.unflatten(0, (length, -1)), h, begins.view(length, -1) > 0, learned)
-
-        rest = (batch.action, batch.log_prob, batch.value, batch.advantage, batch.returns)
-        x, state = steps(batch.x, first[:, :width]), steps(batch.state, first[:, -width:])
-        return Minibatch(x, state, *(rows[learned] for rows in rest))
-
-
-def _kl(log_ratio: Tensor) -> Tensor:
-    """mean (ratio - 1 - log ratio): an estimate of KL(old || new) (Schulman 2020, joschu.net/blog/kl-approx.html)."""
-    return ((log_ratio.exp() - 1.0) - log_ratio).mean()

@@ -37,7 +37,7 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 
 class Replay:
-    """A ring of the last `capacity` transitions, float32. Sampling is uniform with replacement.
+    """A ring of the last `capacity` transitions, float32, one a row of a table. Sampling is uniform with replacement.
 
     Transitions are numbered from 0 in the order in which they were added: number k lies in slot k mod capacity.
     """
@@ -66,11 +66,11 @@ class Replay:
             widths |= {"privileged": privileged_size, "next_privileged": privileged_size}
         if discounted:
             widths |= {"discount": 0}
-        self._store = {
-            name: torch.zeros((capacity, width) if width else (capacity,), device=self.device)
-            for name, width in widths.items()
-        }
-        self._views = {name: store.numpy() for name, store in self._store.items()} if self.device.type == "cpu" else {}
+        self._widths = {name: max(width, 1) for name, width in widths.items()}
+        self._shapes = {name: (width,) if width else () for name, width in widths.items()}
+        self._table = torch.zeros(capacity, sum(self._widths.values()), device=self.device)
+        self._held = torch.zeros((), dtype=torch.float64, device=self.device)  # `size`, for `draw`
+        self._array = self._table.numpy() if self.device.type == "cpu" else None
 
     def __len__(self) -> int:
         return self.size
@@ -102,39 +102,53 @@ class Replay:
             "discount": discount,
         }
         rows = {name: _as_rows(value) for name, value in given.items() if value is not None}
-        if rows.keys() != self._store.keys():
-            raise ValueError(f"a transition has {sorted(rows)}, this replay holds {sorted(self._store)}")
+        if rows.keys() != self._shapes.keys():
+            raise ValueError(f"a transition has {sorted(rows)}, this replay holds {sorted(self._shapes)}")
         n = len(rows["reward"])
         for name, row in rows.items():
-            expected = (n, *self._store[name].shape[1:])
+            expected = (n, *self._shapes[name])
             if row.shape != expected:
                 raise ValueError(f"{name} has shape {list(row.shape)}, expected {list(expected)}")
             if not np.isfinite(row).all():
                 raise ValueError(f"{name} is not finite; such a transition cannot be stored")
         if n > self.capacity:
             raise ValueError(f"{n} transitions at once do not fit a replay of {self.capacity}")
+        table = np.concatenate([rows[name].reshape(n, width) for name, width in self._widths.items()], axis=1)
         cursor = self.added % self.capacity
         first = min(n, self.capacity - cursor)
-        for name, row in rows.items():
-            self._write(name, cursor, row[:first])
-            if first < n:
-                self._write(name, 0, row[first:])
+        self._write(cursor, table[:first])
+        if first < n:
+            self._write(0, table[first:])
         self.added += n
-        self.size = min(self.size + n, self.capacity)
+        if self.size < self.capacity:
+            self.size = min(self.size + n, self.capacity)
+            self._held.fill_(self.size)
 
-    def _write(self, name: str, at: int, rows: np.ndarray) -> None:
+    def _write(self, at: int, rows: np.ndarray) -> None:
         """`rows` from slot `at` on; on the CPU by numpy, whose assignment costs a tenth of torch's."""
-        if self._views:
-            self._views[name][at : at + len(rows)] = rows
+        if self._array is not None:
+            self._array[at : at + len(rows)] = rows
         else:
-            self._store[name][at : at + len(rows)] = torch.from_numpy(rows)
+            self._table[at : at + len(rows)] = torch.from_numpy(rows)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """`n` transitions; `generator` is on the CPU on every device. Raises ValueError when empty."""
         if self.size == 0:
             raise ValueError("an empty replay cannot be sampled")
-        index = torch.randint(self.size, (n,), generator=generator).to(self.device)
-        return Batch(**{name: store.index_select(0, index) for name, store in self._store.items()})
+        return self._batch(torch.randint(self.size, (n,), generator=generator).to(self.device))
+
+    def draw(self, n: int, generator: torch.Generator) -> Batch:
+        """As `sample`, by a generator on the replay's device, which nothing here waits for; of zeros when empty."""
+        at = torch.rand(n, generator=generator, dtype=torch.float64, device=self.device) * self._held
+        return self._batch(at.long())
+
+    def _batch(self, slots: Tensor) -> Batch:
+        return Batch(**self._columns(slots))
+
+    def _columns(self, slots: Tensor) -> dict[str, Tensor]:
+        parts = self._table.index_select(0, slots).split(list(self._widths.values()), dim=1)
+        shapes = self._shapes.items()
+        return {name: part if shape else part[:, 0] for (name, shape), part in zip(shapes, parts, strict=True)}
 
     @property
     def oldest(self) -> int:
@@ -146,7 +160,7 @@ class Replay:
         if not self.oldest <= first <= last <= self.added:
             raise IndexError(f"transitions {first} to {last} were asked for, {self.oldest} to {self.added} are held")
         slots = torch.arange(first, last, device=self.device) % self.capacity
-        return {name: store.index_select(0, slots).cpu() for name, store in self._store.items()}
+        return {name: column.cpu().contiguous() for name, column in self._columns(slots).items()}
 
     def restore(self, first: int, parts: Iterable[Mapping[str, Tensor]]) -> None:
         """Hold what another replay of these widths held: `parts` under the names of `add`, from number `first` on.
@@ -154,6 +168,7 @@ class Replay:
         Raises ValueError when a part has other names or widths, or when the parts are not all that was held.
         """
         self.added, self.size = first, 0
+        self._held.zero_()
         for part in parts:
             self.add(**part)
         if self.size < self.capacity and first > 0:

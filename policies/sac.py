@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig
+from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, Turn
 from simtoreal.policies.actors import SquashedGaussianActor, StateDependentTanhActor, StochasticTanhActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.replay import Batch
@@ -95,7 +95,7 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         return torch.stack([self.policy.noise(1, rng) for _ in range(n)])
 
     @torch.no_grad()
-    def _update(self, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, batch: Batch, turn: Turn) -> dict[str, Tensor]:
         config, n = self.config, len(batch.reward)
         obs, state = self._inputs(batch.obs, batch.privileged)
         next_obs, next_state = self._inputs(batch.next_obs, batch.next_privileged)
@@ -112,7 +112,7 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         )
         q, traces = self._q(self.critics, state, batch.action)
         loss_q = critic_loss(q, target)
-        self._step("critic", loss_q, self.critics.weight_gradients(traces, (q - target) / n))
+        self._step("critic", loss_q, self.critics.weight_gradients(traces, (q - target) / n), turn)
 
         q, traces = self._q(self.critics, state, action)
         loss_pi = actor_loss(q, log_prob, alpha)
@@ -123,12 +123,12 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
             roughness, to_mean = self._roughness(drawn.mean.detach())
             loss_pi = loss_pi + roughness
         to_log_prob = (alpha / n).expand(n)
-        self._step("actor", loss_pi, self.policy.gradients(drawn, to_action, to_log_prob, to_mean))
+        self._step("actor", loss_pi, self.policy.gradients(drawn, to_action, to_log_prob, to_mean), turn)
 
         slope = -(log_prob.mean() + self.target_entropy)
         loss_alpha = self.log_alpha * slope
         if config.alpha_lr:
-            self._step("alpha", loss_alpha, [slope])
+            self._step("alpha", loss_alpha, [slope], turn)
 
         self._follow()
         return {

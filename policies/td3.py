@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, move
+from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, Turn, move
 from simtoreal.policies.actors import TanhActor
 from simtoreal.policies.backprop import tanh_backward
 from simtoreal.policies.replay import Batch
@@ -66,8 +66,15 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
         noise = self.config.exploration_noise * self._noise(len(x))
         return (self.policy.mean(x).tanh() + noise).clamp(-1.0, 1.0)
 
+    @property
+    def actor_learns(self) -> bool:
+        return (int(self.updates) + 1) % self.config.policy_delay == 0
+
+    def count(self) -> None:
+        self.updates += 1
+
     @torch.no_grad()
-    def _update(self, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, batch: Batch, turn: Turn) -> dict[str, Tensor]:
         config = self.config
         obs, state = self._inputs(batch.obs, batch.privileged)
         next_obs, next_state = self._inputs(batch.next_obs, batch.next_privileged)
@@ -78,20 +85,19 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
         target = clipped_target(batch.reward, batch.terminated, next_q, gamma=self._discount(batch))
         q, traces = self._q(self.critics, state, batch.action)
         loss_q = (q - target).square().mean(dim=1).sum()
-        self._step("critic", loss_q, self.critics.weight_gradients(traces, 2 * (q - target) / len(target)))
+        self._step("critic", loss_q, self.critics.weight_gradients(traces, 2 * (q - target) / len(target)), turn)
 
-        self.updates += 1
-        if self.updates % config.policy_delay == 0:
-            self._last_actor_loss = self._improve(obs, state, next_obs)
+        if turn.actor_learns:
+            self._last_actor_loss.copy_(self._improve(obs, state, next_obs, turn))
             move(self.target_policy, self.policy, config.tau)
             self._follow()
         return {
             "critic_loss": loss_q,
-            "actor_loss": self._last_actor_loss,
+            "actor_loss": self._last_actor_loss.clone(),
             "target_mean": target.mean(),
         }
 
-    def _improve(self, obs: Tensor, state: Tensor, next_obs: Tensor) -> Tensor:
+    def _improve(self, obs: Tensor, state: Tensor, next_obs: Tensor, turn: Turn) -> Tensor:
         """One step of the actor; its loss."""
         n = len(obs)
         mean, trace = self.policy.trace(torch.cat([obs, next_obs]) if self.config.smoothness else obs)
@@ -104,7 +110,7 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
             loss = loss + roughness
             of_roughness[:n] += to_mean
             to_mean = of_roughness
-        self._step("actor", loss, self.policy.weight_gradients(trace, to_mean))
+        self._step("actor", loss, self.policy.weight_gradients(trace, to_mean), turn)
         return loss
 
     def _tensors(self) -> dict[str, Tensor]:

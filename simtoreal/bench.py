@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from rich.table import Table
 
-from simtoreal.bench_learners import bench_inference, bench_loop, bench_update
-from simtoreal.bench_workers import bench_workers
-from simtoreal.benchmarks import Row, bench_reset, bench_step
 from simtoreal.config import ConfigError
+from simtoreal.measuring import Row
 from simtoreal.progress import console
 from simtoreal.randomization.messages import nearest
 from simtoreal.runs import versions
 
-BENCHMARKS: Mapping[str, Callable[[int], list[Row]]] = {
-    "step": bench_step,
-    "reset": bench_reset,
-    "update": bench_update,
-    "loop": bench_loop,
-    "inference": bench_inference,
-    "workers": bench_workers,
-}
+BENCHMARKS = {
+    "step": "simtoreal.benchmarks",
+    "reset": "simtoreal.benchmarks",
+    "update": "simtoreal.bench_learners",
+    "loop": "simtoreal.bench_learners",
+    "inference": "simtoreal.bench_learners",
+    "workers": "simtoreal.bench_workers",
+    "gpu": "simtoreal.bench_gpu",
+}  # name -> module of `bench_NAME`; those of the learners need no simulator
 
 
 def bench(names: Sequence[str] = (), *, rounds: int = 5) -> dict[str, Any]:
-    """Run the named benchmarks (all if none), interleaving ours with its peer `rounds` times.
+    """Run the named benchmarks (if none, all that this machine can), interleaving ours with its peer `rounds` times.
 
     Raises:
-        ConfigError: no such benchmark.
+        ConfigError: no such benchmark, or "gpu" without one.
     """
+    has_gpu = torch.cuda.is_available()
     for name in names:
         if name not in BENCHMARKS:
             raise ConfigError(f"no benchmark {name!r}; {nearest(name, BENCHMARKS)}")
+    if "gpu" in names and not has_gpu:
+        raise ConfigError("the benchmark gpu needs a CUDA GPU, and torch finds none")
+    names = names or [name for name in BENCHMARKS if name != "gpu" or has_gpu]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows = [row for name in names or BENCHMARKS for row in BENCHMARKS[name](rounds)]
+        rows = [row for name in names for row in _rows(name, rounds)]
     finally:
         torch.set_num_threads(threads)
     machine = {
@@ -52,10 +56,15 @@ def bench(names: Sequence[str] = (), *, rounds: int = 5) -> dict[str, Any]:
     return {"rows": [asdict(row) for row in rows], "rounds": rounds, "machine": machine, "versions": versions()}
 
 
+def _rows(name: str, rounds: int) -> list[Row]:
+    found: list[Row] = getattr(importlib.import_module(BENCHMARKS[name]), f"bench_{name}")(rounds)
+    return found
+
+
 def print_bench(result: Mapping[str, Any]) -> None:
     """The rows as a table on stdout."""
     table = Table(
-        title=f"median of {result['rounds']} interleaved rounds, CPU time (rates of workers: wall clock)",
+        title=f"median of {result['rounds']} interleaved rounds, CPU time (of workers and GPUs: wall clock)",
         title_justify="left",
     )
     for column in ("benchmark", "what", "ours", "peer", "its figure", "unit", "ratio"):

@@ -19,7 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from simtoreal import bench_sbx
-from simtoreal.benchmarks import Row, interleaved
+from simtoreal.measuring import Row, interleaved
 from simtoreal.policies.loops import off_policy
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, PPOConfig
@@ -29,9 +29,11 @@ from simtoreal.policies.sac import SAC, SACConfig
 from simtoreal.policies.td3 import TD3, TD3Config
 
 OBSERVATION, ACTION, HIDDEN, BATCH = 48, 12, (256, 256), 256  # the size of a quadruped's policy
+SIZE = f"observation {OBSERVATION}, action {ACTION}, 2x{HIDDEN[0]}, batch {BATCH}"
 MODES = {"highest": "fp32", "medium": "bf16 products"}  # matmul_precision -> what it is on a CPU
 FILLED = 4096  # transitions in the replay
 PPO_ENVS, PPO_ROLLOUT, PPO_BATCH, PPO_EPOCHS, PPO_HIDDEN = 8, 256, 64, 10, (64, 64)
+PPO_SIZE = f"{PPO_ENVS} environments x {PPO_ROLLOUT} steps, batch {PPO_BATCH}, {PPO_EPOCHS} epochs, 2x64"
 
 
 class FreeVector(VectorEnv[Any, Any, Any]):
@@ -60,10 +62,10 @@ class FreeVector(VectorEnv[Any, Any, Any]):
         return self._drawn[0], self._reward, self._none, self._all, infos
 
 
-def filled_replay() -> Replay:
+def filled_replay(device: str = "cpu") -> Replay:
     """A replay of random transitions."""
     rng = np.random.default_rng(0)
-    replay = Replay(FILLED, OBSERVATION, ACTION)
+    replay = Replay(FILLED, OBSERVATION, ACTION, device=device)
     replay.add(
         rng.standard_normal((FILLED, OBSERVATION), np.float32),
         rng.uniform(-1, 1, (FILLED, ACTION)).astype(np.float32),
@@ -74,20 +76,20 @@ def filled_replay() -> Replay:
     return replay
 
 
-def ours(name: str, precision: str = "highest") -> SAC | TD3:
+def ours(name: str, precision: str = "highest", device: str = "cpu") -> SAC | TD3:
     """Our SAC or TD3 of the benchmark's size."""
     settings: dict[str, Any] = {"hidden": HIDDEN, "batch_size": BATCH, "matmul_precision": precision}
     if name == "sac":
-        return SAC(OBSERVATION, ACTION, 0, SACConfig(**settings))
-    return TD3(OBSERVATION, ACTION, 0, TD3Config(**settings))
+        return SAC(OBSERVATION, ACTION, 0, SACConfig(**settings), device=device)
+    return TD3(OBSERVATION, ACTION, 0, TD3Config(**settings), device=device)
 
 
-def sb3(name: str) -> Any:
+def sb3(name: str, device: str = "cpu") -> Any:
     """Stable-Baselines3's SAC or TD3 of the same size, its replay filled too."""
     from simtoreal.policies.baselines import learn_sb3
 
     settings = {"batch_size": BATCH, "policy_kwargs": {"net_arch": list(HIDDEN)}, "learning_starts": 0}
-    baseline = learn_sb3(name, FreeVector(1), settings, steps=10**9, seed=0, report_every=100)
+    baseline = learn_sb3(name, FreeVector(1), settings, steps=10**9, seed=0, report_every=100, device=device)
     fill(baseline.model)
     return baseline
 
@@ -154,7 +156,7 @@ def bench_update(rounds: int) -> list[Row]:
                         repeat=40 // each,
                         rounds=rounds,
                     )
-                what = f"{name.upper()} updates, {_size()}, {said}; {share * each / a:.0%} of the product limit"
+                what = f"{name.upper()} updates, {SIZE}, {said}; {share * each / a:.0%} of the product limit"
                 rows.append(Row("update", what, each / a, peer, each / b, "updates/s", ratio))
     return rows
 
@@ -162,10 +164,6 @@ def bench_update(rounds: int) -> list[Row]:
 def _update_ours(agent: SAC | TD3, replay: Replay, times: int, generator: torch.Generator) -> None:
     for _ in range(times):
         agent.update(replay.sample(BATCH, generator))
-
-
-def _size() -> str:
-    return f"observation {OBSERVATION}, action {ACTION}, 2x{HIDDEN[0]}, batch {BATCH}"
 
 
 def bench_loop(rounds: int) -> list[Row]:
@@ -178,19 +176,24 @@ def bench_loop(rounds: int) -> list[Row]:
                 ours(name, precision), FreeVector(1), filled_replay(), steps=10**9, seed=0, batch_size=BATCH,
                 learning_starts=0, report_every=100,
             )  # fmt: skip
-            what = f"{name.upper()} loop, one environment, an update a step, {_size()}, {said}"
+            what = f"{name.upper()} loop, one environment, an update a step, {SIZE}, {said}"
             rows.append(_loop(what, loop, peer, 100, rounds))
-    config = PPOConfig(rollout=PPO_ROLLOUT, batch_size=PPO_BATCH, epochs=PPO_EPOCHS, hidden=PPO_HIDDEN)
-    agent = PPO(OBSERVATION, ACTION, config=config)
-    loop = on_policy(agent, FreeVector(PPO_ENVS), steps=10**9, seed=0, rollout=PPO_ROLLOUT, gamma=0.99, gae_lambda=0.95)
-    what = (
-        f"PPO loop, {PPO_ENVS} environments x {PPO_ROLLOUT} steps, batch {PPO_BATCH}, {PPO_EPOCHS} epochs, 2x64, fp32"
+    rows.append(
+        _loop(f"PPO loop, {PPO_SIZE}, fp32", iter(our_ppo()[1]), iter(sb3_ppo()), PPO_ENVS * PPO_ROLLOUT, rounds)
     )
-    rows.append(_loop(what, loop, iter(_sb3_ppo()), PPO_ENVS * PPO_ROLLOUT, rounds))
     return rows
 
 
-def _sb3_ppo() -> Any:
+def our_ppo(device: str = "cpu") -> tuple[PPO, Iterator[Any]]:
+    """Our PPO of the benchmark's size, and its loop."""
+    config = PPOConfig(rollout=PPO_ROLLOUT, batch_size=PPO_BATCH, epochs=PPO_EPOCHS, hidden=PPO_HIDDEN)
+    agent = PPO(OBSERVATION, ACTION, config=config, device=device)
+    envs = FreeVector(PPO_ENVS)
+    return agent, on_policy(agent, envs, steps=10**9, seed=0, rollout=PPO_ROLLOUT, gamma=0.99, gae_lambda=0.95)
+
+
+def sb3_ppo(device: str = "cpu") -> Any:
+    """Stable-Baselines3's."""
     from simtoreal.policies.baselines import learn_sb3
 
     settings = {
@@ -199,7 +202,7 @@ def _sb3_ppo() -> Any:
         "n_epochs": PPO_EPOCHS,
         "policy_kwargs": {"net_arch": list(PPO_HIDDEN)},
     }
-    return learn_sb3("ppo", FreeVector(PPO_ENVS), settings, steps=10**9, seed=0, report_every=1)
+    return learn_sb3("ppo", FreeVector(PPO_ENVS), settings, steps=10**9, seed=0, report_every=1, device=device)
 
 
 def _loop(what: str, mine: Iterator[Any], theirs: Iterator[Any], steps: int, rounds: int) -> Row:

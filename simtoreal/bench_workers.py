@@ -17,8 +17,8 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from simtoreal import build
-from simtoreal.benchmarks import Row
 from simtoreal.config import RunConfig
+from simtoreal.measuring import Row
 from simtoreal.worker_handle import process_seconds
 from simtoreal.worker_vector import WorkerVectorEnv
 

@@ -1,16 +1,9 @@
-"""Benchmarks of one process: steps and resets.
-
-Each figure is a ratio against a named peer in the same run, interleaved, the median of several rounds. Times are CPU
-seconds of this process, so that other work on the machine disturbs them little.
-"""
+"""Benchmarks of one process: steps and resets."""
 
 from __future__ import annotations
 
 import itertools
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -18,49 +11,9 @@ from unittest import mock
 import numpy as np
 
 from simtoreal import build
+from simtoreal.measuring import Row, Work, interleaved
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robots import pybullet_world
-
-Work = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """`ours` and `peer` in `unit`; `ratio` is how many times better ours is (above 1) than the peer."""
-
-    name: str
-    what: str
-    ours: float
-    peer_name: str
-    peer: float
-    unit: str
-    ratio: float
-
-
-def _seconds(work: Work, repeat: int) -> float:
-    began = time.process_time()
-    for _ in range(repeat):
-        work()
-    return (time.process_time() - began) / repeat
-
-
-def interleaved(
-    ours: Work, peer: Work, *, repeat: int, rounds: int, before: Work = lambda: None
-) -> tuple[float, float, float]:
-    """Median CPU seconds a call of both, and the median over rounds of peer / ours. `before` goes before each round,
-    and its time counts for nobody."""
-
-    def one_round(repeat: int) -> tuple[float, float]:
-        before()
-        return _seconds(ours, repeat), _seconds(peer, repeat)
-
-    one_round(max(1, repeat // 10))
-    pairs = [one_round(repeat) for _ in range(rounds)]
-    return (
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-        statistics.median(b / a for a, b in pairs),
-    )
 
 
 def bench_step(rounds: int) -> list[Row]:

@@ -199,8 +199,9 @@ class OffPolicyLearner(_OwnLearner):
 
     def run(self) -> Iterator[Progress]:
         from simtoreal.policies.loops import off_policy
+        from simtoreal.policies.updates import CapturedUpdates
 
-        s = self._settings
+        s, on_gpu = self._settings, self._agent.device.type != "cpu"
         return off_policy(
             self._agent,
             self._envs,
@@ -215,6 +216,8 @@ class OffPolicyLearner(_OwnLearner):
             state=self._state,
             augment=self._augment,
             n_step=self._n_step,
+            updates=CapturedUpdates(self._agent, self._replay, s.batch_size) if on_gpu else None,
+            ahead=on_gpu,
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -394,7 +394,12 @@ def _bench(verbs: Any) -> None:
         return result, DONE
 
     verb = _verb(verbs, "bench", run)
-    verb.add_argument("names", nargs="*", metavar="NAME", help="step, reset, update, inference, workers (default: all)")
+    verb.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="step, reset, update, loop, inference, workers, gpu (default: all that can be)",
+    )
     verb.add_argument("--rounds", type=count, default=5, help="interleaved repetitions (default 5)")
 
 

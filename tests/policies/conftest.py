@@ -22,10 +22,10 @@ def _gradients_stay(monkeypatch):
     """Every step of an optimizer leaves its gradients at the weights, to be looked at."""
     step = Adam.step
 
-    def noted(self, gradients):
+    def noted(self, gradients, skip=None):
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        step(self, gradients)
+        step(self, gradients, skip)
 
     monkeypatch.setattr(Adam, "step", noted)
 

@@ -1,0 +1,83 @@
+"""Work of one shape, done again and again on tensors that stay where they are: on a GPU as one launch (a CUDA graph).
+
+A gradient step is some hundred small kernels, and what takes the time is to launch them one by one and to wait for a
+loss on the way. So there the whole step is captured once and replayed, with nothing that waits for the device: where a
+batch lies is drawn on the device, a loss is judged there, and a step whose loss is not finite is skipped, as are all
+after it, until somebody asks (`Skip.check`). On a CPU the same work is simply done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from simtoreal.policies.agent import NonFiniteError
+
+WARM_UP = 3  # times that work is done before it is captured, so that libraries have set themselves up
+
+
+class Skip:
+    """Whether optimizers are to skip their steps, as a number on the device that nobody waits for: 1 from the first
+    loss on that was not finite. `losses` says which there are."""
+
+    def __init__(self, losses: tuple[str, ...], device: torch.device) -> None:
+        self.flag = torch.zeros((), device=device)
+        self._last = {name: torch.zeros((), device=device) for name in losses}
+
+    def note(self, name: str, loss: Tensor) -> None:
+        """A loss before its step; of later ones than the first bad one nothing is kept."""
+        last = self._last[name]
+        last.copy_(torch.where(self.flag > 0, last, loss))
+        self.flag.copy_(torch.maximum(self.flag, (~torch.isfinite(loss)).float()))
+
+    def check(self) -> None:
+        """Wait for the device. Raises NonFiniteError naming the loss that was not finite."""
+        if self.flag.item():
+            bad = {name: value.item() for name, value in self._last.items() if not torch.isfinite(value)}
+            raise NonFiniteError("; ".join(f"{name} is {value}" for name, value in bad.items()))
+
+
+class Captured:
+    """`work()` without arguments, which reads and writes tensors that stay where they are.
+
+    Args:
+        generators: the streams it draws from, of that device.
+        keep: gives what puts back all that `work` has changed: before it is captured it is done some times.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], None],
+        device: torch.device,
+        generators: tuple[torch.Generator, ...],
+        keep: Callable[[], Callable[[], None]],
+    ) -> None:
+        self._run: Callable[[], None] = work
+        if device.type == "cuda":
+            self._run = _graph(work, device, generators, keep()).replay
+
+    def __call__(self) -> None:
+        self._run()
+
+
+def _graph(
+    work: Callable[[], None],
+    device: torch.device,
+    generators: tuple[torch.Generator, ...],
+    put_back: Callable[[], None],
+) -> torch.cuda.CUDAGraph:
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            work()
+            put_back()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        work()  # is noted, not done
+    return graph

@@ -1,0 +1,96 @@
+"""Gradient steps of an off-policy learner on batches of its replay: one by one, or captured for a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from simtoreal.policies.actor_critic import OffPolicyAgent, Turn
+from simtoreal.policies.agent import Agent
+from simtoreal.policies.graphs import Captured, Skip
+from simtoreal.policies.replay import Replay
+
+
+class Updates(Protocol):
+    """Gradient steps, and what they measured."""
+
+    def step(self, rng: torch.Generator) -> None:
+        """One gradient step; `rng` is the loop's stream. Raises NonFiniteError, or leaves that to `means`."""
+        ...
+
+    def means(self) -> dict[str, float]:
+        """The mean of every metric since the last call; nothing where there was no step. Raises NonFiniteError."""
+        ...
+
+
+class EachUpdate:
+    """`agent.update` on batches that the loop's stream draws."""
+
+    def __init__(self, agent: Agent, replay: Replay, batch_size: int) -> None:
+        self._agent, self._replay, self._batch_size = agent, replay, batch_size
+        self._metrics: list[Mapping[str, Tensor]] = []
+
+    def step(self, rng: torch.Generator) -> None:
+        self._metrics.append(self._agent.update(self._replay.sample(self._batch_size, rng)))
+
+    def means(self) -> dict[str, float]:
+        found, self._metrics = _means(self._metrics), []
+        return found
+
+
+class CapturedUpdates:
+    """`agent.update` as `graphs` has it done: the agent's own stream draws the batches, on its device, and only `means`
+    waits. A loss that is not finite is told of there; no step was made from it on, so the weights are still good."""
+
+    def __init__(self, agent: OffPolicyAgent[Any, Any], replay: Replay, batch_size: int) -> None:
+        self._agent, self._replay, self._batch_size = agent, replay, batch_size
+        self._skip = Skip(tuple(f"{name} loss" for name in agent.optimizers), agent.device)
+        self._work: dict[bool, Callable[[], None]] = {}  # whether the actor learns -> a gradient step
+        self._names: list[str] = []
+        self._sums, self._count = torch.zeros(0, device=agent.device), 0
+
+    def step(self, rng: torch.Generator) -> None:
+        actor_learns = self._agent.actor_learns
+        if actor_learns in self._work:
+            self._work[actor_learns]()
+        else:
+            turn = Turn(actor_learns, self._skip)
+            self._update(turn)  # and so the sums are there before a capture
+            work = Captured(lambda: self._update(turn), self._agent.device, (self._agent.rng,), self._kept)
+            self._work[actor_learns] = work
+        self._agent.count()
+        self._count += 1
+
+    def means(self) -> dict[str, float]:
+        if not self._count:
+            return {}
+        self._skip.check()
+        found = dict(zip(self._names, (self._sums / self._count).tolist(), strict=True))
+        self._sums.zero_()
+        self._count = 0
+        return found
+
+    def _update(self, turn: Turn) -> None:
+        metrics = self._agent.update(self._replay.draw(self._batch_size, self._agent.rng), turn)
+        values = torch.stack(list(metrics.values()))
+        if not self._names:
+            self._names, self._sums = list(metrics), torch.zeros_like(values)
+        self._sums += values
+
+    def _kept(self) -> Callable[[], None]:
+        """What puts the agent and the sums back to what they are now."""
+        state, sums = self._agent.state_dict(), self._sums.clone()
+
+        def put_back() -> None:
+            self._agent.load_state_dict(state)
+            self._sums.copy_(sums)
+
+        return put_back
+
+
+def _means(each: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    names = each[0] if each else ()
+    return {name: float(torch.stack([metrics[name] for metrics in each]).mean()) for name in names}

@@ -1,0 +1,169 @@
+"""Gradient steps as they are captured for a GPU: the same numbers as one by one. Without a GPU the same code runs on
+the CPU, where nothing is captured."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.graphs import Skip
+from simtoreal.policies.loops import off_policy
+from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.replay import Replay
+from simtoreal.policies.rollout import Rollout
+from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.td3 import TD3, TD3Config
+from simtoreal.policies.updates import CapturedUpdates
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+N, M, P, SIZE = 6, 2, 3, 32
+SMALL = {"hidden": (32, 16), "batch_size": SIZE, "buffer_size": 10_000}
+LEARNERS = {
+    "sac": lambda **more: (SAC, SACConfig(**SMALL, **more)),
+    "td3": lambda **more: (TD3, TD3Config(**SMALL, **more)),
+}
+
+
+def filled(device, n=200, reward=None):
+    rng = np.random.default_rng(0)
+    replay = Replay(1_000, N, M, P, device=device)
+    replay.add(
+        rng.standard_normal((n, N)),
+        rng.uniform(-1, 1, (n, M)),
+        rng.standard_normal(n) if reward is None else reward,
+        rng.standard_normal((n, N)),
+        rng.random(n) < 0.2,
+        rng.standard_normal((n, P)),
+        rng.standard_normal((n, P)),
+    )
+    return replay
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sac", {}),
+        ("sac", {"layer_norm": True, "dropout": 0.05, "smoothness": 0.1, "actor_average": 0.01}),
+        ("sac", {"sde": True}),
+        ("td3", {}),
+        ("td3", {"smoothness": 0.1, "policy_delay": 3}),
+    ],
+)
+def test_captured_steps_are_those_made_one_by_one(device, name, options):
+    kind, config = LEARNERS[name](**options)
+    one, other = (kind(N, M, P, config, seed=3, device=device) for _ in range(2))
+    replays = [filled(device) for _ in range(2)]
+    for agent in (one, other):
+        agent.observe({"policy": np.ones((4, N)) * np.arange(4)[:, None], "privileged": np.zeros((4, P))})
+    updates = CapturedUpdates(other, replays[1], SIZE)
+    expected: dict[str, list[float]] = {}
+    for _ in range(7):
+        for key, value in one.update(replays[0].draw(SIZE, one.rng)).items():
+            expected.setdefault(key, []).append(float(value))
+        updates.step(torch.Generator())
+    mine, theirs = one.state_dict(), other.state_dict()
+    assert mine.keys() == theirs.keys()
+    for key in mine:
+        assert_close(theirs[key], mine[key], atol=1e-5, rtol=1e-5, msg=key)
+    found = updates.means()
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        assert found[key] == pytest.approx(np.mean(values), abs=1e-4), key
+    assert updates.means() == {}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", LEARNERS)
+def test_from_a_loss_that_is_not_finite_on_no_step_is_made(device, name):
+    kind, config = LEARNERS[name]()
+    agent, replay = kind(N, M, P, config, device=device), filled(device)
+    updates = CapturedUpdates(agent, replay, SIZE)
+    for _ in range(4):
+        updates.step(torch.Generator())
+    before = [p.clone() for module in (agent.policy, agent.critics) for p in module.parameters()]
+    with torch.no_grad():
+        replay._table.fill_(torch.nan)
+    for _ in range(4):
+        updates.step(torch.Generator())
+    after = [p for module in (agent.policy, agent.critics) for p in module.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    with pytest.raises(NonFiniteError, match="critic loss is nan"):
+        updates.means()
+
+
+def test_what_was_the_first_loss_that_was_not_finite_is_said():
+    skip = Skip(("critic loss", "actor loss"), torch.device("cpu"))
+    for value in (1.0, torch.inf, 2.0):
+        skip.note("critic loss", torch.tensor(value))
+        skip.note("actor loss", torch.tensor(3.0))
+    assert skip.flag == 1
+    with pytest.raises(NonFiniteError, match=r"^critic loss is inf$"):
+        skip.check()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_draw_on_the_device_is_uniform_over_what_is_held(device):
+    replay = Replay(100, 1, 1, device=device)
+    zero = np.zeros((10, 1))
+    replay.add(zero, zero, np.arange(10.0), zero, np.zeros(10))
+    drawn = replay.draw(20_000, torch.Generator(device).manual_seed(0)).reward.cpu().long()
+    counts = torch.bincount(drawn, minlength=10)
+    assert len(counts) == 10
+    assert ((counts - 2000).abs() < 5 * 42.4).all()  # sqrt(20000 .1 .9) = 42.4
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_toy_is_learned_while_the_environments_step(device, name, vectorized):
+    kind, config = LEARNERS[name](actor_lr=3e-3, critic_lr=3e-3, tau=0.05)
+    agent, replay = kind(1, 1, config=config, device=device), Replay(10_000, 1, 1, device=device)
+    settings = {"steps": 1_500, "seed": 0, "batch_size": 64, "learning_starts": 200, "ahead": True}
+    reports = list(off_policy(agent, vectorized(), replay, updates=CapturedUpdates(agent, replay, 64), **settings))
+    x = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
+    assert np.abs(agent.act(x, explore=False) - x / 2).max() < 0.15
+    assert reports[-1].metrics["critic_loss"] > 0
+
+
+def rollout(device, n):
+    rng = torch.Generator().manual_seed(0)
+    columns = [torch.randn(n, N, generator=rng), torch.randn(n, P, generator=rng), torch.randn(n, M, generator=rng)]
+    columns += [torch.randn(n, generator=rng) - shift for shift in (3.0, 0.0, 0.0, 0.0)]
+    return Rollout(*(column.to(device) for column in columns))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"distribution": "sde", "shared": True}, {"clip_value": 0.1, "entropy_weight": 0.01}, {"target_kl": 0.02}],
+)
+def test_captured_epochs_are_those_made_one_by_one(device, options, monkeypatch):
+    """Over two rollouts, minibatches of two sizes; with a bound on KL both end at the same one."""
+    config = PPOConfig(hidden=(16, 16), batch_size=24, epochs=3, learning_rate=3e-3, **options)
+    one, other = (PPO(N, M, P, config, seed=5, device=device) for _ in range(2))
+    monkeypatch.setattr(PPO, "captures", property(lambda self: self is other))
+    for k in range(2):
+        given = rollout(device, 100)
+        mine, theirs = one.update(given), other.update(given)
+        assert mine.keys() == theirs.keys()
+        for key in mine:
+            assert_close(theirs[key], mine[key], atol=1e-4, rtol=1e-4, msg=f"{key} in update {k}")
+        for a, b in zip(one._parameters, other._parameters, strict=True):
+            assert_close(a, b, atol=1e-5, rtol=1e-5)
+        one.rng.set_state(other.rng.get_state())  # of orders not asked for after the bound
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_ppo_makes_no_step_from_a_gradient_that_is_not_finite_on(device, monkeypatch):
+    agent = PPO(N, M, P, PPOConfig(hidden=(16,), batch_size=20), device=device)
+    monkeypatch.setattr(PPO, "captures", True)
+    agent.update(rollout(device, 60))
+    before, bad = [p.clone() for p in agent._parameters], rollout(device, 60)
+    bad.returns[:] = torch.nan
+    with pytest.raises(NonFiniteError, match="gradient's norm is nan"):
+        agent.update(bad)
+    assert all(torch.equal(a, b) for a, b in zip(before, agent._parameters, strict=True))

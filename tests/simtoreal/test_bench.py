@@ -1,0 +1,87 @@
+"""The benchmarks: that both sides do what the row says."""
+
+import multiprocessing
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from simtoreal import bench_gpu, bench_learners, bench_workers, benchmarks
+from simtoreal.build import make_env
+from simtoreal.randomization import Preset, RandomizedEnv, Randomizer
+
+
+def test_a_benchmark_compares_with_a_named_peer(cli):
+    said = cli("bench", "inference", "--rounds", "1", "--json")
+    assert said.code == 0
+    rows = {row["peer_name"]: row for row in said.result["rows"]}
+    assert set(rows) == {"torch", "Stable-Baselines3 predict"}
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["peer"] / row["ours"], rel=1e-6)
+    cli("bench", "speed").refused("no benchmark")
+
+
+def test_the_benchmark_of_a_gpu_runs_the_code_of_one_on_the_cpu(cli, monkeypatch):
+    for name, value in {"DEVICE": "cpu", "UPDATES": 2, "PPO_ENVS": 1}.items():
+        monkeypatch.setattr(bench_gpu, name, value)
+    monkeypatch.setattr(bench_learners, "PPO_ENVS", 1)
+    rows = bench_gpu.bench_gpu(rounds=1)
+    units = ["updates/s", "updates/s", "steps/s", "steps/s"] * 2 + ["updates/s", "steps/s"]
+    assert [row.unit for row in rows] == units
+    for row in rows:
+        assert row.ours > 0
+        assert row.ratio == pytest.approx(row.ours / row.peer, rel=1e-6)
+    if not torch.cuda.is_available():
+        cli("bench", "gpu").refused("finds none")
+
+
+def test_the_learners_are_measured_where_there_is_no_simulator():
+    code = (
+        "import sys; sys.modules['pybullet'] = None; from simtoreal.bench import bench;"
+        "assert bench(['update'], rounds=1)['rows']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_step_and_the_bare_engine_go_through_the_same_states():
+    """Else one of the two would have more contacts to solve than the other."""
+    env, twin = make_env("simtoreal/A1Walk-v0"), make_env("simtoreal/A1Walk-v0")
+    draw = {"link.trunk.mass": 5.0, "ground.slope.pitch": 0.05, "actuator.latency": 0.013, "sensor.gyro.noise": 0.2}
+    everything = {"parameters": draw}
+    env.reset(seed=0, options=everything)
+    torques = benchmarks._torques(env, [np.full(12, 0.5, np.float32)] * 20)
+    twin.reset(seed=0, options=everything)
+    twin.unwrapped.world.bare_steps(torques, gravity=False)
+    assert len(torques) == 200
+    assert twin.unwrapped.world.state() == env.unwrapped.world.state()
+    env.close()
+    twin.close()
+
+
+def test_what_a_reset_writes_to_the_engine_is_all_that_its_peer_does():
+    env = make_env("simtoreal/CartPoleSwingUp-v0")
+    preset = Preset.loads("task: CartPoleSwingUp\nversion: 1\nentries:\n  link.pole.mass: {uniform: [0.05, 0.2]}\n")
+    env = RandomizedEnv(env, Randomizer(preset, env.get_wrapper_attr("parameters")))
+    writes = benchmarks._writes(env, resets=3)
+    assert [[write.func.__name__ for write in each] for each in writes] == [
+        ["changeDynamics", "resetJointStatesMultiDof"]
+    ] * 3
+    assert len({write.keywords["mass"] for write, _ in writes}) == 3
+    env.close()
+
+
+def test_workers_are_compared_by_rate_and_by_cost(cli, monkeypatch):
+    for name, value in {"PER_WORKER": (1,), "SCALED": 1, "TURN": 0.05, "WORKER_TASKS": ("CartPoleSwingUp",)}.items():
+        monkeypatch.setattr(bench_workers, name, value)
+    said = cli("bench", "workers", "--rounds", "3", "--json")
+    assert said.code == 0, said.err
+    peers = ("gymnasium AsyncVectorEnv", "Stable-Baselines3 SubprocVecEnv", "one worker of ours")
+    assert [(row["peer_name"], row["unit"]) for row in said.result["rows"]] == [
+        (peer, unit) for peer in peers for unit in ("steps/s", "CPU us/step")
+    ]
+    for row in said.result["rows"]:
+        assert 0.02 < row["ratio"] < 50
+        assert 10 < row["ours"] < 1e5
+    assert not multiprocessing.active_children()
