@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.branches import alongside
 from simtoreal.policies.products import operand, product, widened
 
 threshold_backward = torch.ops.aten.threshold_backward.default
@@ -134,7 +136,7 @@ def forward(body: HiddenLayers, x: Tensor, dropout: Mask | None = None) -> Trace
 def backward(body: HiddenLayers, trace: Trace, g: Tensor, weights: bool = True) -> tuple[list[Tensor], Tensor]:
     """From the gradient of the output [B, h]: those of the `weights`, in the order of `body.parameters()`, if they are
     wanted, and the one of the first linear layer's output."""
-    found: list[Tensor] = []
+    of_layers: list[tuple[Step, Tensor, list[Tensor]]] = []  # with the gradients to the linear layer's output and norm
     for i in reversed(range(len(body.layers))):
         (linear, norm, activation), step = body.layers[i], trace.steps[i]
         g = BACKWARD[type(activation)](g.to(step.y.dtype), step.y)
@@ -146,18 +148,29 @@ def backward(body: HiddenLayers, trace: Trace, g: Tensor, weights: bool = True) 
             )
         if step.mask is not None:
             g = g * step.mask
-        if weights:
-            found[:0] = [*linear_gradients(step.x, g), *of_norm]
+        of_layers.append((step, g, of_norm))
         if i > 0:
             g = product(g, operand(linear.weight, g.shape[0]))
-    return found, g
+    if not weights:
+        return [], g
+    of_layers.reverse()
+    of_linear = alongside(g.device, [partial(linear_gradients, step.x, to_output) for step, to_output, _ in of_layers])
+    return [
+        gradient for mine, (_, _, of_norm) in zip(of_linear, of_layers, strict=True) for gradient in (*mine, *of_norm)
+    ], g
 
 
 def linear_gradients(x: Tensor, g: Tensor) -> list[Tensor]:
     """Of a linear layer's weight and bias, float32, from its input [B, n] and the gradient to its output [B, m]. The
     first factor is copied for the product, so let it be the narrower."""
-    of_weight = product(x.t(), g).t() if x.shape[1] < g.shape[1] else product(g.t(), x)
-    return [widened(of_weight), widened(g.sum(0))]
+
+    def of_weight() -> Tensor:
+        return widened(product(x.t(), g).t() if x.shape[1] < g.shape[1] else product(g.t(), x))
+
+    def of_bias() -> Tensor:
+        return widened(g.sum(0))
+
+    return alongside(g.device, [of_weight, of_bias])
 
 
 class _Pass(torch.autograd.Function):

@@ -24,19 +24,19 @@ class Skip:
 
     def __init__(self, losses: tuple[str, ...], device: torch.device) -> None:
         self.flag = torch.zeros((), device=device)
-        self._last = {name: torch.zeros((), device=device) for name in losses}
+        self._bad = {name: torch.zeros((), device=device) for name in losses}
 
     def note(self, name: str, loss: Tensor) -> None:
-        """A loss before its step; of later ones than the first bad one nothing is kept."""
-        last = self._last[name]
-        last.copy_(torch.where(self.flag > 0, last, loss))
-        self.flag.copy_(torch.maximum(self.flag, (~torch.isfinite(loss)).float()))
+        """A loss before its step."""
+        bad = (loss - loss).ne(0.0)  # of infinity and NaN it is NaN
+        for flag in (self._bad[name], self.flag):
+            torch.maximum(flag, bad, out=flag)
 
     def check(self) -> None:
-        """Wait for the device. Raises NonFiniteError naming the loss that was not finite."""
+        """Wait for the device. Raises NonFiniteError naming the losses that were not finite."""
         if self.flag.item():
-            bad = {name: value.item() for name, value in self._last.items() if not torch.isfinite(value)}
-            raise NonFiniteError("; ".join(f"{name} is {value}" for name, value in bad.items()))
+            bad = [name for name, flag in self._bad.items() if flag.item()]
+            raise NonFiniteError(f"not finite: {', '.join(bad)}")
 
 
 class Captured:

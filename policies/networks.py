@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.backprop import HiddenLayers, Trace, backward, forward
+from simtoreal.policies.branches import alongside
 from simtoreal.policies.products import product, widened
 
 Layers = TypeVar("Layers", bound=nn.Sequential)
@@ -69,20 +71,24 @@ class Critics(nn.ModuleList):
             return torch.empty_like(z).bernoulli_(1 - self.dropout, generator=rng).div_(1 - self.dropout)
 
         dropout = mask if self.dropout and rng is not None else None
-        critics = self.critics[:count]
-        traces = [forward(critic.body, x, dropout) for critic in critics]
-        q = torch.stack([critic.value(trace.output) for critic, trace in zip(critics, traces, strict=True)])
-        return q, traces
+
+        def judge(critic: Critic) -> tuple[Tensor, Trace]:
+            trace = forward(critic.body, x, dropout)
+            return critic.value(trace.output), trace
+
+        found = alongside(x.device, [partial(judge, critic) for critic in self.critics[:count]])
+        return torch.stack([value for value, _ in found]), [trace for _, trace in found]
 
     @torch.no_grad()
     def weight_gradients(self, traces: Sequence[Trace], dq: Tensor) -> list[Tensor]:
         """Gradients of a loss with dloss/dQ = `dq` [C, B], in the order of `parameters()`."""
-        found: list[Tensor] = []
-        for critic, trace, g in zip(self.critics, traces, dq, strict=True):
+
+        def work(critic: Critic, trace: Trace, g: Tensor) -> list[Tensor]:
             of_body, _ = backward(critic.body, trace, torch.outer(g, critic.head.weight[0]))
-            of_head = [torch.mv(trace.output.t(), g)[None], g.sum(0, keepdim=True)]
-            found += [*of_body, *of_head]
-        return found
+            return [*of_body, torch.mv(trace.output.t(), g)[None], g.sum(0, keepdim=True)]
+
+        each = zip(self.critics, traces, dq, strict=True)
+        return [g for found in alongside(dq.device, [partial(work, *one) for one in each]) for g in found]
 
     @torch.no_grad()
     def min_gradient(self, q: Tensor, traces: Sequence[Trace], width: int) -> Tensor:
@@ -90,11 +96,16 @@ class Critics(nn.ModuleList):
         are equally low, the mean of theirs."""
         lowest = (q == q.amin(dim=0)).to(q.dtype)
         share = lowest / lowest.sum(dim=0)
-        found = q.new_zeros(q.shape[1], width)
-        for critic, trace, g in zip(self.critics[: len(q)], traces, share, strict=True):
+
+        def work(critic: Critic, trace: Trace, g: Tensor) -> Tensor:
             _, to_first = backward(critic.body, trace, torch.outer(g, critic.head.weight[0]), weights=False)
-            found += widened(product(to_first, critic.body.layers[0].linear.weight[:, -width:]))
-        return found
+            return widened(product(to_first, critic.body.layers[0].linear.weight[:, -width:]))
+
+        each = zip(self.critics[: len(q)], traces, share, strict=True)
+        first, *others = alongside(q.device, [partial(work, *one) for one in each])
+        for other in others:
+            first += other
+        return first
 
 
 def is_hidden(widths: Sequence[int]) -> bool:

@@ -54,6 +54,8 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = 
         return found
     if dtype is not None or a.dtype is not torch.float32 or b.dtype is not torch.float32:
         a, b, bias = _alike(dtype, a, b, bias)
+    if activation == "relu" and bias is not None and a.is_cuda:
+        return torch._addmm_activation(bias, a, b)  # one kernel
     found = torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
     return found.relu_() if activation == "relu" else found
 

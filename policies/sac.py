@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, Turn
 from simtoreal.policies.actors import SquashedGaussianActor, StateDependentTanhActor, StochasticTanhActor
 from simtoreal.policies.adam import Adam
+from simtoreal.policies.branches import alongside
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.targets import soft_target
 
@@ -106,11 +108,12 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         action, next_action = drawn.action.detach().split(n)
         log_prob, next_log_prob = drawn.log_prob.detach().split(n)
 
-        next_q, _ = self._q(self.target_critics, next_state, next_action)
+        now = partial(self._q, self.critics, state, batch.action)
+        later = partial(self._q, self.target_critics, next_state, next_action)
+        (q, traces), (next_q, _) = alongside(self.device, [now, later])
         target = soft_target(
             batch.reward, batch.terminated, next_q, next_log_prob, alpha=alpha, gamma=self._discount(batch)
         )
-        q, traces = self._q(self.critics, state, batch.action)
         loss_q = critic_loss(q, target)
         self._step("critic", loss_q, self.critics.weight_gradients(traces, (q - target) / n), turn)
 

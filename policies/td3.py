@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, Turn, move
 from simtoreal.policies.actors import TanhActor
-from simtoreal.policies.backprop import tanh_backward
+from simtoreal.policies.backprop import Trace, tanh_backward
+from simtoreal.policies.branches import alongside
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import DEVIATION, is_deviation
 from simtoreal.policies.targets import clipped_target
@@ -80,10 +81,16 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
         next_obs, next_state = self._inputs(batch.next_obs, batch.next_privileged)
 
         noise = (config.target_noise * self._noise(len(obs))).clamp(-config.target_noise_clip, config.target_noise_clip)
-        next_action = (self.target_policy.mean(next_obs).tanh() + noise).clamp(-1.0, 1.0)
-        next_q, _ = self._q(self.target_critics, next_state, next_action)
+
+        def later() -> tuple[Tensor, list[Trace]]:
+            next_action = (self.target_policy.mean(next_obs).tanh() + noise).clamp(-1.0, 1.0)
+            return self._q(self.target_critics, next_state, next_action)
+
+        def now() -> tuple[Tensor, list[Trace]]:
+            return self._q(self.critics, state, batch.action)
+
+        (next_q, _), (q, traces) = alongside(self.device, [later, now])
         target = clipped_target(batch.reward, batch.terminated, next_q, gamma=self._discount(batch))
-        q, traces = self._q(self.critics, state, batch.action)
         loss_q = (q - target).square().mean(dim=1).sum()
         self._step("critic", loss_q, self.critics.weight_gradients(traces, 2 * (q - target) / len(target)), turn)
 

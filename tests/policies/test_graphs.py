@@ -92,7 +92,7 @@ def test_from_a_loss_that_is_not_finite_on_no_step_is_made(device, name):
         updates.step(torch.Generator())
     after = [p for module in (agent.policy, agent.critics) for p in module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    with pytest.raises(NonFiniteError, match="critic loss is nan"):
+    with pytest.raises(NonFiniteError, match=r"not finite: .*critic loss"):
         updates.means()
 
 
@@ -102,7 +102,7 @@ def test_what_was_the_first_loss_that_was_not_finite_is_said():
         skip.note("critic loss", torch.tensor(value))
         skip.note("actor loss", torch.tensor(3.0))
     assert skip.flag == 1
-    with pytest.raises(NonFiniteError, match=r"^critic loss is inf$"):
+    with pytest.raises(NonFiniteError, match=r"^not finite: critic loss$"):
         skip.check()
 
 
@@ -164,6 +164,6 @@ def test_ppo_makes_no_step_from_a_gradient_that_is_not_finite_on(device, monkeyp
     agent.update(rollout(device, 60))
     before, bad = [p.clone() for p in agent._parameters], rollout(device, 60)
     bad.returns[:] = torch.nan
-    with pytest.raises(NonFiniteError, match="gradient's norm is nan"):
+    with pytest.raises(NonFiniteError, match="not finite: the gradient's norm"):
         agent.update(bad)
     assert all(torch.equal(a, b) for a, b in zip(before, agent._parameters, strict=True))
