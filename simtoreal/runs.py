@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,12 @@ UNFINISHED = ".*.tmp"  # what `write_yaml` leaves when it is killed
 LIBRARIES = ("torch", "numpy", "gymnasium", "pybullet", "stable-baselines3", "onnx", "onnxruntime")
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package and of what its results depend on."""
+def versions(*, installed_only: bool = False) -> dict[str, str]:
+    """Versions of this package and of what its results depend on; benchmarks of learners do without some of it."""
     from simtoreal import __version__
 
-    return {"simtoreal": __version__} | {name: version(name) for name in LIBRARIES}
+    names = [name for name in LIBRARIES if not installed_only or find_spec(name.replace("-", "_"))]
+    return {"simtoreal": __version__} | {name: version(name) for name in names}
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
