@@ -25,16 +25,16 @@ class Adam:
         self._step = torch.zeros((), device=self.parameters[0].device)  # the same for all
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], skip: Tensor | None = None) -> None:
+    def step(self, gradients: Sequence[Tensor], skip: Tensor | None = None, shrink: Tensor | None = None) -> None:
         """One step along `gradients`, in the order of the parameters, whose shapes they have; none where the number
-        `skip` is 1. The kernel goes through memory: it would pair what lies in another order there with the wrong
-        weights."""
+        `skip` is 1; along them divided by the number `shrink`. The kernel goes through memory: it would pair what lies
+        in another order there with the wrong weights."""
         self._step += 1.0 if skip is None else 1.0 - skip
         torch._fused_adam_(
             self.parameters, [g.contiguous() for g in gradients], self._means, self._squares, [],
             [self._step] * len(self.parameters),
             lr=self._lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=self._eps, amsgrad=False, maximize=False,
-            found_inf=skip,
+            grad_scale=shrink, found_inf=skip,
         )  # fmt: skip
         increment_version(self.parameters)  # which the kernel does not do, and who keeps what is made of weights needs
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simtoreal.policies.branches import alongside
@@ -26,16 +27,20 @@ BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
     nn.ELU: lambda g, y: torch.ops.aten.elu_backward(g, 1.0, 1.0, 1.0, True, y),
 }  # activation -> from the gradient to its output and that output to the gradient to its input
 
+FORWARD: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {nn.ReLU: torch.relu, nn.Tanh: torch.tanh, nn.ELU: F.elu}
+
 Mask = Callable[[Tensor], Tensor]
 """Of what a linear layer gives [B, h], what to multiply it with: dropout."""
 
 
 class Hidden(NamedTuple):
-    """The modules of one hidden layer."""
+    """One hidden layer: the weights of its linear layer, its LayerNorm and the kind of its activation. A module's own
+    attributes take longer to find than small products to make."""
 
-    linear: nn.Linear
+    weight: Tensor
+    bias: Tensor
     norm: nn.LayerNorm | None
-    activation: nn.Module
+    activation: type[nn.Module]
 
 
 class HiddenLayers(nn.Sequential):
@@ -47,7 +52,7 @@ class HiddenLayers(nn.Sequential):
         norm = linear = None
         for module in modules:
             if type(module) in BACKWARD and linear is not None:
-                self.layers.append(Hidden(linear, norm, module))
+                self.layers.append(Hidden(linear.weight, linear.bias, norm, type(module)))
                 norm = linear = None
             elif isinstance(module, nn.LayerNorm) and linear is not None and norm is None:
                 norm = module
@@ -75,7 +80,7 @@ class HiddenLayers(nn.Sequential):
 
     def input_gradient(self, to_first: Tensor) -> Tensor:
         """To the input [B, n], float32, from the gradient of the first linear layer's output that `backward` gives."""
-        return widened(product(to_first, operand(self.layers[0].linear.weight, len(to_first))))
+        return widened(product(to_first, operand(self.layers[0].weight, len(to_first))))
 
 
 class Step(NamedTuple):
@@ -113,10 +118,10 @@ def forward(body: HiddenLayers, x: Tensor, dropout: Mask | None = None) -> Trace
     """`x` [B, n] through all layers; with `dropout` after each linear one (Hiraoka et al. 2022, arXiv 2110.02034,
     fig. 2). For where autograd is off."""
     steps = []
-    for linear, norm, activation in body.layers:
+    for weight, bias, norm, activation in body.layers:
         plain = norm is None and dropout is None
-        fused = plain and isinstance(activation, nn.ReLU)
-        z = product(x, operand(linear.weight, x.shape[0]).t(), linear.bias, "relu" if fused else "none")
+        fused = plain and activation is nn.ReLU
+        z = product(x, operand(weight, x.shape[0]).t(), bias, "relu" if fused else "none")
         mask = mean = rstd = None
         if fused:
             y = z
@@ -127,7 +132,7 @@ def forward(body: HiddenLayers, x: Tensor, dropout: Mask | None = None) -> Trace
                 y = z = z * mask
             if norm is not None:
                 y, mean, rstd = torch.native_layer_norm(z, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-            y = y.relu_() if norm is not None and isinstance(activation, nn.ReLU) else activation(y)
+            y = y.relu_() if norm is not None and activation is nn.ReLU else FORWARD[activation](y)
         steps.append(Step(x, y, mask, z if norm is not None else None, mean, rstd))
         x = y
     return Trace(steps, widened(x))
@@ -138,8 +143,8 @@ def backward(body: HiddenLayers, trace: Trace, g: Tensor, weights: bool = True) 
     wanted, and the one of the first linear layer's output."""
     of_layers: list[tuple[Step, Tensor, list[Tensor]]] = []  # with the gradients to the linear layer's output and norm
     for i in reversed(range(len(body.layers))):
-        (linear, norm, activation), step = body.layers[i], trace.steps[i]
-        g = BACKWARD[type(activation)](g.to(step.y.dtype), step.y)
+        (weight, _, norm, activation), step = body.layers[i], trace.steps[i]
+        g = BACKWARD[activation](g.to(step.y.dtype), step.y)
         of_norm: list[Tensor] = []
         if norm is not None:
             wanted = [True, weights, weights]
@@ -150,7 +155,7 @@ def backward(body: HiddenLayers, trace: Trace, g: Tensor, weights: bool = True) 
             g = g * step.mask
         of_layers.append((step, g, of_norm))
         if i > 0:
-            g = product(g, operand(linear.weight, g.shape[0]))
+            g = product(g, operand(weight, g.shape[0]))
     if not weights:
         return [], g
     of_layers.reverse()
@@ -164,13 +169,13 @@ def linear_gradients(x: Tensor, g: Tensor) -> list[Tensor]:
     """Of a linear layer's weight and bias, float32, from its input [B, n] and the gradient to its output [B, m]. The
     first factor is copied for the product, so let it be the narrower."""
 
-    def of_weight() -> Tensor:
-        return widened(product(x.t(), g).t() if x.shape[1] < g.shape[1] else product(g.t(), x))
+    if g.is_cuda:
+        return alongside(g.device, [partial(_of_weight, x, g), partial(torch.sum, g, 0)])
+    return [_of_weight(x, g), widened(g.sum(0))]
 
-    def of_bias() -> Tensor:
-        return widened(g.sum(0))
 
-    return alongside(g.device, [of_weight, of_bias])
+def _of_weight(x: Tensor, g: Tensor) -> Tensor:
+    return widened(product(x.t(), g).t() if x.shape[1] < g.shape[1] else product(g.t(), x))
 
 
 class _Pass(torch.autograd.Function):

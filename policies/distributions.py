@@ -32,8 +32,8 @@ class Head(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """The mean [B, m], or what stands for it; before it is bounded."""
-        found: Tensor = self.linear(latent)
-        return found
+        linear = self.linear
+        return F.linear(latent, linear.weight, linear.bias)
 
     def mode(self, latent: Tensor) -> Tensor:
         """The action [B, m] of a deterministic policy."""
@@ -75,13 +75,13 @@ class Gaussian(Head):
         self.log_std = nn.Parameter(torch.full((action_size,), log_std))
 
     def sample(self, latent: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        mean = self(latent)
+        mean = self.forward(latent)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         return mean + self.log_std.exp() * noise, (-0.5 * noise.square() - self.log_std - 0.5 * LOG_2PI).sum(-1)
 
     def evaluate(self, latent: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Back]:
         inverse = (-self.log_std).exp()
-        z = (u - self(latent)) * inverse
+        z = (u - self.forward(latent)) * inverse
 
         def back(to_log_prob: Tensor, to_entropy: float) -> tuple[Tensor, list[Tensor]]:
             to_mean, to_log_std = _normal_back(z, inverse, to_log_prob)
@@ -145,7 +145,7 @@ class StateDependentGaussian(Gaussian):
         variance = state_dependent_variance(latent.detach(), self.log_std)
         log_std = 0.5 * variance.log()
         inverse = (-log_std).exp()
-        z = (u - self(latent)) * inverse
+        z = (u - self.forward(latent)) * inverse
 
         def back(to_log_prob: Tensor, to_entropy: float) -> tuple[Tensor, list[Tensor]]:
             to_mean, to_log_std = _normal_back(z, inverse, to_log_prob)

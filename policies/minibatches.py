@@ -48,10 +48,10 @@ class Columns:
         self, x: Tensor, state: Tensor | None, rollout: Rollout, recurrent: int = 0, sequence_length: int = 1
     ) -> None:
         """`state` None: the value sees what the actor sees."""
-        numbers = (rollout.log_prob, rollout.value, rollout.advantage, rollout.returns)
+        numbers = torch.stack([rollout.log_prob, rollout.value, rollout.advantage, rollout.returns], dim=1)
         self._images = x if x.dtype is torch.uint8 else None
         seen = [x] if self._images is None else []
-        parts = [*seen, *([] if state is None else [state]), rollout.action, *(column[:, None] for column in numbers)]
+        parts = [*seen, *([] if state is None else [state]), rollout.action, numbers]
         if (sequences := rollout.sequences) is not None:
             parts += [sequences.begins[:, None], sequences.valid[:, None], sequences.hidden_state]
         self._recurrent, self._length = recurrent, sequence_length
@@ -96,15 +96,14 @@ class Columns:
         found._images = None if self._images is None else self._images.clone()
         return found
 
-    def _minibatch(self, rows: Tensor, numbers: Tensor) -> Minibatch:
+    def _minibatch(self, rows: Tensor, places: Tensor) -> Minibatch:
         columns = list(rows.split(self._widths, dim=1))
         if self._images is not None:
-            columns.insert(0, self._images.index_select(0, numbers))
+            columns.insert(0, self._images.index_select(0, places))
         x, *rest = columns
-        state, action, *scalars = [x, *rest] if self._alike else rest
-        log_prob, value, advantage, returns = (column[:, 0] for column in scalars[:4])
-        batch = Minibatch(x, state, action, log_prob, value, advantage, returns)
-        return self._in_steps(batch, *scalars[4:]) if self._recurrent else batch
+        state, action, numbers, *of_sequences = [x, *rest] if self._alike else rest
+        batch = Minibatch(x, state, action, *numbers.unbind(1))
+        return self._in_steps(batch, *of_sequences) if self._recurrent else batch
 
     def _in_steps(self, batch: Minibatch, begins: Tensor, valid: Tensor, hidden_state: Tensor) -> Minibatch:
         """Rows of whole sequences, one step of all of them after the other, as `Steps` and what is learned at the valid

@@ -99,7 +99,7 @@ class Critics(nn.ModuleList):
 
         def work(critic: Critic, trace: Trace, g: Tensor) -> Tensor:
             _, to_first = backward(critic.body, trace, torch.outer(g, critic.head.weight[0]), weights=False)
-            return widened(product(to_first, critic.body.layers[0].linear.weight[:, -width:]))
+            return widened(product(to_first, critic.body.layers[0].weight[:, -width:]))
 
         each = zip(self.critics[: len(q)], traces, share, strict=True)
         first, *others = alongside(q.device, [partial(work, *one) for one in each])

@@ -151,14 +151,15 @@ def _stepped(
     next_obs, ended = copied(shown), terminated | truncated
     reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
     valid = valid_rows(transition(state.current, action, reward, reached, terminated), infos)
+    all_valid = valid.all()
     part = {
         "obs": obs,
-        "reached": finite(reached),
+        "reached": reached if all_valid else finite(reached),
         "action": raw,
         "log_prob": log_prob,
-        "reward": np.where(valid, reward, 0.0),
-        "terminated": terminated,
-        "ended": ended | ~valid,
+        "reward": np.array(reward) if all_valid else np.where(valid, reward, 0.0),
+        "terminated": np.array(terminated),  # an environment may write the next ones over them
+        "ended": ended if all_valid else ended | ~valid,
         "valid": valid,
         "learned": valid,
         "begins": state.lengths == 0,

@@ -20,11 +20,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.backprop import linear_gradients
-from simtoreal.policies.convolutions import Body
 from simtoreal.policies.graphs import Skip
 from simtoreal.policies.images import Shape
 from simtoreal.policies.minibatches import CapturedEpochs, Columns, Minibatch, Parts, approximate_kl
@@ -162,11 +161,9 @@ class PPO(StochasticAgent[PPOConfig]):
         with torch.no_grad():
             trace = self.policy.body.trace(batch.x)
             log_prob, entropy, back = self.policy.head.evaluate(trace.output, batch.action)
-            value_body, value_head = self.value[0], self.value[1]
-            assert isinstance(value_body, Body)
-            assert isinstance(value_head, nn.Linear)
+            value_body, value_head = self._value_body, self._value_head
             judged = trace if config.shared else value_body.trace(batch.state)
-            value = value_head(judged.output)[:, 0]
+            value = torch.addmv(value_head.bias, judged.output, value_head.weight[0])
 
             advantage = batch.advantage
             if config.normalize_advantage and len(advantage) > 1:
@@ -202,19 +199,21 @@ class PPO(StochasticAgent[PPOConfig]):
         skip.note("the gradient's norm", norm)
         if config.target_kl:
             stop.copy_(torch.maximum(stop, (approximate_kl(parts.log_ratio) > 1.5 * config.target_kl).float()))
-        torch._foreach_mul_(gradients, (config.max_gradient / (norm + 1e-6)).clamp(max=1.0))
         no_step = torch.maximum(skip.flag, stop)
-        self.optimizers["all"].step(gradients, no_step)
+        self.optimizers["all"].step(gradients, no_step, self._shrink(norm))
         return no_step
 
     def _step(self, parts: Parts, gradients: list[Tensor]) -> None:
         """One step along the gradients, clipped to a norm. Raises NonFiniteError."""
-        norm = torch.stack(torch._foreach_norm(gradients)).norm().item()
-        if not math.isfinite(norm):
-            raise NonFiniteError(f"the gradient's norm is {norm}, the loss {self._loss(parts).item()}")
-        if norm + 1e-6 > self.config.max_gradient:
-            torch._foreach_mul_(gradients, self.config.max_gradient / (norm + 1e-6))
-        self.optimizers["all"].step(gradients)
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        if not math.isfinite(value := norm.item()):
+            raise NonFiniteError(f"the gradient's norm is {value}, the loss {self._loss(parts).item()}")
+        clips = value + 1e-6 > self.config.max_gradient
+        self.optimizers["all"].step(gradients, shrink=self._shrink(norm) if clips else None)
+
+    def _shrink(self, norm: Tensor) -> Tensor:
+        """What gradients of that norm are to be divided by."""
+        return ((norm + 1e-6) / self.config.max_gradient).clamp_(min=1.0)
 
     def _loss(self, parts: Parts) -> Tensor:
         config = self.config

@@ -47,10 +47,14 @@ def made_in(rows: int, fan_in: int, fan_out: int, device: torch.device) -> torch
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """a [B, n] b [n, m] + `bias` [m], then `activation` ("none" or "relu"), in float32 or bf16, whichever way it was
     made. For where autograd is off."""
-    dtype = made_in(a.shape[0], a.shape[1], b.shape[1], a.device)
+    (rows, fan_in), fan_out = a.shape, b.shape[1]
+    if rows * fan_in * fan_out < FEWEST and a.dtype is b.dtype is torch.float32:  # what follows takes its time, too
+        found = torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
+        return found.relu_() if activation == "relu" else found
+    dtype = made_in(rows, fan_in, fan_out, a.device)
     if dtype is torch.float32:
         assert _linear is not None
-        found: Tensor = _linear(widened(a), widened(b).t(), bias, activation, [], "")
+        found = _linear(widened(a), widened(b).t(), bias, activation, [], "")
         return found
     if dtype is not None or a.dtype is not torch.float32 or b.dtype is not torch.float32:
         a, b, bias = _alike(dtype, a, b, bias)
@@ -61,9 +65,9 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = 
 
 
 def operand(weight: Tensor, rows: int) -> Tensor:
-    """A weight [..., n, m] as a product with so many rows takes it. What is bf16 is kept until the weight changes, so
+    """A weight [n, m] as a product with so many rows takes it. What is bf16 is kept until the weight changes, so
     that it need not be made again for the way back and for the next update."""
-    if made_in(rows, weight.shape[-2], weight.shape[-1], weight.device) is not torch.bfloat16:
+    if _precision == "highest" or made_in(rows, weight.shape[0], weight.shape[1], weight.device) is not torch.bfloat16:
         return weight
     kept: tuple[int, Tensor] | None = getattr(weight, "_in_bf16", None)
     if kept is None or kept[0] != weight._version:

@@ -96,6 +96,7 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
             _orthogonal(module, gain)
         self.policy = StochasticActor(body, head).to(self.device)
         self.value = nn.Sequential(value_body, last).to(self.device)
+        self._value_body, self._value_head = value_body, last
         self._parameters = list(dict.fromkeys([*self.policy.parameters(), *self.value.parameters()]))
         self.optimizers["all"] = Adam(self._parameters, config.learning_rate, eps=1e-5)
         self._since = 0  # control steps since exploration was drawn

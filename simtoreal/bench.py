@@ -54,7 +54,12 @@ def bench(names: Sequence[str] = (), *, rounds: int = 5) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "gpu": torch.cuda.get_device_name() if has_gpu else None,
     }
-    return {"rows": [asdict(row) for row in rows], "rounds": rounds, "machine": machine, "versions": versions(installed_only=True)}
+    return {
+        "rows": [asdict(row) for row in rows],
+        "rounds": rounds,
+        "machine": machine,
+        "versions": versions(installed_only=True),
+    }
 
 
 def _rows(name: str, rounds: int) -> list[Row]:

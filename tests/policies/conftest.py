@@ -22,10 +22,10 @@ def _gradients_stay(monkeypatch):
     """Every step of an optimizer leaves its gradients at the weights, to be looked at."""
     step = Adam.step
 
-    def noted(self, gradients, skip=None):
+    def noted(self, gradients, *options, **more):
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        step(self, gradients, skip)
+        step(self, gradients, *options, **more)
 
     monkeypatch.setattr(Adam, "step", noted)
 

@@ -13,7 +13,7 @@ from simtoreal.policies.networks import Critic, Critics, mlp
 
 def plain(critic: Critic) -> nn.Sequential:
     """A critic as torch's own layers in float64."""
-    sizes = [critic.body[0].in_features, *(layer.linear.out_features for layer in critic.body.layers)]
+    sizes = [critic.body[0].in_features, *(len(layer.bias) for layer in critic.body.layers)]
     body = mlp(sizes, "relu", nn.Sequential, layer_norm=critic.body.layers[0].norm is not None)
     body.load_state_dict(critic.body.state_dict())
     head = nn.Linear(sizes[-1], 1)
