@@ -43,7 +43,8 @@ class Actor(nn.Module):
 
     def mean(self, obs: Tensor) -> Tensor:
         """The deterministic action [B, m] before its tanh."""
-        found: Tensor = self.head(self.body(obs))[:, : self.action_size]
+        outputs = self.head(self.body(obs)) if torch.is_grad_enabled() else self.trace(obs)[0]
+        found: Tensor = outputs[:, : self.action_size]
         return found
 
     @torch.no_grad()
@@ -118,7 +119,7 @@ class SquashedGaussianActor(StochasticTanhActor):
         return torch.randn(n, self.action_size, generator=rng, device=rng.device)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        mean, log_std = self.head(self.body(obs)).split(self.action_size, dim=-1)
+        mean, log_std = self.trace(obs)[0].split(self.action_size, dim=-1)
         return (mean + log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * noise).tanh()
 
     @torch.no_grad()

@@ -45,22 +45,20 @@ class Normalizer(nn.Module):
         batch = np.asarray(x.cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
         if not np.isfinite(batch).all():
             raise ValueError("a non-finite observation cannot enter the normalizer's statistics")
-        before, mean, m2 = self.count.item(), self.mean.numpy(), self.m2.numpy()
-        new = len(batch)
+        mean, m2 = self.mean.numpy(), self.m2.numpy()  # the statistics themselves
+        before, new = self.count.item(), len(batch)
         total = before + new
-        middle = batch.mean(axis=0)
+        middle = batch[0]
+        if new > 1:
+            middle = batch.mean(axis=0)
+            m2 += ((batch - middle) ** 2).sum(axis=0)
         delta = middle - mean
-        m2 = m2 + ((batch - middle) ** 2).sum(axis=0) + delta**2 * (before * new / total)
-        mean = mean + delta * (new / total)
-        variance = m2 / total
+        m2 += delta**2 * (before * new / total)
+        mean += delta * (new / total)
         self.count.fill_(total)
-        for buffer, value in (
-            (self.mean, mean),
-            (self.m2, m2),
-            (self.shift, mean),
-            (self.scale, 1.0 / np.sqrt(np.where(variance > CONSTANT, variance, 1.0))),
-        ):
-            buffer.copy_(torch.from_numpy(value))
+        variance = m2 / total
+        self.shift.copy_(self.mean)
+        self.scale.copy_(torch.from_numpy(1.0 / np.sqrt(np.where(variance > CONSTANT, variance, 1.0))))
 
     def forward(self, x: Tensor) -> Tensor:
         return _normalized(x, self.shift, self.scale)
