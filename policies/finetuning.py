@@ -57,7 +57,8 @@ class FineTuningConfig:
     mean square distance an element of the action, in [-1, 1], may move away from the first actor's; `noise` is the
     standard deviation of exploration; `actor_every` the critics' steps to one of the actor; `actor_average` the rate of
     the average of its weights that is the candidate; `smoothness` the weight of the action's change from a state to
-    the next, as in SAC (CAPS, Mysore et al. 2021, arXiv 2012.06644).
+    the next, as in SAC (CAPS, Mysore et al. 2021, arXiv 2012.06644); `slack` how far below the base's worst return, as
+    a share of its size, a rollout is not yet bad: noise alone costs a base of steady returns some of them.
     """
 
     gamma: float = 0.99
@@ -75,6 +76,7 @@ class FineTuningConfig:
     actor_every: int = 2
     actor_average: float = 0.005
     smoothness: float = 0.0
+    slack: float = 0.0
 
     def __post_init__(self) -> None:
         checks = {
@@ -93,6 +95,7 @@ class FineTuningConfig:
             "actor_every": (self.actor_every >= 1, "at least 1"),
             "actor_average": (0 < self.actor_average <= 1, "above 0 and at most 1"),
             "smoothness": (0 <= self.smoothness < math.inf, "at least 0"),
+            "slack": (0 <= self.slack <= 1, "from 0 to 1"),
         }
         check_ranges(self, checks)
 

@@ -137,6 +137,7 @@ class Session:
             self._rollout("base", tuner.base, 0.0, {})
         figures = tuner.update(WARM_UP, move_actor=False)
         worst = min(rollout.return_ for rollout in self.rollouts)
+        worst -= tuner.config.slack * abs(worst)
         good, bad, rest = tuner.snapshot(), 0, 0
         best, candidate = (0.0, -math.inf), good
         while budget.allows(self._env.seconds, 1 + budget.judged) and self.rollbacks < MAX_ROLLBACKS:

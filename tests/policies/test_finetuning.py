@@ -191,6 +191,8 @@ def test_what_is_not_finite_is_refused():
         {"n_critics": 0},
         {"n_critics": 17},
         {"tau": 0.0},
+        {"slack": -0.1},
+        {"slack": 1.5},
         {"hidden": (16_385,)},
         {"hidden": (4,) * 33},
     ],

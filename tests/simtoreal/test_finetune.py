@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 import simtoreal
 import simtoreal.finetune  # a module that is called as a verb; the tests need the module
-from simtoreal import robot_session
+from simtoreal import build, robot_session
 from simtoreal.config import ConfigError
 from simtoreal.finetune import better, decide
 from simtoreal.locks import locked
@@ -20,7 +21,7 @@ from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import save_checkpoint
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
 from simtoreal.robot_env import open_robot
-from simtoreal.robot_session import Budget, CapReached, Caps, Session
+from simtoreal.robot_session import Budget, CapReached, Caps, Rollout, Session
 from simtoreal.runs import Run
 from tests.simtoreal.robots import running_robot, write_target
 
@@ -268,6 +269,26 @@ def test_two_bad_rollouts_in_a_row_roll_back_to_the_last_good_weights(tmp_path):
     assert min(learned[4:]) > max(learned[2:4]), "back"
     assert tuner.radius < config.first_radius * 1.2**6 / 2
     assert float(tuner.average.head.bias[0]) == 0.0
+
+
+@pytest.mark.parametrize(("slack", "sign", "rollbacks"), [(0.0, -1, 5), (0.05, -1, 5), (0.2, -1, 0), (0.2, 1, 0)])
+def test_a_loss_of_return_within_the_slack_is_not_bad(slack, sign, rollbacks):
+    """The base's returns are -10 or 10, the learner's a tenth of their size less."""
+    config = FineTuningConfig(batch_size=16, hidden=(8,), slack=slack)
+    tuner = FineTuner(actor(), config, old=10, new=10, seed=0)
+    tuner.update = lambda steps, *, move_actor: {}
+    env = SimpleNamespace(task=build.task_class("simtoreal/PandaReach-v0"), seconds=0.0)
+    session = Session(env, tuner, None, Budget(100, 3.5), Caps())
+
+    def rollout(phase, *_):
+        env.seconds += 3.5
+        return_ = 10.0 * sign - (phase == "learn")
+        session.rollouts.append(Rollout(phase, return_, False, 50, False, False, 0, 0, ""))
+        return session.rollouts[-1]
+
+    session._rollout = rollout
+    session.run()
+    assert session.rollbacks == rollbacks
 
 
 def test_what_is_judged_is_the_best_over_five_rollouts_not_the_last(tmp_path):
