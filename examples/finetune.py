@@ -16,10 +16,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import simtoreal
 from simtoreal import build
 from simtoreal.judge import Judge
-from simtoreal.learners import make_learner
+from simtoreal.learners import make_learner, pick_device
 from simtoreal.policies.checkpoint import load_latest
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.recorder import Recorder
@@ -83,16 +85,18 @@ def train_on(base: Path, preset: Path, steps: int, out: Path) -> None:
     """A run of its own under `preset`, whose agent is at first the base's; its replay is empty."""
     origin = Run.load(base)
     config = origin.config.model_copy(update={"randomization": str(preset), "steps": steps})
+    device = pick_device(config.device)
+    torch.set_num_threads(config.threads)
     _, tensors, _ = load_latest(base / CHECKPOINTS)
     environments, evaluator = build.TrainingEnvs(config), Judge(config)
     try:
-        learner = make_learner(config, environments, "cpu")
-        learnt = {name: tensor for name, tensor in tensors.items() if name.startswith("agent.")}
+        learner = make_learner(config, environments, device)
+        learnt = {name: t for name, t in tensors.items() if name.startswith("agent.") and name != "agent.rng"}
         learner.restore(learner.tensors() | learnt, learner.numbers())
         randomizer = build.make_randomizer(config.randomization, evaluator.env, config.task)
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        recorder = Recorder(out, config, learner, evaluator, environments, randomizer=randomizer, device="cpu")
+        recorder = Recorder(out, config, learner, evaluator, environments, randomizer=randomizer, device=device)
         recorder.begin()
         recorder.follow(None)
     finally:

@@ -28,7 +28,7 @@ class Adam:
     def step(self, gradients: Sequence[Tensor], skip: Tensor | None = None, shrink: Tensor | None = None) -> None:
         """One step along `gradients`, in the order of the parameters, whose shapes they have; none where the number
         `skip` is 1; along them divided by the number `shrink`. The kernel goes through memory: it would pair what lies
-        in another order there with the wrong weights."""
+        in another order there with the wrong weights; and it may write over the gradients."""
         self._step += 1.0 if skip is None else 1.0 - skip
         torch._fused_adam_(
             self.parameters, [g.contiguous() for g in gradients], self._means, self._squares, [],

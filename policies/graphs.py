@@ -1,7 +1,7 @@
 """Work of one shape, done again and again on tensors that stay where they are: on a GPU as one launch (a CUDA graph).
 
-A gradient step is some hundred small kernels, and what takes the time is to launch them one by one and to wait for a
-loss on the way. So there the whole step is captured once and replayed, with nothing that waits for the device: where a
+A gradient step is some two hundred small kernels, and what takes the time is to launch them one by one and to wait for
+a loss on the way. So there the whole step is captured once and replayed, with nothing that waits for the device: where a
 batch lies is drawn on the device, a loss is judged there, and a step whose loss is not finite is skipped, as are all
 after it, until somebody asks (`Skip.check`). On a CPU the same work is simply done.
 """
@@ -36,6 +36,8 @@ class Skip:
         """Wait for the device. Raises NonFiniteError naming the losses that were not finite."""
         if self.flag.item():
             bad = [name for name, flag in self._bad.items() if flag.item()]
+            for flag in (self.flag, *self._bad.values()):
+                flag.zero_()
             raise NonFiniteError(f"not finite: {', '.join(bad)}")
 
 
@@ -43,8 +45,9 @@ class Captured:
     """`work()` without arguments, which reads and writes tensors that stay where they are.
 
     Args:
-        generators: the streams it draws from, of that device.
-        keep: gives what puts back all that `work` has changed: before it is captured it is done some times.
+        generators: those of random numbers that it draws from, of that device.
+        keep: gives what puts back whatever of `work`'s doing goes on counting: it is done some times before it is
+            captured.
     """
 
     def __init__(

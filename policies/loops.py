@@ -195,8 +195,8 @@ def off_policy(
     over several steps, and there is no `augment`: what it derives need not hold together from step to step.
 
     `updates` makes the gradient steps, by `agent.update` unless another is given. With `ahead` those that a vector step
-    has earned are made after the next actions are chosen, before the environments take them: so a device that one need
-    not wait for learns while they do.
+    has earned are made after the next actions are chosen, before the environments take them (the last ones at the end):
+    so a device that one need not wait for learns while they do.
 
     Raises ValueError for environments that do not reset in the same step, and for `augment` with `n_step`;
     FaultRateError above `max_fault_rate` of invalid transitions, and what `agent.update` raises.
@@ -247,7 +247,7 @@ def off_policy(
         episodes += state.end_episodes(reward, ended, infos)
         if state.step >= learning_starts and len(replay):
             state.credit += n_envs * updates_per_step
-        if not ahead:
+        if not ahead or state.step >= steps:
             _spend(state, updates)
         if state.step >= next_report or state.step >= steps:
             metrics = updates.means()

@@ -84,10 +84,10 @@ class Columns:
         return self._minibatch(self._table.index_select(0, rows), rows)
 
     def copy_(self, other: Columns) -> None:
-        """Hold what `other`, of the same shape, holds."""
-        self._table.copy_(other._table)
+        """Hold what `other` of no more rows holds, in the first of this one's."""
+        self._table[: len(other)].copy_(other._table)
         if self._images is not None and other._images is not None:
-            self._images.copy_(other._images)
+            self._images[: len(other)].copy_(other._images)
 
     def clone(self) -> Columns:
         """The same in memory of its own."""
@@ -142,7 +142,8 @@ class Learner(Protocol):
 class CapturedEpochs:
     """The gradient steps of all epochs on a rollout, each as `graphs` has it done.
 
-    The rollout lies in one place, and where the next minibatch is in an epoch's order is a number on the device.
+    The rollout lies in one place, and where the next minibatch is in an epoch's order is a number on the device. There
+    is room for a rollout as large as the first one; smaller ones, of which not all is learned from, use a part of it.
     """
 
     def __init__(self, learner: Learner, data: Columns, size: int, epochs: int) -> None:
@@ -158,8 +159,8 @@ class CapturedEpochs:
         self._work: dict[int, Callable[[], None]] = {}  # rows of a minibatch -> a step on the next one
 
     def fits(self, data: Columns) -> bool:
-        """Is it of the size of this one?"""
-        return len(data) == len(self._data)
+        """Is there room for it?"""
+        return len(data) <= len(self._data)
 
     def learn(self, data: Columns, orders: Iterable[Tensor]) -> list[Parts]:
         """An epoch in each of the orders [N]; the parts of all minibatches that were learned from, together. Raises
@@ -168,7 +169,7 @@ class CapturedEpochs:
         for counter in (self._rows, self._batches, self._stop):
             counter.zero_()
         for order in orders:
-            self._order.copy_(order)
+            self._order[: len(order)].copy_(order)
             self._at.zero_()
             for start in range(0, len(data), self._size):
                 self._step(min(self._size, len(data) - start))

@@ -43,6 +43,8 @@ class Normalizer(nn.Module):
     def update(self, x: Tensor | np.ndarray) -> None:
         """Merge a batch [B, n] into the statistics. Raises ValueError on NaN or infinity."""
         batch = np.asarray(x.cpu() if isinstance(x, Tensor) else x, dtype=np.float64)
+        if not len(batch):
+            return
         if not np.isfinite(batch).all():
             raise ValueError("a non-finite observation cannot enter the normalizer's statistics")
         mean, m2 = self.mean.numpy(), self.m2.numpy()  # the statistics themselves

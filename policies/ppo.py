@@ -123,7 +123,7 @@ class PPO(StochasticAgent[PPOConfig]):
     @property
     def captures(self) -> bool:
         """Are its gradient steps captured (`graphs`)? Those of sequences are not all of one shape."""
-        return self.device.type != "cpu" and not self.config.recurrent
+        return self.device.type == "cuda" and not self.config.recurrent
 
     def _learn_captured(self, data: Columns, rollout: Rollout) -> list[Parts]:
         config = self.config
@@ -196,9 +196,9 @@ class PPO(StochasticAgent[PPOConfig]):
         for a gradient that is not finite or because the policy has moved too far, which `stop` keeps."""
         config = self.config
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        skip.note("the gradient's norm", norm)
         if config.target_kl:
             stop.copy_(torch.maximum(stop, (approximate_kl(parts.log_ratio) > 1.5 * config.target_kl).float()))
+        skip.note("the gradient's norm", torch.where(stop > 0, 0.0, norm))  # none is taken after the bound
         no_step = torch.maximum(skip.flag, stop)
         self.optimizers["all"].step(gradients, no_step, self._shrink(norm))
         return no_step

@@ -1,7 +1,8 @@
 """Benchmarks of the learners: gradient steps, whole learning loops, inference; one process, one thread.
 
-Both sides do the same work: networks, batch, minibatches, epochs, environments and precision are those in the row. The
-environment of the loops costs nothing, so a loop's figure is all that a learner adds to a simulation.
+Both sides do the same work: networks, batch, minibatches, epochs and environments are those in the row; what it says of
+precision is ours, the peers' products are fp32. The environment of the loops costs nothing, so a loop's figure is all
+that a learner adds to a simulation.
 """
 
 from __future__ import annotations

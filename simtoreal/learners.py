@@ -201,7 +201,7 @@ class OffPolicyLearner(_OwnLearner):
         from simtoreal.policies.loops import off_policy
         from simtoreal.policies.updates import CapturedUpdates
 
-        s, on_gpu = self._settings, self._agent.device.type != "cpu"
+        s, on_gpu = self._settings, self._agent.device.type == "cuda"
         return off_policy(
             self._agent,
             self._envs,

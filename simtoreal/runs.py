@@ -9,8 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +38,14 @@ def versions(*, installed_only: bool = False) -> dict[str, str]:
     """Versions of this package and of what its results depend on; benchmarks of learners do without some of it."""
     from simtoreal import __version__
 
-    names = [name for name in LIBRARIES if not installed_only or find_spec(name.replace("-", "_"))]
-    return {"simtoreal": __version__} | {name: version(name) for name in names}
+    found = {"simtoreal": __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            if not installed_only:
+                raise
+    return found
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -19,12 +19,12 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _gradients_stay(monkeypatch):
-    """Every step of an optimizer leaves its gradients at the weights, to be looked at."""
+    """Every step of an optimizer leaves its gradients, as they are given, at the weights, to be looked at."""
     step = Adam.step
 
     def noted(self, gradients, *options, **more):
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.clone()
         step(self, gradients, *options, **more)
 
     monkeypatch.setattr(Adam, "step", noted)

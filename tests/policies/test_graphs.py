@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from simtoreal.policies import minibatches
+from simtoreal.policies import updates as updates_module
+from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError
-from simtoreal.policies.graphs import Skip
+from simtoreal.policies.graphs import WARM_UP, Skip
 from simtoreal.policies.loops import off_policy
+from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.ppo import PPO, PPOConfig
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.rollout import Rollout
@@ -16,12 +20,36 @@ from simtoreal.policies.sac import SAC, SACConfig
 from simtoreal.policies.td3 import TD3, TD3Config
 from simtoreal.policies.updates import CapturedUpdates
 
+
+class Emulated:
+    """What `Captured` does with the state on a GPU: the work is done some times and put back before it counts."""
+
+    def __init__(self, work, device, generators, keep):
+        put_back = keep()
+        for _ in range(WARM_UP):
+            work()
+            put_back()
+        self._work = work
+
+    def __call__(self):
+        self._work()
+
+
+@pytest.fixture(autouse=True)
+def _emulated(monkeypatch, request):
+    """On the CPU works are captured as far as can be."""
+    if "cpu" in request.node.name:
+        monkeypatch.setattr(updates_module, "Captured", Emulated)
+        monkeypatch.setattr(minibatches, "Captured", Emulated)
+
+
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
 ]
 N, M, P, SIZE = 6, 2, 3, 32
 SMALL = {"hidden": (32, 16), "batch_size": SIZE, "buffer_size": 10_000}
+FOLLOW = ("target_critics", "target_policy", "average")  # go on towards weights that stand still
 LEARNERS = {
     "sac": lambda **more: (SAC, SACConfig(**SMALL, **more)),
     "td3": lambda **more: (TD3, TD3Config(**SMALL, **more)),
@@ -85,18 +113,42 @@ def test_from_a_loss_that_is_not_finite_on_no_step_is_made(device, name):
     updates = CapturedUpdates(agent, replay, SIZE)
     for _ in range(4):
         updates.step(torch.Generator())
-    before = [p.clone() for module in (agent.policy, agent.critics) for p in module.parameters()]
+    good, held = agent.state_dict(), replay._table.clone()
     with torch.no_grad():
         replay._table.fill_(torch.nan)
     for _ in range(4):
         updates.step(torch.Generator())
-    after = [p for module in (agent.policy, agent.critics) for p in module.parameters()]
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    found = agent.state_dict()
+    changed = {name for name in good if not torch.equal(good[name], found[name])}
+    assert {name.partition(".")[0] for name in changed} <= {"rng", "updates", "actor_loss", *FOLLOW}
     with pytest.raises(NonFiniteError, match=r"not finite: .*critic loss"):
         updates.means()
+    agent.load_state_dict(good)
+    replay._table.copy_(held)
+    updates._sums.zero_()
+    updates.step(torch.Generator())
+    assert np.isfinite(list(updates.means().values())).all()
 
 
-def test_what_was_the_first_loss_that_was_not_finite_is_said():
+def test_an_optimizer_that_skips_changes_nothing():
+    weight = torch.ones(3)
+    optimizer = Adam([weight], 0.1)
+    optimizer.step([torch.ones(3)])
+    before = {"weight": weight.clone()} | optimizer.tensors("adam")
+    optimizer.step([torch.ones(3)], skip=torch.ones(()))
+    after = {"weight": weight} | optimizer.tensors("adam")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    optimizer.step([torch.ones(3)], skip=torch.zeros(()))
+    assert float(optimizer.tensors("adam")["adam.0.step"]) == 2
+
+
+def test_statistics_of_observations_stay_on_the_cpu():
+    normalizer = Normalizer(3).to("meta")
+    assert (normalizer.shift.device.type, normalizer.scale.device.type) == ("meta", "meta")
+    assert {normalizer.mean.device.type, normalizer.m2.device.type, normalizer.count.device.type} == {"cpu"}
+
+
+def test_the_losses_that_were_not_finite_are_named_once():
     skip = Skip(("critic loss", "actor loss"), torch.device("cpu"))
     for value in (1.0, torch.inf, 2.0):
         skip.note("critic loss", torch.tensor(value))
@@ -104,6 +156,7 @@ def test_what_was_the_first_loss_that_was_not_finite_is_said():
     assert skip.flag == 1
     with pytest.raises(NonFiniteError, match=r"^not finite: critic loss$"):
         skip.check()
+    skip.check()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -115,6 +168,38 @@ def test_a_draw_on_the_device_is_uniform_over_what_is_held(device):
     counts = torch.bincount(drawn, minlength=10)
     assert len(counts) == 10
     assert ((counts - 2000).abs() < 5 * 42.4).all()  # sqrt(20000 .1 .9) = 42.4
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_updates_that_are_made_ahead_come_between_the_choice_of_actions_and_the_step(ahead, scripted):
+    said: list[str] = []
+
+    class Noted:
+        def step(self, rng):
+            said.append("update")
+
+        def means(self):
+            return {}
+
+    class Agent:
+        device = torch.device("cpu")
+
+        def act(self, obs, explore):
+            said.append("act")
+            return np.zeros((2, 1), np.float32)
+
+        def observe(self, obs):
+            pass
+
+    envs = scripted()
+    step = envs.step
+    envs.step = lambda action: (said.append("envs"), step(action))[1]
+    settings = {"steps": 8, "seed": 0, "learning_starts": 2, "updates_per_step": 0.5, "ahead": ahead}
+    for _ in off_policy(Agent(), envs, Replay(100, 2, 1), updates=Noted(), **settings):
+        pass
+    late = ["envs", "update"] + ["act", "envs", "update"] * 3
+    early = ["envs"] + ["act", "update", "envs"] * 3 + ["update"]
+    assert said == (early if ahead else late)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -155,6 +240,33 @@ def test_captured_epochs_are_those_made_one_by_one(device, options, monkeypatch)
         for a, b in zip(one._parameters, other._parameters, strict=True):
             assert_close(a, b, atol=1e-5, rtol=1e-5)
         one.rng.set_state(other.rng.get_state())  # of orders not asked for after the bound
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_after_the_bound_on_kl_no_gradient_is_judged(device, monkeypatch):
+    given = rollout(device, 60)
+    given.log_prob[:20], given.advantage[:20] = -200.0, -1.0  # the ratio overflows
+    config = PPOConfig(hidden=(16,), batch_size=60, target_kl=0.02, normalize_advantage=False)
+    agent = PPO(N, M, P, config, device=device)
+    for captures in (False, True):
+        monkeypatch.setattr(PPO, "captures", captures)
+        assert agent.update(given) == {}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_smaller_rollout_goes_through_the_same_memory(device, monkeypatch):
+    """As where a transition was invalid."""
+    config = PPOConfig(hidden=(16, 16), batch_size=24, epochs=2, learning_rate=3e-3)
+    one, other = (PPO(N, M, P, config, seed=5, device=device) for _ in range(2))
+    monkeypatch.setattr(PPO, "captures", property(lambda self: self is other))
+    kept = set()
+    for n in (100, 93, 100):
+        for agent in (one, other):
+            agent.update(rollout(device, n))
+        kept.add(id(other._captured))
+    assert len(kept) == 1
+    for a, b in zip(one._parameters, other._parameters, strict=True):
+        assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)

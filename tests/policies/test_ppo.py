@@ -287,3 +287,25 @@ def test_an_invalid_transition_is_not_learned_from(scripted):
 def test_settings_out_of_range_are_refused(setting, words):
     with pytest.raises(ValueError, match=words):
         PPOConfig(**setting)
+
+
+def test_an_environment_may_write_what_it_returns_over_what_it_returned(vectorized):
+    weights = []
+    for reuses in (False, True):
+        envs, shown = vectorized(n=2, length=3), {}
+        step = envs.step
+
+        def over(action, step=step, shown=shown, reuses=reuses):
+            *arrays, infos = step(action)
+            if reuses:
+                for k, array in enumerate(arrays):
+                    shown.setdefault(k, array.copy())[:] = array
+                arrays = list(shown.values())
+            return (*arrays, infos)
+
+        envs.step = over
+        agent = PPO(1, 1, config=PPOConfig(hidden=(8,), rollout=16, batch_size=8, epochs=1), seed=0)
+        for _ in on_policy(agent, envs, steps=64, seed=0, rollout=16, gamma=0.9, gae_lambda=0.9):
+            pass
+        weights.append(agent.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
