@@ -1,9 +1,9 @@
 """Work of one shape, done again and again on tensors that stay where they are: on a GPU as one launch (a CUDA graph).
 
 A gradient step is some two hundred small kernels, and what takes the time is to launch them one by one and to wait for
-a loss on the way. So there the whole step is captured once and replayed, with nothing that waits for the device: where a
-batch lies is drawn on the device, a loss is judged there, and a step whose loss is not finite is skipped, as are all
-after it, until somebody asks (`Skip.check`). On a CPU the same work is simply done.
+a loss on the way. So there the whole step is captured once and replayed, and nothing waits for the device: where a
+batch lies is drawn on it, a loss is judged there, and a step whose loss is not finite is skipped, as are all after it,
+until somebody asks (`Skip.check`). On a CPU the same work is simply done.
 """
 
 from __future__ import annotations
