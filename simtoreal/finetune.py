@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -100,12 +99,14 @@ def finetune(
         force: replace an earlier run at `out`.
 
     Raises:
-        ValueError: no such run, target, robot or setting; a recurrent policy; too few seconds; a robot of another task
-            or contract.
+        ValueError: no such run, or one in training; no such target, robot or setting; a recurrent policy; too few
+            seconds; a robot of another task or contract.
         RobotLinkError: the robot is lost. Nothing is written.
     """
     source = Run.load(run)
+    check_unlocked(source.path)
     actor, meta = source.actor(checkpoint)
+    parent = _Parent.of(source, meta["step"])
     if actor.recurrent:
         raise RunError(f"{source.path}: its policy is recurrent; fine-tuning is for policies without a hidden state")
     caps = Caps(max_falls, max_violations, max_stops)
@@ -148,8 +149,22 @@ def finetune(
             wall_seconds=time.perf_counter() - began,
             **verdict,
         )
-        _write(result, source, meta, {"seed": seed, "target": os.fspath(target)}, tuner, session)
+        _write(result, source, meta, parent, {"seed": seed, "target": os.fspath(target)}, tuner, session)
     return result
+
+
+@dataclass(frozen=True)
+class _Parent:
+    """Of the run to start from what is written at the end, as it is at the beginning: by then it may be another."""
+
+    sha256: str
+    ranges: bytes | None
+
+    @classmethod
+    def of(cls, source: Run, step: int) -> _Parent:
+        weights, ranges = source.path / CHECKPOINTS / str(step) / TENSORS, source.path / RANDOMIZATION
+        sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        return cls(sha256, ranges.read_bytes() if ranges.is_file() else None)
 
 
 def better(base: list[bool], tuned: list[bool]) -> float:
@@ -184,15 +199,15 @@ def decide(base: list[bool], tuned: list[bool], trouble: str | None = None) -> d
 
 
 def _write(
-    result: FineTuneResult, source: Run, meta: Mapping[str, Any], asked: Mapping[str, Any], tuner: FineTuner,
-    session: Session,
+    result: FineTuneResult, source: Run, meta: Mapping[str, Any], parent: _Parent, asked: Mapping[str, Any],
+    tuner: FineTuner, session: Session,
 ) -> None:  # fmt: skip
     """The run folder: checkpoint 0 is the base; the tuned policy, if it was accepted, follows under its rollouts."""
     folder = result.run
     clear_run(folder)
     write_yaml(folder / CONFIG, source.config.model_dump(exclude_none=True))
-    if (source.path / RANDOMIZATION).is_file():
-        shutil.copyfile(source.path / RANDOMIZATION, folder / RANDOMIZATION)
+    if parent.ranges is not None:
+        (folder / RANDOMIZATION).write_bytes(parent.ranges)
     (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in session.metrics))
     policies = {0: tuner.base} | ({result.rollouts: tuner.average} if result.accepted else {})
     for step, policy in policies.items():
@@ -224,9 +239,7 @@ def _write(
             "parent": {
                 "run": os.path.relpath(source.path.resolve(), folder.resolve()),
                 "checkpoint": meta["step"],
-                "sha256": hashlib.sha256(
-                    (source.path / CHECKPOINTS / str(meta["step"]) / TENSORS).read_bytes()
-                ).hexdigest(),
+                "sha256": parent.sha256,
             },
             "finetune": result.to_json() | {**asked, "settings": asdict(tuner.config)},
         },

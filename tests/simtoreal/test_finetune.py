@@ -1,6 +1,7 @@
 """Fine-tuning from end to end on robots in other processes, cut to seconds, and its guards one by one."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import signal
@@ -356,6 +357,30 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(reach, target, t
     assert cli("finetune", reach, "--target", target, "--robot-seconds", SECONDS, "--out", busy, "--force").code == 1
     assert not (busy / "replay").exists()
     assert cli("export", busy, "--out", tmp_path / "bundle").code == 0
+
+
+def test_a_base_that_is_being_trained_is_refused(reach, target, tmp_path, cli):
+    with locked(reach):
+        said = cli("finetune", reach, "--target", target, "--robot-seconds", SECONDS, "--out", tmp_path / "new")
+    said.refused("is being trained by process")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_base_is_not_needed_again_once_the_robot_moves(reach, target, tmp_path, monkeypatch):
+    base, out = tmp_path / "base", tmp_path / "new"
+    shutil.copytree(reach, base)
+    expected = hashlib.sha256((base / "checkpoints" / "60" / "agent.safetensors").read_bytes()).hexdigest()
+    run = Session.run
+
+    def and_meanwhile(self, report=None):
+        shutil.rmtree(base)
+        run(self, report)
+
+    monkeypatch.setattr(Session, "run", and_meanwhile)
+    simtoreal.finetune(base, target=target, robot_seconds=SECONDS, out=out, checkpoint="last")
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["parent"]["sha256"] == expected
+    assert (out / "randomization.yaml").is_file() == (reach / "randomization.yaml").is_file()
 
 
 @pytest.mark.parametrize(
