@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verb is None:
         parser.error(f"name a verb: {', '.join(ONE_LINE)}")
     try:
-        with _terminable(), _apart() if options.json else nullcontext():
+        with _terminable(), _own_warnings_in_a_line(), _apart() if options.json else nullcontext():
             result, code = options.run(options)
         if options.json:
             print(json.dumps(result, allow_nan=False))
@@ -65,6 +66,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"something that was imported ended the program with {stop.code!r}", FAILURE)
     except Exception as error:
         return _failed(error)
+
+
+@contextmanager
+def _own_warnings_in_a_line() -> Iterator[None]:
+    """What this package warns of is for who trains, not for who wrote the line of code that it came from."""
+    before = warnings.formatwarning
+
+    def said(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+        if category.__module__.startswith("simtoreal."):
+            return f"simtoreal: {message}\n"
+        return before(message, category, *where, **more)
+
+    warnings.formatwarning = said
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

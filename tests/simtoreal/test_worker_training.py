@@ -105,6 +105,23 @@ def test_a_training_survives_the_death_of_a_worker(tmp_path):
     assert Run.load(run).summary["worker_restarts"] == 2
 
 
+def test_the_command_line_tells_of_a_dead_worker_in_one_line():
+    code = (
+        "import warnings; from simtoreal import cli, verbs; from simtoreal.worker_handle import WorkerRestart\n"
+        "def run(options):\n"
+        "    warnings.warn('worker 1 was killed; it is restarted', WorkerRestart)\n"
+        "    warnings.warn('other')\n"
+        "    return {}, 0\n"
+        "cli.VERBS = (lambda all: verbs._verb(all, 'tasks', run),)\n"
+        "raise SystemExit(cli.main(['tasks']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    ours, *theirs = done.stderr.splitlines()
+    assert ours == "simtoreal: worker 1 was killed; it is restarted"
+    assert "UserWarning: other" in theirs[0]
+
+
 def test_a_terminals_interrupt_is_the_parents_to_answer(tmp_path):
     command = [sys.executable, "-m", "simtoreal", "train", "CartPoleSwingUp", "--steps", "10000000", "--envs", "2"]
     process = subprocess.Popen(
