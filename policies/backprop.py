@@ -168,7 +168,6 @@ def backward(body: HiddenLayers, trace: Trace, g: Tensor, weights: bool = True) 
 def linear_gradients(x: Tensor, g: Tensor) -> list[Tensor]:
     """Of a linear layer's weight and bias, float32, from its input [B, n] and the gradient to its output [B, m]. The
     first factor is copied for the product, so let it be the narrower."""
-
     if g.is_cuda:
         return alongside(g.device, [partial(_of_weight, x, g), partial(torch.sum, g, 0)])
     return [_of_weight(x, g), widened(g.sum(0))]

@@ -114,7 +114,7 @@ class PPO(StochasticAgent[PPOConfig]):
         for _ in range(config.epochs):
             for batch in data.shuffled(self._order(rollout)).split(config.batch_size):
                 parts, gradients = self.gradients(batch)
-                if config.target_kl and approximate_kl(parts.log_ratio) > 1.5 * config.target_kl:
+                if config.target_kl and self._too_far(parts):
                     return self._metrics(seen)
                 self._step(parts, gradients)
                 seen.append(parts)
@@ -194,10 +194,9 @@ class PPO(StochasticAgent[PPOConfig]):
     def step_captured(self, parts: Parts, gradients: list[Tensor], skip: Skip, stop: Tensor) -> Tensor:
         """As the loop over minibatches in `update`, with nothing that waits for the device: 1 where there was no step,
         for a gradient that is not finite or because the policy has moved too far, which `stop` keeps."""
-        config = self.config
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        if config.target_kl:
-            stop.copy_(torch.maximum(stop, (approximate_kl(parts.log_ratio) > 1.5 * config.target_kl).float()))
+        norm = _norm(gradients)
+        if self.config.target_kl:
+            stop.copy_(torch.maximum(stop, self._too_far(parts).float()))
         skip.note("the gradient's norm", torch.where(stop > 0, 0.0, norm))  # none is taken after the bound
         no_step = torch.maximum(skip.flag, stop)
         self.optimizers["all"].step(gradients, no_step, self._shrink(norm))
@@ -205,11 +204,15 @@ class PPO(StochasticAgent[PPOConfig]):
 
     def _step(self, parts: Parts, gradients: list[Tensor]) -> None:
         """One step along the gradients, clipped to a norm. Raises NonFiniteError."""
-        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        norm = _norm(gradients)
         if not math.isfinite(value := norm.item()):
             raise NonFiniteError(f"the gradient's norm is {value}, the loss {self._loss(parts).item()}")
         clips = value + 1e-6 > self.config.max_gradient
         self.optimizers["all"].step(gradients, shrink=self._shrink(norm) if clips else None)
+
+    def _too_far(self, parts: Parts) -> Tensor:
+        """Has the policy moved beyond the bound on KL?"""
+        return approximate_kl(parts.log_ratio) > 1.5 * self.config.target_kl
 
     def _shrink(self, norm: Tensor) -> Tensor:
         """What gradients of that norm are to be divided by."""
@@ -233,3 +236,8 @@ class PPO(StochasticAgent[PPOConfig]):
             "clip_fraction": ((log_ratio.exp() - 1.0).abs() > self.config.clip).float().mean(),
             "std": self.policy.head.spread(),
         }
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """Of all of them together."""
+    return torch.cat([g.flatten() for g in gradients]).norm()

@@ -147,7 +147,7 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
     def _latent(self, obs: Observation, hidden_state: Tensor | None) -> tuple[Tensor, Tensor]:
         """The policy's last hidden layer of raw observations, and the next hidden state [E, w]: the policy's own and,
         unless they share it, the value's."""
-        body, value_body = self.policy.body, self.value[0]
+        body, value_body = self.policy.body, self._value_body
         if not isinstance(body, RecurrentLayers):
             latent = body(self._seen(obs))
             return latent, latent[:, :0]
@@ -169,9 +169,9 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         """V [B] of raw observations that follow on a hidden state [B, w]."""
         with torch.inference_mode():
             state = self._inputs(obs, privileged)[1]
-            if isinstance(self.value[0], RecurrentLayers):
-                latent, _ = self.value[0](state, self._hidden_states(hidden_state)[1])
-                found: Tensor = self.value[1](latent)[:, 0]
+            if isinstance(self._value_body, RecurrentLayers):
+                latent, _ = self._value_body(state, self._hidden_states(hidden_state)[1])
+                found: Tensor = self._value_head(latent)[:, 0]
                 return found
             parts = [state] if self.image is None else state.split(self.config.batch_size)  # pixels become floats
             return torch.cat([self.value(part)[:, 0] for part in parts])
