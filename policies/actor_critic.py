@@ -108,7 +108,11 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         critics = Critics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.average = copy.deepcopy(self.policy).requires_grad_(False) if config.actor_average else self.policy
+        self._followers = [Follower(self.target_critics, self.critics, config.tau)]
+        self.average = self.policy
+        if config.actor_average:
+            self.average = copy.deepcopy(self.policy).requires_grad_(False)
+            self._followers.append(Follower(self.average, self.policy, config.actor_average))
         self.optimizers |= {
             "actor": Adam(self.policy.parameters(), config.actor_lr),
             "critic": Adam(self.critics.parameters(), config.critic_lr),
@@ -206,13 +210,18 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
             self.optimizers[name].step(gradients, turn.skip.flag)
 
     def _follow(self) -> None:
-        """Let the target critics, and the average of the actor's weights, follow."""
-        move(self.target_critics, self.critics, self.config.tau)
-        if self.config.actor_average:
-            move(self.average, self.policy, self.config.actor_average)
+        """Let what follows the trained networks take its step."""
+        for follower in self._followers:
+            follower.step()
 
 
-@torch.no_grad()
-def move(slow: nn.Module, fast: nn.Module, rate: float) -> None:
-    """slow += rate (fast - slow), all parameters at once."""
-    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
+class Follower:
+    """Weights that follow others slowly (Polyak): slow += rate (fast - slow), all at once. Which they are is found out
+    once: modules take longer to list them than they take to move."""
+
+    def __init__(self, slow: nn.Module, fast: nn.Module, rate: float) -> None:
+        self._slow, self._fast, self._rate = list(slow.parameters()), list(fast.parameters()), rate
+
+    @torch.no_grad()
+    def step(self) -> None:
+        torch._foreach_lerp_(self._slow, self._fast, self._rate)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actor_critic import move
+from simtoreal.policies.actor_critic import Follower
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError
@@ -119,6 +119,8 @@ class FineTuner:
             torch.manual_seed(seed)
             self.critics = Critics(size + 1 + m, config.hidden, config.n_critics, layer_norm=True)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self._target = Follower(self.target_critics, self.critics, config.tau)
+        self._candidate = Follower(self.average, self.actor, config.actor_average)
         self.log_beta = torch.zeros((), requires_grad=True)
         self.rng = torch.Generator().manual_seed(seed)
         self.old, self.new = Replay(old, size, m, 1), Replay(new, size, m, 1)
@@ -217,7 +219,7 @@ class FineTuner:
         value = _finite(loss, "critic")
         gradients = self.critics.weight_gradients(traces, (q - target) / len(target))
         self._critic_optimizer.step(gradients)
-        move(self.target_critics, self.critics, config.tau)
+        self._target.step()
         return {
             "critic_loss": value,
             "q_mean": float(q[:, -self._from_new :].mean()) if self._from_new else float(q.mean()),
@@ -246,7 +248,7 @@ class FineTuner:
         self._beta_optimizer.step([-excess.detach()])
         with torch.no_grad():
             self.log_beta.clamp_(-5.0, 5.0)
-        move(self.average, self.actor, self.config.actor_average)
+        self._candidate.step()
         return {
             "actor_loss": value,
             "distance": math.sqrt(moved.detach().item()),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, Turn, move
+from simtoreal.policies.actor_critic import Follower, OffPolicyAgent, OffPolicyConfig, Turn
 from simtoreal.policies.actors import TanhActor
 from simtoreal.policies.backprop import Trace, tanh_backward
 from simtoreal.policies.branches import alongside
@@ -57,6 +57,7 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
     def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
         super()._build(observation_size, privileged_size, choices)
         self.target_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self._followers.append(Follower(self.target_policy, self.policy, self.config.tau))
         self.updates = torch.zeros((), dtype=torch.int64)
         self._last_actor_loss = torch.zeros((), device=self.device)
 
@@ -96,7 +97,6 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
 
         if turn.actor_learns:
             self._last_actor_loss.copy_(self._improve(obs, state, next_obs, turn))
-            move(self.target_policy, self.policy, config.tau)
             self._follow()
         return {
             "critic_loss": loss_q,
