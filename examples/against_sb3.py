@@ -53,9 +53,8 @@ def returns_of(task: str, learner: str, steps: int, seed: int, folder: Path) -> 
     if not is_finished(run):
         simtoreal.train(task, algorithm=learner, steps=steps, seed=seed, randomization="none", out=run, force=True)
     bundle = simtoreal.export(run, run.with_name(run.name + "-bundle"), checkpoint="last", force=True)
-    verdict = simtoreal.evaluate(
-        bundle, out=run.with_name(run.name + "-verdict"), suites="nominal", episodes=EPISODES, force=True
-    )
+    out = run.with_name(run.name + "-verdict")
+    verdict = simtoreal.evaluate(bundle, task=task, out=out, suites="nominal", episodes=EPISODES, force=True)
     return [episode.return_ for episode in verdict.episodes]
 
 

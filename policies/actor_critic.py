@@ -220,7 +220,9 @@ class Follower:
     once: modules take longer to list them than they take to move."""
 
     def __init__(self, slow: nn.Module, fast: nn.Module, rate: float) -> None:
-        self._slow, self._fast, self._rate = list(slow.parameters()), list(fast.parameters()), rate
+        self._slow: list[Tensor] = list(slow.parameters())
+        self._fast: list[Tensor] = list(fast.parameters())
+        self._rate = rate
 
     @torch.no_grad()
     def step(self) -> None:
