@@ -222,7 +222,16 @@ def test_a_worker_that_is_killed_is_a_failure_and_no_verdict(controllers, tmp_pa
 
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_workers_go_with_their_parent(which, code, controllers, tmp_path):
-    name = controllers("import time\n\n\ndef act(observation):\n    time.sleep(0.1)\n    return [0.0]")
+    started = tmp_path / "started"
+    started.mkdir()
+    name = controllers(f"""
+import time
+
+
+def act(observation):
+    open({str(started)!r} + f"/{{os.getpid()}}", "w").close()
+    time.sleep(0.1)
+    return [0.0]""")
     command = [sys.executable, "-m", "simtoreal", "evaluate", name, "--task", "CartPoleSwingUp", "--workers", "2"]
     process = subprocess.Popen(
         [*command, "--episodes", "1000", "--out", tmp_path / "v", "--json"],
@@ -230,13 +239,12 @@ def test_workers_go_with_their_parent(which, code, controllers, tmp_path):
         env=os.environ | {"PYTHONPATH": str(tmp_path / "modules")},
     )  # fmt: skip
     until = time.monotonic() + 60
-    workers = []
     try:
-        while sum(worker.cpu_times().user > 0.5 for worker in workers) < 2:
+        while len(list(started.iterdir())) < 2:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < until
             time.sleep(0.1)
-            workers = psutil.Process(process.pid).children(recursive=True)
+        workers = psutil.Process(process.pid).children(recursive=True)
         if which == signal.SIGINT:
             os.killpg(process.pid, which)  # as a terminal does
         else:
