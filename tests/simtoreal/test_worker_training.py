@@ -107,12 +107,14 @@ def test_a_training_survives_the_death_of_a_worker(tmp_path):
 
 def test_the_command_line_tells_of_a_dead_worker_in_one_line():
     code = (
-        "import warnings; from simtoreal import cli, verbs; from simtoreal.worker_handle import WorkerRestart\n"
+        "import warnings; from simtoreal import cli\n"
+        "from simtoreal.verbs.verb import make_verb\n"
+        "from simtoreal.worker_handle import WorkerRestart\n"
         "def run(options):\n"
         "    warnings.warn('worker 1 was killed; it is restarted', WorkerRestart)\n"
         "    warnings.warn('other')\n"
         "    return {}, 0\n"
-        "cli.VERBS = (lambda all: verbs._verb(all, 'tasks', run),)\n"
+        "cli.VERBS = (lambda all: make_verb(all, 'tasks', run),)\n"
         "raise SystemExit(cli.main(['tasks']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

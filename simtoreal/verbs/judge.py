@@ -1,0 +1,99 @@
+"""Judge: policies over suites, the whole way, the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from simtoreal.arguments import count, whole
+from simtoreal.verbs.verb import DONE, NO, Outcome, make_verb
+
+
+def _evaluate(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.evaluate import evaluate
+        from simtoreal.progress import counting_progress
+        from simtoreal.verdict import verdict
+
+        with counting_progress("episodes") as progress:
+            result = evaluate(
+                options.policies,
+                out=options.out,
+                suites=options.suite,
+                episodes=options.episodes,
+                seed=options.seed,
+                engine=options.engine,
+                workers=options.workers,
+                gates=options.gate,
+                task=options.task,
+                force=options.force,
+                progress=progress,
+            )
+        if not options.json:
+            for sentence in verdict(result.summary, result.comparisons):
+                print(sentence)
+            for gate in result.gates:
+                print(gate.text)
+            print(f"report: {result.report}")
+        return result.to_json(), DONE if result.passed else NO
+
+    verb = make_verb(verbs, "evaluate", run)
+    verb.add_argument("policies", nargs="+", metavar="BUNDLE|module:function")
+    verb.add_argument(
+        "--suite", action="append", default=[], metavar="NAME|FILE", help="repeatable; default: all of the task"
+    )
+    verb.add_argument("--episodes", type=count, default=20, help="for each condition (default 20)")
+    verb.add_argument("--seed", type=whole, default=0)
+    verb.add_argument("--out", required=True, metavar="DIR")
+    verb.add_argument("--engine", default="pybullet", metavar="NAME")
+    verb.add_argument("--workers", type=count, default=1, metavar="K")
+    verb.add_argument(
+        "--gate",
+        action="append",
+        default=[],
+        metavar="GATE",
+        help="[suite/condition:]metric op number, e.g. 'success >= 0.9'",
+    )
+    verb.add_argument("--task", metavar="TASK", help="where only controllers are judged")
+    verb.add_argument("--force", action="store_true", help="replace an earlier evaluation")
+
+
+def _demo(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.demo import demo, print_result
+
+        def say(text: str) -> None:
+            print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+        result = demo(options.task, out=options.out, seed=options.seed, force=options.force, say=say)
+        print_result(result, say)
+        return result.to_json(), DONE if result.verified else NO
+
+    verb = make_verb(verbs, "demo", run)
+    verb.add_argument("task", nargs="?", default="PandaReach", metavar="TASK")
+    verb.add_argument("--out", default="runs/demo", metavar="DIR")
+    verb.add_argument("--seed", type=whole, default=0)
+    verb.add_argument("--force", action="store_true", help="replace an earlier demo")
+
+
+def _bench(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.bench import bench, print_bench
+
+        result = bench(options.names, rounds=options.rounds)
+        if not options.json:
+            print_bench(result)
+        return result, DONE
+
+    verb = make_verb(verbs, "bench", run)
+    verb.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="step, reset, update, loop, inference, workers, gpu (default: all that can be)",
+    )
+    verb.add_argument("--rounds", type=count, default=5, help="interleaved repetitions (default 5)")
+
+
+VERBS = (_evaluate, _demo, _bench)

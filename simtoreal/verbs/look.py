@@ -1,0 +1,114 @@
+"""Look: the lists, a robot or a policy, an episode again."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from simtoreal.arguments import count, named_number, named_numbers, once_each, whole
+from simtoreal.verbs.verb import DONE, NO, Outcome, make_verb, success_text
+
+
+def _tasks(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.listing import print_listing, print_preset, tasks
+
+        if options.preset is not None:
+            table = print_preset(options.preset, quiet=options.json)
+            return table, DONE
+        found = tasks()
+        if not options.json:
+            print_listing(found)
+        return found, DONE
+
+    verb = make_verb(verbs, "tasks", run)
+    verb.add_argument(
+        "--preset", metavar="NAME|FILE", help="print one preset as a table, with the source of each range"
+    )
+
+
+def _play(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.film import play
+        from simtoreal.progress import counting_progress
+
+        with counting_progress("steps") as progress:
+            result = play(
+                options.task,
+                options.policy,
+                video=options.video,
+                episodes=options.episodes,
+                seed=options.seed,
+                randomization=options.randomization,
+                parameters=once_each("--parameter", options.parameter),
+                goal=once_each("--goal", options.goal),
+                force=options.force,
+                progress=progress,
+            )
+        if not options.json:
+            for number, o in enumerate(result.outcomes):
+                why = f" ({o.unmet})" if o.unmet else ""
+                print(f"episode {number}: return {o.return_:.2f}, {success_text(o.success)}{why}, {o.length} steps")
+            if result.video:
+                print(f"film: {result.video}")
+        return result.to_json(), DONE
+
+    verb = make_verb(verbs, "play", run)
+    verb.add_argument("task", metavar="TASK")
+    verb.add_argument(
+        "policy", nargs="?", metavar="BUNDLE", help="a bundle or module:function; without it the robot holds still"
+    )
+    verb.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
+    verb.add_argument("--episodes", type=count, default=3)
+    verb.add_argument("--seed", type=whole, default=0)
+    verb.add_argument("--randomization", metavar="PRESET|FILE|none", default="none")
+    verb.add_argument(
+        "--parameter",
+        type=named_number,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the robot, e.g. push.speed=1; repeatable",
+    )
+    verb.add_argument(
+        "--goal",
+        type=named_numbers,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="instead of a drawn one, e.g. velocity_command=0.5; repeatable",
+    )
+    verb.add_argument("--force", action="store_true", help="replace an earlier film")
+
+
+def _replay(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.film import replay
+
+        result = replay(
+            options.folder,
+            options.case,
+            bundle=options.bundle,
+            task=options.task,
+            video=options.video,
+            force=options.force,
+        )
+        if not options.json:
+            how = "identical" if result.identical else f"DIFFERENT in {', '.join(result.differing)}"
+            returns = f"return {result.replayed_return!r}, recorded {result.recorded_return!r}"
+            print(f"{result.case} by {result.bundle}: {returns}: {how}")
+            print(f"{success_text(result.success)} after {result.length} steps")
+            if result.video:
+                print(f"film: {result.video}")
+        return result.to_json(), DONE if result.identical else NO
+
+    verb = make_verb(verbs, "replay", run)
+    verb.add_argument("folder", metavar="DIR", help="an evaluation")
+    verb.add_argument("case", metavar="CASE", help="suite/condition/number, as the report prints it")
+    verb.add_argument("--bundle", metavar="NAME", help="where several were judged, or a module:function")
+    verb.add_argument("--task", metavar="TASK", help="where it is a module:Id-v0")
+    verb.add_argument("--video", metavar="FILE", help=".mp4 or .gif")
+    verb.add_argument("--force", action="store_true", help="replace an earlier film")
+
+
+VERBS = (_tasks, _play, _replay)

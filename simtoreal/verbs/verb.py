@@ -1,0 +1,39 @@
+"""What every verb of the command line is made of."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+DONE, NO = 0, 1
+ONE_LINE = {
+    "tasks": "list tasks, algorithms, presets and suites",
+    "play": "look at a task or a policy, in a window or as a film",
+    "train": "train a policy and leave a run folder",
+    "finetune": "fine-tune a policy on a robot within a budget of robot seconds; keep the base unless it is better",
+    "import": "make a run of somebody's Stable-Baselines3 zip, without unpickling it",
+    "export": "turn a run into a self-describing ONNX bundle",
+    "verify": "check a bundle: integrity, contract, parity with torch, latency",
+    "evaluate": "judge bundles over suites and write a report",
+    "replay": "run one evaluated episode again, exactly",
+    "demo": "the whole way on one robot, in minutes",
+    "bench": "the benchmarks, as a table",
+}
+
+Outcome = tuple[dict[str, Any], int]
+
+
+def make_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Outcome]) -> argparse.ArgumentParser:
+    """The parser of a verb that does `run`, among those of `verbs`."""
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, description=ONE_LINE[name].capitalize() + ".", help=ONE_LINE[name]
+    )
+    verb.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def success_text(reached: bool | None) -> str:
+    """In words."""
+    return {True: "success", False: "no success", None: "this task reports no success"}[reached]
