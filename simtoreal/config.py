@@ -54,6 +54,7 @@ class RunConfig(BaseModel):
     augment: int = Field(
         default=0, ge=0, le=16
     )  # further transitions the task derives from each: mirrored, other goals
+    episode_steps: int | None = Field(default=None, ge=1)  # that cut off what is learned from; never what is judged
     evaluate_every: int = Field(default=2_500, ge=1)
     evaluate_episodes: int = Field(default=20, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)

@@ -178,3 +178,26 @@ def test_others_episodes_are_keyed_by_seed_environment_and_episode():
     assert starts(0, 0) == first
     others = [*first, *starts(0, 1), *starts(1, 0)]
     assert len({tuple(obs) for obs in others}) == 9
+
+
+@pytest.mark.parametrize("task", ["CartPoleSwingUp", "Pendulum-v1"])
+def test_episodes_to_learn_from_can_be_cut_off_and_each_has_a_robot_of_its_own(task):
+    preset = "CartPoleSwingUp" if task == "CartPoleSwingUp" else "none"
+    config = RunConfig(task=task, steps=1, envs=2, randomization=preset, episode_steps=7)
+    envs = build.TrainingEnvs(config)
+    first, _ = envs.reset(seed=0)
+    ends, starts = [], [first]
+    for step in range(1, 22):
+        seen, _, terminated, truncated, infos = envs.step(np.zeros((2, 1), np.float32))
+        assert not terminated.any()
+        if truncated.any():
+            assert truncated.all()
+            assert not np.array_equal(infos["final_obs"][0], seen[0])
+            ends.append(step)
+            starts.append(seen)
+    assert ends == [7, 14, 21]
+    assert len({start.tobytes() for start in starts}) == 4
+    envs.close()
+    judged = build.make_training_env(config, 0, 0)
+    judged.reset(seed=0)
+    assert not any(judged.step(np.zeros(1, np.float32))[3] for _ in range(20))

@@ -27,7 +27,8 @@ FAST = [
     "evaluate_every=400", "evaluate_episodes=1", "save_every=200",
 ]  # fmt: skip
 RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled goals; no names, and a ring overwritten;
-    # "history": cut in mid-episode, its relabelled stacks of three frames go on, as does the hidden state of "gru"
+    # "history": cut in mid-episode, its relabelled stacks of three frames go on, as does the hidden state of "gru"; the
+    # walk's episodes are cut off
     "cartpole": ["CartPoleSwingUp", "--steps", "1200", "--envs", "2", *(f"--set={s}" for s in FAST)],
     "reach": ["PandaReach", "--steps", "600", "--envs", "3", *(f"--set={s}" for s in FAST)],
     "history": [
@@ -39,7 +40,10 @@ RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled 
         "--set=agent.sequence_length=10", *(f"--set={s}" for s in FAST[4:]),
     ],
     "pendulum": ["Pendulum-v1", "--steps", "900", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
-    "walk": ["A1Walk", "--steps", "400", "--envs", "2", *(f"--set={s}" for s in [*FAST, "save_every=100"])],
+    "walk": [
+        "A1Walk", "--steps", "400", "--envs", "2",
+        *(f"--set={s}" for s in [*FAST, "save_every=100", "episode_steps=90"]),
+    ],
     "sb3": [
         "CartPoleSwingUp", "--steps", "800", "--envs", "2", "--algorithm", "sb3-sac",
         "--set=agent.policy_kwargs.net_arch=[16, 16]", "--set=agent.learning_starts=100", "--set=agent.train_freq=10",
