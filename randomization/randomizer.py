@@ -173,6 +173,7 @@ class Randomizer:
             if ends is None
         ]
         self._low, self._high = np.array(list(self.ranges.values())).reshape(-1, 2).T
+        self._nominal = np.array([table[name].nominal for name in self.distributions])
         rows = zip(self.distributions.items(), streams, strict=True)
         text = "\n".join(sorted(f"{name} {stream} {distribution!r}" for (name, distribution), stream in rows))
         self._version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -196,15 +197,19 @@ class Randomizer:
         """A hash of all that decides the draws: names, distributions and shared streams (16 hex digits)."""
         return self._version
 
-    def draw(self, seed: int, env: int, episode: int) -> dict[str, float]:
-        """The value of each randomized name, in its unit, in episode `episode` of environment `env`."""
+    def draw(self, seed: int, env: int, episode: int, width: float = 1.0) -> dict[str, float]:
+        """The value of each randomized name, in its unit, in episode `episode` of environment `env`; of a `width` below
+        1 that share of the way to it from nominal."""
         if not self._streams:
             return {}
         u = uniforms(seed, env, episode, self._streams)
         values = self._begin + u * self._span  # what is a line, all at once
         for i, ppf in self._curves:
             values[i] = ppf(float(u[i]))
-        return dict(zip(self.distributions, np.clip(values, self._low, self._high).tolist(), strict=True))
+        values = np.clip(values, self._low, self._high)
+        if width < 1.0:
+            values = self._nominal + width * (values - self._nominal)
+        return dict(zip(self.distributions, values.tolist(), strict=True))
 
     def _clip(self, name: str, low: float, high: float) -> tuple[float, float]:
         least, greatest = self._bounds[name]

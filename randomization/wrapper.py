@@ -18,20 +18,31 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
 
     Episodes count from 0 and go up by one at each reset; `reset(seed=s)` starts again at (s, episode 0). The
     environment is seeded by the same key, so an episode is the same in any process and after any other episodes. What
-    the caller puts into `options["parameters"]` wins over the draw; other options pass through.
+    the caller puts into `options["parameters"]` wins over the draw; other options pass through. With a `ramp` episode 0
+    is nominal and the draws widen evenly until episode `ramp`, from which on they are the randomizer's whole.
 
-    A reset's `info["parameters"]` is the environment's own report and `info["draw"]` the key of the draw:
-    `{"seed", "env", "episode", "version"}`.
+    A reset's `info["parameters"]` is the environment's own report and `info["draw"]` the arguments of
+    `Randomizer.draw` with the randomizer's version: `{"seed", "env", "episode", "width", "version"}`.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], randomizer: Randomizer, seed: int = 0, env_index: int = 0) -> None:
-        RecordConstructorArgs.__init__(self, randomizer=randomizer, seed=seed, env_index=env_index)
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        randomizer: Randomizer,
+        seed: int = 0,
+        env_index: int = 0,
+        ramp: int = 0,
+    ) -> None:
+        RecordConstructorArgs.__init__(self, randomizer=randomizer, seed=seed, env_index=env_index, ramp=ramp)
         super().__init__(env)
+        if ramp < 0:
+            raise ValueError(f"ramp must be a number of episodes, 0 for none, got {ramp}")
         if not 0 <= env_index < 1 << 31:
             raise ValueError(f"env_index must lie in [0, 2^31), got {env_index}")
         self.randomizer = randomizer  # ADR puts one with wider ranges here; it applies from the next reset
         self.env_index = env_index
         self._seed = seed
+        self._ramp = ramp
         self._next_episode = 0
 
     @property
@@ -52,7 +63,8 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         if seed is not None:
             self.set_next_episode(seed, 0)
         key = {"seed": self._seed, "env": self.env_index, "episode": self._next_episode}
-        draw = self.randomizer.draw(**key)
+        width = min(1.0, self._next_episode / self._ramp) if self._ramp else 1.0
+        draw = self.randomizer.draw(**key, width=width)
         own = dict(options or {})
         given = own.pop("parameters", None) or {}
         if not isinstance(given, Mapping):
@@ -61,7 +73,7 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         observation, info = self.env.reset(seed=episode_seed(**key), options={**own, "parameters": parameters})
         self._check(parameters, info.get("parameters"))
         self._next_episode += 1
-        return observation, {**info, "draw": {**key, "version": self.randomizer.version}}
+        return observation, {**info, "draw": {**key, "width": width, "version": self.randomizer.version}}
 
     def _check(self, asked: Mapping[str, float], reported: Any) -> None:
         missing = list(asked) if not isinstance(reported, Mapping) else [name for name in asked if name not in reported]

@@ -164,16 +164,17 @@ def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Ra
     return Randomizer(preset, table)
 
 
-def make_training_env(config: RunConfig, index: int, seed: int, limit: int | None = None) -> gym.Env[Any, Any]:
-    """Environment `index` of a run, every reset keyed by (seed, index, episode); its episodes end after `limit` control
-    steps, if not before."""
+def make_training_env(config: RunConfig, index: int, seed: int, *, learning: bool = False) -> gym.Env[Any, Any]:
+    """Environment `index` of a run, every reset keyed by (seed, index, episode); for `learning` with episodes that are
+    cut off, and robots that begin as nominal ones, as the run has it."""
     env = make_env(task_id(config.task), privileged=config.privileged)
-    if limit is not None:
-        env = gym.wrappers.TimeLimit(env, limit)
+    if learning and config.episode_steps is not None:
+        env = gym.wrappers.TimeLimit(env, config.episode_steps)
     randomizer = make_randomizer(config.randomization, env, config.task)
     if randomizer is None and not parameters_of(env):
         return SeededEnv(env, seed, index)
-    return RandomizedEnv(env, randomizer or Randomizer(Preset.none(config.task), parameters_of(env)), seed, index)
+    randomizer = randomizer or Randomizer(Preset.none(config.task), parameters_of(env))
+    return RandomizedEnv(env, randomizer, seed, index, config.randomization_ramp if learning else 0)
 
 
 class TrainingEnvs(VectorWrapper):
@@ -183,7 +184,7 @@ class TrainingEnvs(VectorWrapper):
     env: LocalVectorEnv | WorkerVectorEnv
 
     def __init__(self, config: RunConfig) -> None:
-        make = [partial(make_training_env, config, i, config.seed, config.episode_steps) for i in range(config.envs)]
+        make = [partial(make_training_env, config, i, config.seed, learning=True) for i in range(config.envs)]
         local = not config.workers
         super().__init__(
             LocalVectorEnv(make) if local else WorkerVectorEnv(make, config.workers, timeout=config.step_timeout)

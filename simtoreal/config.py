@@ -45,6 +45,7 @@ class RunConfig(BaseModel):
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     randomization: str = "none"
+    randomization_ramp: int = Field(default=0, ge=0)  # episodes of each environment over which draws widen from nominal
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, le=256)
     envs: int = Field(default=1, ge=1, le=1024)

@@ -31,7 +31,7 @@ def test_each_reset_is_the_next_episode(block, randomizer):
     assert env.episode == -1
     seen = episodes(env, 3)
     assert [key for _, _, key in seen] == [
-        {"seed": 7, "env": 2, "episode": k, "version": randomizer.version} for k in range(3)
+        {"seed": 7, "env": 2, "episode": k, "width": 1.0, "version": randomizer.version} for k in range(3)
     ]
     for k, (_, parameters, _) in enumerate(seen):
         assert parameters.items() >= randomizer.draw(7, 2, k).items()
@@ -64,6 +64,23 @@ def test_an_episode_can_be_had_again_alone(block, randomizer):
     assert episodes(env, 2) == whole[4:]
     env.get_wrapper_attr("set_next_episode")(None, 3)
     assert episodes(env, 3) == whole[3:]
+
+
+def test_draws_widen_over_a_ramp(block, randomizer, table):
+    env = RandomizedEnv(block(), randomizer, seed=5, ramp=4)
+    seen = episodes(env, 7)
+    assert [key["width"] for _, _, key in seen] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    for episode, (_, parameters, key) in enumerate(seen):
+        whole = randomizer.draw(5, 0, episode)
+        for name, value in whole.items():
+            nominal = table[name].nominal
+            assert parameters[name] == pytest.approx(nominal + min(episode / 4, 1.0) * (value - nominal), abs=1e-12)
+        del key["version"]
+        assert parameters.items() >= randomizer.draw(**key).items(), "to be had again from what the info says"
+    env.get_wrapper_attr("set_next_episode")(5, 2)
+    assert episodes(env, 5) == episodes(RandomizedEnv(block(), randomizer, seed=5, ramp=4), 7)[2:]
+    with pytest.raises(ValueError, match="ramp must be a number of episodes, 0 for none, got -1"):
+        RandomizedEnv(block(), randomizer, ramp=-1)
 
 
 def test_environments_differ_and_their_number_does_not_matter(block, randomizer):

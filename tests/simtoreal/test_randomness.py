@@ -106,7 +106,8 @@ def test_every_draw_is_in_the_info_and_applies(task, table):
     randomizer = Randomizer(Preset.load(preset_paths()[task]), table)
     for episode in range(2):
         _, info = env.reset()
-        assert info["draw"] == {"seed": 2, "env": 3, "episode": episode, "version": randomizer.version}
+        key = {"seed": 2, "env": 3, "episode": episode, "width": 1.0, "version": randomizer.version}
+        assert info["draw"] == key
         drawn = randomizer.draw(2, 3, episode)
         assert set(info["parameters"]) == set(table)
         for name, parameter in table.items():
@@ -124,6 +125,14 @@ def test_none_means_nominal_and_still_seeds_every_episode(task, table):
         for name, parameter in table.items():
             assert info["parameters"][name] == pytest.approx(parameter.nominal, rel=1e-6, abs=1e-12)
     assert len(starts) == 3
+    env.close()
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_robots_to_learn_on_may_begin_as_nominal_ones_those_to_be_judged_on_never(learning):
+    config = RunConfig(task="CartPoleSwingUp", steps=1, randomization="CartPoleSwingUp", randomization_ramp=2)
+    env = build.make_training_env(config, 0, 0, learning=learning)
+    assert [env.reset()[1]["draw"]["width"] for _ in range(4)] == ([0.0, 0.5, 1.0, 1.0] if learning else [1.0] * 4)
     env.close()
 
 

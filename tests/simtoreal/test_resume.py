@@ -28,7 +28,7 @@ FAST = [
 ]  # fmt: skip
 RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled goals; no names, and a ring overwritten;
     # "history": cut in mid-episode, its relabelled stacks of three frames go on, as does the hidden state of "gru"; the
-    # walk's episodes are cut off
+    # walk's episodes are cut off and its robots begin as nominal ones
     "cartpole": ["CartPoleSwingUp", "--steps", "1200", "--envs", "2", *(f"--set={s}" for s in FAST)],
     "reach": ["PandaReach", "--steps", "600", "--envs", "3", *(f"--set={s}" for s in FAST)],
     "history": [
@@ -42,7 +42,7 @@ RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled 
     "pendulum": ["Pendulum-v1", "--steps", "900", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
     "walk": [
         "A1Walk", "--steps", "400", "--envs", "2",
-        *(f"--set={s}" for s in [*FAST, "save_every=100", "episode_steps=90"]),
+        *(f"--set={s}" for s in [*FAST, "save_every=100", "episode_steps=45", "randomization_ramp=3"]),
     ],
     "sb3": [
         "CartPoleSwingUp", "--steps", "800", "--envs", "2", "--algorithm", "sb3-sac",
