@@ -17,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +54,15 @@ CASES = {
 }
 
 
-def train(case: Case, algorithm: str, seed: int, run: Path) -> None:
-    """Train in a process of its own, on one thread, without judging on the way."""
+def train(case: Case, algorithm: str, seed: int, run: Path, assignments: Sequence[str] = ()) -> None:
+    """Train in a process of its own, on one thread, without judging on the way; `assignments` as of `--set`."""
     if is_finished(run):
         return
     command = [
         "train", case.task, "--algorithm", algorithm, "--steps", case.steps, "--seed", seed, "--out", run, "--force",
         "--randomization", case.randomization, "--checkpoint-every", case.every, "--json",
         "--set", f"evaluate_every={case.steps}", "--set", "evaluate_episodes=1", "--set", "resumable=false",
+        *(word for text in assignments for word in ("--set", text)),
     ]  # fmt: skip
     subprocess.run(
         [sys.executable, "-m", "simtoreal", *map(str, command)],
@@ -91,6 +93,20 @@ def success(case: Case, bundle: Path) -> float:
     return statistics.mean(bool(outcome.success) for outcome in outcomes)
 
 
+def judged(case: Case, run: Path) -> Iterator[dict[str, float]]:
+    """Step, CPU seconds and success of a run's checkpoints, oldest first, until one has succeeded often enough."""
+    for step in sorted(int(path.name) for path in checkpoints(run / "checkpoints")):
+        if step % case.every:
+            continue
+        meta = json.loads((run / "checkpoints" / str(step) / "checkpoint.json").read_text())["meta"]
+        bundle = run.with_name(run.name + "-bundle")
+        simtoreal.export(run, bundle, checkpoint=str(step), force=True)
+        share = round(success(case, bundle), 3)
+        yield {"step": step, "cpu_seconds": round(meta["standing"]["cpu_seconds"], 1), "success": share}
+        if share >= ENOUGH:
+            return
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,21 +115,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/time"))
     options = parser.parse_args()
-    case, rows, reached = CASES[options.case], [], []
+    case = CASES[options.case]
+    rows: list[dict[str, float]] = []
+    reached: list[float] = []
     for seed in options.seeds:
         run = options.folder / f"{options.case}-{options.algorithm}-{seed}"
         train(case, options.algorithm, seed, run)
-        kept = sorted(int(path.name) for path in checkpoints(run / "checkpoints"))
-        for step in (step for step in kept if step % case.every == 0):
-            meta = json.loads((run / "checkpoints" / str(step) / "checkpoint.json").read_text())["meta"]
-            bundle = run.with_name(run.name + "-bundle")
-            simtoreal.export(run, bundle, checkpoint=str(step), force=True)
-            share, seconds = success(case, bundle), meta["standing"]["cpu_seconds"]
-            rows.append({"seed": seed, "step": step, "cpu_seconds": round(seconds, 1), "success": round(share, 3)})
+        for row in judged(case, run):
+            rows.append({"seed": seed} | row)
             print(*rows[-1].values(), flush=True)
-            if share >= ENOUGH:
-                reached.append(seconds)
-                break
+            if row["success"] >= ENOUGH:
+                reached.append(row["cpu_seconds"])
     if len(reached) == len(options.seeds):
         print(f"median {statistics.median(reached):.1f} CPU s to {ENOUGH:.0%}")
     OUT.mkdir(parents=True, exist_ok=True)
