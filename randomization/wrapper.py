@@ -18,8 +18,8 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
 
     Episodes count from 0 and go up by one at each reset; `reset(seed=s)` starts again at (s, episode 0). The
     environment is seeded by the same key, so an episode is the same in any process and after any other episodes. What
-    the caller puts into `options["parameters"]` wins over the draw; other options pass through. With a `ramp` episode 0
-    is nominal and the draws widen evenly until episode `ramp`, from which on they are the randomizer's whole.
+    the caller puts into `options["parameters"]` wins over the draw; other options pass through. With a `ramp` (a, b)
+    the episodes up to a are nominal, from there the draws widen evenly until b, from which on they are whole.
 
     A reset's `info["parameters"]` is the environment's own report and `info["draw"]` the arguments of
     `Randomizer.draw` with the randomizer's version: `{"seed", "env", "episode", "width", "version"}`.
@@ -31,12 +31,12 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         randomizer: Randomizer,
         seed: int = 0,
         env_index: int = 0,
-        ramp: int = 0,
+        ramp: tuple[int, int] = (0, 0),
     ) -> None:
         RecordConstructorArgs.__init__(self, randomizer=randomizer, seed=seed, env_index=env_index, ramp=ramp)
         super().__init__(env)
-        if ramp < 0:
-            raise ValueError(f"ramp must be a number of episodes, 0 for none, got {ramp}")
+        if not 0 <= ramp[0] <= ramp[1]:
+            raise ValueError(f"ramp must be two episodes, from nominal until whole, got {ramp}")
         if not 0 <= env_index < 1 << 31:
             raise ValueError(f"env_index must lie in [0, 2^31), got {env_index}")
         self.randomizer = randomizer  # ADR puts one with wider ranges here; it applies from the next reset
@@ -63,7 +63,7 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         if seed is not None:
             self.set_next_episode(seed, 0)
         key = {"seed": self._seed, "env": self.env_index, "episode": self._next_episode}
-        width = min(1.0, self._next_episode / self._ramp) if self._ramp else 1.0
+        width = self._width(self._next_episode)
         draw = self.randomizer.draw(**key, width=width)
         own = dict(options or {})
         given = own.pop("parameters", None) or {}
@@ -74,6 +74,10 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         self._check(parameters, info.get("parameters"))
         self._next_episode += 1
         return observation, {**info, "draw": {**key, "width": width, "version": self.randomizer.version}}
+
+    def _width(self, episode: int) -> float:
+        begin, end = self._ramp
+        return 1.0 if episode >= end else max(0.0, (episode - begin) / (end - begin))
 
     def _check(self, asked: Mapping[str, float], reported: Any) -> None:
         missing = list(asked) if not isinstance(reported, Mapping) else [name for name in asked if name not in reported]

@@ -174,7 +174,7 @@ def make_training_env(config: RunConfig, index: int, seed: int, *, learning: boo
     if randomizer is None and not parameters_of(env):
         return SeededEnv(env, seed, index)
     randomizer = randomizer or Randomizer(Preset.none(config.task), parameters_of(env))
-    return RandomizedEnv(env, randomizer, seed, index, config.randomization_ramp if learning else 0)
+    return RandomizedEnv(env, randomizer, seed, index, config.randomization_ramp if learning else (0, 0))
 
 
 class TrainingEnvs(VectorWrapper):

@@ -45,7 +45,7 @@ class RunConfig(BaseModel):
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     randomization: str = "none"
-    randomization_ramp: int = Field(default=0, ge=0)  # episodes of each environment over which draws widen from nominal
+    randomization_ramp: tuple[int, int] = (0, 0)  # episodes of each environment from and to which draws widen
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, le=256)
     envs: int = Field(default=1, ge=1, le=1024)
@@ -62,6 +62,13 @@ class RunConfig(BaseModel):
     save_every: int = Field(default=2_500, ge=1)  # steps between checkpoints to resume from
     resumable: bool = True  # the replay is stored too, by what was added since the last checkpoint
     agent: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("randomization_ramp")
+    @classmethod
+    def _one_after_the_other(cls, ramp: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= ramp[0] <= ramp[1]:
+            raise ValueError(f"two episodes, from the one on draws widen, from the other on they are whole, got {ramp}")
+        return ramp
 
     @field_validator("workers")
     @classmethod

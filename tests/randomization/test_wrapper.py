@@ -67,20 +67,23 @@ def test_an_episode_can_be_had_again_alone(block, randomizer):
 
 
 def test_draws_widen_over_a_ramp(block, randomizer, table):
-    env = RandomizedEnv(block(), randomizer, seed=5, ramp=4)
+    env = RandomizedEnv(block(), randomizer, seed=5, ramp=(1, 5))
     seen = episodes(env, 7)
-    assert [key["width"] for _, _, key in seen] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert [key["width"] for _, _, key in seen] == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     for episode, (_, parameters, key) in enumerate(seen):
         whole = randomizer.draw(5, 0, episode)
         for name, value in whole.items():
             nominal = table[name].nominal
-            assert parameters[name] == pytest.approx(nominal + min(episode / 4, 1.0) * (value - nominal), abs=1e-12)
+            assert parameters[name] == pytest.approx(
+                nominal + min(max(episode - 1, 0) / 4, 1.0) * (value - nominal), abs=1e-12
+            )
         del key["version"]
         assert parameters.items() >= randomizer.draw(**key).items(), "to be had again from what the info says"
     env.get_wrapper_attr("set_next_episode")(5, 2)
-    assert episodes(env, 5) == episodes(RandomizedEnv(block(), randomizer, seed=5, ramp=4), 7)[2:]
-    with pytest.raises(ValueError, match="ramp must be a number of episodes, 0 for none, got -1"):
-        RandomizedEnv(block(), randomizer, ramp=-1)
+    assert episodes(env, 5) == episodes(RandomizedEnv(block(), randomizer, seed=5, ramp=(1, 5)), 7)[2:]
+    for ramp in ((-1, 2), (3, 2)):
+        with pytest.raises(ValueError, match="ramp must be two episodes, from nominal until whole, got"):
+            RandomizedEnv(block(), randomizer, ramp=ramp)
 
 
 def test_environments_differ_and_their_number_does_not_matter(block, randomizer):

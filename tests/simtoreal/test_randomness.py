@@ -130,7 +130,7 @@ def test_none_means_nominal_and_still_seeds_every_episode(task, table):
 
 @pytest.mark.parametrize("learning", [True, False])
 def test_robots_to_learn_on_may_begin_as_nominal_ones_those_to_be_judged_on_never(learning):
-    config = RunConfig(task="CartPoleSwingUp", steps=1, randomization="CartPoleSwingUp", randomization_ramp=2)
+    config = RunConfig(task="CartPoleSwingUp", steps=1, randomization="CartPoleSwingUp", randomization_ramp=(0, 2))
     env = build.make_training_env(config, 0, 0, learning=learning)
     assert [env.reset()[1]["draw"]["width"] for _ in range(4)] == ([0.0, 0.5, 1.0, 1.0] if learning else [1.0] * 4)
     env.close()

@@ -42,7 +42,7 @@ RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled 
     "pendulum": ["Pendulum-v1", "--steps", "900", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
     "walk": [
         "A1Walk", "--steps", "400", "--envs", "2",
-        *(f"--set={s}" for s in [*FAST, "save_every=100", "episode_steps=45", "randomization_ramp=3"]),
+        *(f"--set={s}" for s in [*FAST, "save_every=100", "episode_steps=45", "randomization_ramp=[1, 3]"]),
     ],
     "sb3": [
         "CartPoleSwingUp", "--steps", "800", "--envs", "2", "--algorithm", "sb3-sac",
