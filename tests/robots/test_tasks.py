@@ -318,11 +318,14 @@ def test_render_modes_are_checked(make, monkeypatch):
         make(render_mode="human")
 
 
-def test_it_can_be_closed_twice(make):
+def test_closed_twice_it_leaves_another_alone_that_has_its_place_in_the_engine_now(make):
     env = make()
-    env.reset(seed=0)
+    first, _ = env.reset(seed=0)
     env.close()
+    other = make()
     env.close()
+    np.testing.assert_array_equal(other.reset(seed=0)[0], first)
+    other.close()
 
 
 def test_control_steps_are_whole_physics_steps():
