@@ -203,7 +203,8 @@ class DeterministicActor(nn.Module):
 
     With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
     of one of them. With an `image` it takes such images, uint8 [B, *image], of `observation_size` numbers each.
-    With `recurrent` = h units it also takes its hidden state [B, h], and gives the next one. `describe()` is what a
+    With `recurrent` = h units it also takes its hidden state [B, h], and gives the next one. With a `mean_clip` above 0
+    what comes before a "tanh" is clipped to +-that, as Stable-Baselines3's gSDE does it. `describe()` is what a
     checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
     """
 
@@ -218,8 +219,11 @@ class DeterministicActor(nn.Module):
         choices: int = 0,
         image: Shape | None = None,
         recurrent: int = 0,
+        mean_clip: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0.0 <= mean_clip < math.inf or (mean_clip and output != "tanh"):
+            raise ValueError(f"mean_clip must be finite, at least 0, and 0 without tanh, got {mean_clip}")
         if output not in OUTPUTS:
             raise ValueError(f"no output {output!r}; outputs: {', '.join(OUTPUTS)}")
         if (output == "choice") != (choices > 1) or (choices and action_size != 1):
@@ -228,7 +232,7 @@ class DeterministicActor(nn.Module):
             raise ValueError(f"a recurrent actor sees one vector at a time and has at most {MAX_RECURRENT} units")
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
-        self.choices, self.image, self.recurrent = choices, image, recurrent
+        self.choices, self.image, self.recurrent, self.mean_clip = choices, image, recurrent, mean_clip
         self.normalizer = FrozenNormalizer(0 if image else observation_size)
         sizes = [history * observation_size, *hidden]
         self.body: nn.Module
@@ -252,6 +256,8 @@ class DeterministicActor(nn.Module):
         found: Tensor = self.head(latent)
         if self.output == "choice":
             return chosen_action(found.argmax(dim=-1, keepdim=True), self.choices)
+        if self.mean_clip:
+            found = found.clamp(-self.mean_clip, self.mean_clip)
         return found.tanh() if self.output == "tanh" else found.clamp(-1.0, 1.0)
 
     def describe(self) -> dict[str, Any]:
@@ -260,6 +266,8 @@ class DeterministicActor(nn.Module):
             about = {"kind": "cnn", "image": list(self.image)}
         elif self.recurrent:
             about |= {"kind": "gru", "recurrent": self.recurrent}
+        if self.mean_clip:
+            about["mean_clip"] = self.mean_clip
         return {
             **about,
             "action_size": self.action_size,
@@ -272,14 +280,14 @@ class DeterministicActor(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> DeterministicActor:
-        """Without "history" or "choices", as it was once written, these are 1 and 0. Raises ValueError when another key
-        is missing, unknown or of the wrong kind."""
-        description = {"history": 1, "choices": 0} | description
+        """Without "history", "choices" or "mean_clip", as it was once written, these are 1, 0 and 0. Raises ValueError
+        when another key is missing, unknown or of the wrong kind."""
+        description = {"history": 1, "choices": 0, "mean_clip": 0.0} | description
         kinds = {"mlp": ["observation_size"], "cnn": ["image"], "gru": ["observation_size", "recurrent"]}
         if description.get("kind") not in list(kinds):
             raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
         seen, *more = kinds[description["kind"]]  # what it says of what it sees, and what else
-        keys = {"kind", seen, *more, "action_size", "hidden", "activation", "output", "history", "choices"}
+        keys = {"kind", seen, *more, "action_size", "hidden", "activation", "output", "history", "choices", "mean_clip"}
         if set(description) != keys:
             raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
         hidden, shape = description["hidden"], description[seen] if seen == "image" else [description[seen]]
@@ -290,13 +298,19 @@ class DeterministicActor(nn.Module):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
         if not isinstance(description["activation"], str):
             raise ValueError(f"actor activation must be a name, got {description['activation']}")
+        if type(description["mean_clip"]) not in (int, float):
+            raise ValueError(f"actor mean_clip must be a number, got {description['mean_clip']}")
         image = check_image(shape) if seen == "image" else None
-        rest = (history, choices, image, description.get("recurrent", 0))
+        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"])
         return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)
 
 
 def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> DeterministicActor:
-    """Linear layers and one kind of activation, then `head`, as a DeterministicActor on the CPU."""
+    """Linear layers and one kind of activation, then `head`, which may be clipped, as a DeterministicActor on the
+    CPU."""
+    mean_clip = 0.0
+    if isinstance(head, nn.Sequential) and len(head) == 2 and isinstance(head[1], nn.Hardtanh):
+        mean_clip, head = float(head[1].max_val), head[0]
     linears = [layer for layer in body if isinstance(layer, nn.Linear)]
     kinds = {type(layer) for layer in body if not isinstance(layer, nn.Linear)}
     names = [name for name, kind in ACTIVATIONS.items() if kinds == {kind}]
@@ -307,7 +321,9 @@ def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> Deterministic
     hidden = [layer.out_features for layer in linears]
     choices = head.out_features if output == "choice" else 0
     size = 1 if choices else head.out_features
-    actor = DeterministicActor(linears[0].in_features, size, hidden, names[0], output, choices=choices)
+    actor = DeterministicActor(
+        linears[0].in_features, size, hidden, names[0], output, choices=choices, mean_clip=mean_clip
+    )
     actor.body.load_state_dict({name: value.cpu() for name, value in body.state_dict().items()})
     actor.head.load_state_dict({name: value.cpu() for name, value in head.state_dict().items()})
     return actor.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ pickles are left alone.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from simtoreal.policies.pth_file import PthError, member, tensors_of
 
 POLICIES = {"sac": "sac", "td3": "td3", "ppo": "common", "dqn": "dqn"}  # algorithm -> module of its policy class
 MARKS = {"sac": "actor.latent_pi.", "td3": "actor.mu.", "ppo": "action_net.", "dqn": "q_net.q_net."}  # of its weights
+CLIPPED, CLIP_MEAN = "actor.mu.0.weight", 2.0  # of gSDE: what tells that its mean is clipped, and at what by default
 ACTIVATION = {"sac": "relu", "td3": "relu", "ppo": "tanh", "dqn": "relu"}  # where `policy_kwargs` name none
 
 
@@ -78,9 +80,9 @@ def read_sb3(path: Path) -> Sb3Policy:
     squashed = algorithm != "ppo" or (isinstance(kwargs, Mapping) and kwargs.get("squash_output") is True)
     output = "choice" if choices else "tanh" if squashed else "clip"
     activation = _activation(algorithm, about)
-    actor = DeterministicActor(
-        body[0][0].shape[1], 1 if choices else head[0].shape[0], hidden, activation, output, choices=choices
-    )
+    clip = _mean_clip(about, path) if algorithm == "sac" and CLIPPED in weights else 0.0
+    size = 1 if choices else head[0].shape[0]
+    actor = DeterministicActor(body[0][0].shape[1], size, hidden, activation, output, choices=choices, mean_clip=clip)
     try:
         for layer, (weight, bias) in zip(
             (m for m in actor.body.children() if isinstance(m, nn.Linear)), body, strict=True
@@ -131,10 +133,8 @@ def _layers(
     """Weight and bias of each hidden layer, and of the last one."""
     if any("features_extractor" in name and tensor.numel() for name, tensor in weights.items()):
         raise Sb3ZipError(f"{where}: a features extractor (of images?) has no counterpart here, only MlpPolicy")
-    if algorithm == "sac" and "actor.mu.0.weight" in weights:
-        raise Sb3ZipError(f"{where}: gSDE with clip_mean has no counterpart here; train with clip_mean=0")
     before, head = {
-        "sac": ("actor.latent_pi", "actor.mu"),
+        "sac": ("actor.latent_pi", "actor.mu.0" if CLIPPED in weights else "actor.mu"),
         "td3": ("actor.mu", ""),
         "ppo": ("mlp_extractor.policy_net", "action_net"),
         "dqn": ("q_net.q_net", ""),
@@ -152,6 +152,20 @@ def _layers(
     if len(layers) < 2 or not all(weight.ndim == 2 and bias.ndim == 1 for weight, bias in layers):
         raise Sb3ZipError(f"{where}: its {algorithm} policy is no network of linear layers with a hidden one")
     return layers[:-1], layers[-1]
+
+
+def _mean_clip(about: Mapping[str, Any], where: Path) -> float:
+    """Where gSDE's mean is clipped before its tanh: a layer without weights; said in `policy_kwargs`, as a text where
+    these are pickled."""
+    kwargs = about.get("policy_kwargs")
+    said = kwargs.get("clip_mean", CLIP_MEAN) if isinstance(kwargs, Mapping) else CLIP_MEAN
+    try:
+        clip = float(said)
+    except (TypeError, ValueError):
+        clip = 0.0
+    if not 0.0 < clip < math.inf:
+        raise Sb3ZipError(f"{where}: policy_kwargs says clip_mean {said!r}, expected a number above 0")
+    return clip
 
 
 def _activation(algorithm: str, about: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import base64
 import copy
 import io
 import json
+import math
 import os
 import pickle
 import zipfile
@@ -16,6 +17,7 @@ import stable_baselines3
 import torch
 
 import simtoreal
+from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.pth_file import PthError, tensors_of
 from simtoreal.policies.sb3_zip import Sb3ZipError, read_sb3
 from simtoreal.runs import Run
@@ -42,6 +44,8 @@ CASES = [
     ("PPO", "Pendulum-v1", {"policy_kwargs": NETS | {"activation_fn": torch.nn.ELU}}),
     ("PPO", "Pendulum-v1", {"use_sde": True, "policy_kwargs": NETS | {"squash_output": True}}),
     ("SAC", "Pendulum-v1", {"use_sde": True, "policy_kwargs": NETS | {"clip_mean": 0.0}}),
+    ("SAC", "Pendulum-v1", {"use_sde": True, "policy_kwargs": NETS | {"clip_mean": 0.3}}),
+    ("SAC", "Pendulum-v1", {"use_sde": True, "policy_kwargs": NETS | {"activation_fn": torch.nn.Tanh}}),
     ("SAC", "simtoreal/CartPoleSwingUp-v0", {}),
 ]
 
@@ -207,10 +211,29 @@ def test_a_policy_of_another_task_is_refused(kind, trained, task, words, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_gsde_with_a_clipped_mean_and_images_are_refused_with_what_would_do(tmp_path):
+@pytest.mark.parametrize(("kwargs", "clip"), [({}, 2.0), ({"clip_mean": 0.5}, 0.5), ({"clip_mean": 0.0}, 0.0)])
+def test_gsdes_mean_is_clipped_as_the_zip_says(kwargs, clip, tmp_path):
+    saved(tmp_path / "sde.zip", "SAC", "Pendulum-v1", use_sde=True, policy_kwargs=NETS | kwargs)
+    actor = read_sb3(tmp_path / "sde.zip").actor
+    assert actor.mean_clip == clip
+    again = DeterministicActor.from_description(json.loads(json.dumps(actor.describe())))
+    assert again.mean_clip == clip
+    far = actor(torch.full((1, 3), 1e4)).abs().max().item()
+    assert far == pytest.approx(math.tanh(clip) if clip else 1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("said", ["much", -1.0, None, "nan"])
+def test_a_clip_that_is_none_is_refused(said, tmp_path):
     saved(tmp_path / "sde.zip", "SAC", "Pendulum-v1", use_sde=True)
-    with pytest.raises(Sb3ZipError, match="train with clip_mean=0"):
-        read_sb3(tmp_path / "sde.zip")
+    with zipfile.ZipFile(tmp_path / "sde.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    about = json.loads(files["data"])
+    about["policy_kwargs"]["clip_mean"] = said
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for name, content in (files | {"data": json.dumps(about).encode()}).items():
+            archive.writestr(name, content)
+    with pytest.raises(Sb3ZipError, match="policy_kwargs says clip_mean"):
+        read_sb3(tmp_path / "odd.zip")
 
 
 def test_a_state_dict_is_read_as_torch_reads_it():
