@@ -11,9 +11,10 @@ from simtoreal.policies.baselines import VecEnvAdapter, learn_sb3
 CONFIG = {"learning_starts": 20, "batch_size": 16, "buffer_size": 500, "policy_kwargs": {"net_arch": [16, 8]}}
 
 
-@pytest.mark.parametrize("name", ["sac", "td3"])
-def test_the_copied_actor_predicts_what_sb3_predicts(vectorized, name):
-    baseline = learn_sb3(name, vectorized(2, length=5, truncate=True), CONFIG, steps=100, seed=0, report_every=40)
+@pytest.mark.parametrize(("name", "more"), [("sac", {}), ("sac", {"use_sde": True}), ("td3", {})])
+def test_the_copied_actor_predicts_what_sb3_predicts(vectorized, name, more):
+    envs = vectorized(2, length=5, truncate=True)
+    baseline = learn_sb3(name, envs, CONFIG | more, steps=100, seed=0, report_every=40)
     reports = list(baseline)
     assert [report.step for report in reports] == [40, 80, 100]
     assert {"actor_loss", "critic_loss"} <= reports[-1].metrics.keys()
