@@ -55,7 +55,8 @@ CASES = {
 
 
 def train(case: Case, algorithm: str, seed: int, run: Path, assignments: Sequence[str] = ()) -> None:
-    """Train in a process of its own, on one thread, without judging on the way; `assignments` as of `--set`."""
+    """Train, unless that was done, in a process of its own, on one thread, without judging on the way; `assignments` as
+    of `--set`."""
     if is_finished(run):
         return
     command = [
