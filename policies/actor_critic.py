@@ -46,7 +46,8 @@ class OffPolicyConfig(NeuralConfig):
     state to the next, 0 = off; `critic_inputs` "privileged" leaves critics that have a privileged observation that
     alone, "both" the policy's newest too; `dropout` is the share of the critics' units that drop out of an update
     (DroQ: 0.01 with `layer_norm` and 20 `updates_per_step`); `n_step` is over how many rewards a target sums before it
-    bootstraps.
+    bootstraps; `compile` makes machine code of the gradient step on a CPU, once for a kind of network (None: whoever
+    trains decides).
     """
 
     tau: float = 0.005
@@ -62,6 +63,7 @@ class OffPolicyConfig(NeuralConfig):
     critic_inputs: str = "both"
     dropout: float = 0.0
     n_step: int = 1
+    compile: bool | None = None
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""

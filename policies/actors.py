@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simtoreal.policies.backprop import HiddenLayers, Trace, linear_gradients, tanh_backward
@@ -148,12 +149,22 @@ class SquashedGaussianActor(StochasticTanhActor):
         return self.weight_gradients(drawn.trace, g)
 
 
+@dataclass(frozen=True)
+class DrawnByState(Drawn):
+    """And the matrix [h, m] that explores, how far it leads from the mean, its variance, and the pass forward."""
+
+    weights: Tensor
+    distance: Tensor
+    variance: Tensor
+    trace: Trace
+
+
 class StateDependentTanhActor(StochasticTanhActor):
     """State-dependent exploration (gSDE, Raffin et al. 2021, arXiv 2005.05719), as Stable-Baselines3 does it for SAC.
 
         u = mean(s) + latent(s) W,  W_ij ~ N(0, std_ij);  pi(u|s) = N(mean(s), sqrt(latent(s)^2 std^2 + 1e-6))
 
-    Deviation: Stable-Baselines3 clips the mean to [-2, 2] as well (its `clip_mean`). Its gradients are autograd's.
+    Deviation: Stable-Baselines3 clips the mean to [-2, 2] as well (its `clip_mean`).
     """
 
     def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], log_std: float) -> None:
@@ -166,26 +177,43 @@ class StateDependentTanhActor(StochasticTanhActor):
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         """As the base's; `noise` is one matrix [h, m] or one an observation [B, h, m]."""
-        latent = self.body(obs)
-        return (self.head(latent) + (latent.unsqueeze(-2) @ (noise * self.log_std.exp())).squeeze(-2)).tanh()
+        outputs, trace = self.trace(obs)
+        return (outputs + (trace.output.unsqueeze(-2) @ (noise * self.log_std.exp())).squeeze(-2)).tanh()
 
-    @torch.enable_grad()
-    def draw(self, obs: Tensor, noise: Tensor) -> Drawn:
-        """As the base's, with `noise` as for `sample`."""
-        latent = self.body(obs)
-        mean, std = self.head(latent), self.log_std.exp()
-        u = mean + (latent.unsqueeze(-2) @ (noise * std)).squeeze(-2)
-        log_std = 0.5 * state_dependent_variance(latent, self.log_std).log()
-        return Drawn(mean, u.tanh(), gaussian_log_prob(u, mean, log_std) - tanh_correction(u).sum(-1))
+    @torch.no_grad()
+    def draw(self, obs: Tensor, noise: Tensor) -> DrawnByState:
+        """As the base's, of one matrix of `noise` [h, m]."""
+        mean, trace = self.trace(obs)
+        latent, weights = trace.output, noise * self.log_std.exp()
+        distance = latent @ weights
+        variance = state_dependent_variance(latent, self.log_std)
+        u = mean + distance
+        log_prob = gaussian_log_prob(u, mean, 0.5 * variance.log()) - tanh_correction(u).sum(-1)
+        return DrawnByState(mean, u.tanh(), log_prob, weights, distance, variance, trace)
 
+    @torch.no_grad()
     def gradients(
-        self, drawn: Drawn, to_action: Tensor, to_log_prob: Tensor, to_mean: Tensor | None = None
+        self, drawn: DrawnByState, to_action: Tensor, to_log_prob: Tensor, to_mean: Tensor | None = None
     ) -> list[Tensor]:
-        n = len(to_action)
-        to_mean = torch.zeros_like(drawn.mean) if to_mean is None else to_mean
-        with torch.enable_grad():
-            parts = [drawn.action[:n], drawn.log_prob[:n], drawn.mean]
-        return list(torch.autograd.grad(parts, list(self.parameters()), [to_action, to_log_prob, to_mean]))
+        """With d = u - mean = latent W and v the variance:  d log pi / du = 2 tanh(u) from the tanh,
+        d log pi / dd = -d / v,  d log pi / dv = (d^2 / v - 1) / 2 v; and from d and v to the latent, W and std."""
+        n, to_log_prob = len(to_action), to_log_prob[:, None]
+        action, latent = drawn.action[:n], drawn.trace.output[:n]
+        distance, variance, std = drawn.distance[:n], drawn.variance[:n], self.log_std.exp()
+        to_u = torch.addcmul(tanh_backward(to_action, action), action, to_log_prob, value=2.0)
+        to_distance = to_u - to_log_prob * distance / variance
+        to_variance = to_log_prob * (distance.square() / variance - 1) / (2 * variance)
+        of_log_std = (latent.t() @ to_distance) * drawn.weights
+        of_log_std += 2 * (latent.square().t() @ to_variance) * std.square()
+        to_latent = to_distance @ drawn.weights.t() + 2 * latent * (to_variance @ std.square().t())
+        if to_mean is None:
+            g, trace = to_u, drawn.trace.rows(n)
+        else:
+            g, trace = to_mean.clone(), drawn.trace
+            g[:n] += to_u
+            to_latent = F.pad(to_latent, (0, 0, 0, len(g) - n))
+        to_latent = to_latent + g @ self.head.weight
+        return [of_log_std, *self.body.weight_gradients(trace, to_latent), *linear_gradients(trace.output, g)]
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:

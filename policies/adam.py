@@ -30,6 +30,9 @@ class Adam:
         `skip` is 1; along them divided by the number `shrink`. The kernel goes through memory: it would pair what lies
         in another order there with the wrong weights; and it may write over the gradients."""
         self._step += 1.0 if skip is None else 1.0 - skip
+        if torch.compiler.is_exporting():
+            self._written_out(gradients, skip, shrink)
+            return
         torch._fused_adam_(
             self.parameters, [g.contiguous() for g in gradients], self._means, self._squares, [],
             [self._step] * len(self.parameters),
@@ -37,6 +40,19 @@ class Adam:
             grad_scale=shrink, found_inf=skip,
         )  # fmt: skip
         increment_version(self.parameters)  # which the kernel does not do, and who keeps what is made of weights needs
+
+    def _written_out(self, gradients: Sequence[Tensor], skip: Tensor | None, shrink: Tensor | None) -> None:
+        """The kernel's arithmetic for torch's compiler, which makes one loop of it; the kernel it could only call."""
+        good = None if skip is None else skip == 0
+        corrections = [1 - beta**self._step for beta in BETAS]
+        for weight, g, mean, square in zip(self.parameters, gradients, self._means, self._squares, strict=True):
+            g = g if shrink is None else g / shrink
+            new_mean = mean + (g - mean) * (1 - BETAS[0])
+            new_square = square * BETAS[1] + g * g * (1 - BETAS[1])
+            scale = (new_square / corrections[1]).sqrt() + self._eps
+            new_weight = weight - self._lr / corrections[0] * new_mean / scale
+            for old, new in ((mean, new_mean), (square, new_square), (weight, new_weight)):
+                old.copy_(new if good is None else torch.where(good, new, old))
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Moments and step counts, as `prefix.<parameter index>.<torch's name of it>`, cloned."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 PRECISIONS = ("highest", "high", "medium")  # as torch.set_float32_matmul_precision has them
-FEWEST, NARROWEST = 2**20, 32  # multiplications and widths from which a product is large
+FEWEST, NARROWEST = 2**22, 32  # multiplications and widths from which a product is large
 _linear = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
 _bf16 = _linear is not None and torch.cpu._is_avx512_bf16_supported()
 _precision = "highest"
@@ -53,9 +54,9 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = 
         return found.relu_() if activation == "relu" else found
     dtype = made_in(rows, fan_in, fan_out, a.device)
     if dtype is torch.float32:
-        assert _linear is not None
-        found = _linear(widened(a), widened(b).t(), bias, activation, [], "")
-        return found
+        by: Any = torch.ops.simtoreal._linear_pointwise if torch.compiler.is_exporting() else _linear
+        given: Tensor = by(widened(a), widened(b).t(), bias, activation, [], "")
+        return given
     if dtype is not None or a.dtype is not torch.float32 or b.dtype is not torch.float32:
         a, b, bias = _alike(dtype, a, b, bias)
     if activation == "relu" and bias is not None and a.is_cuda:
@@ -69,6 +70,8 @@ def operand(weight: Tensor, rows: int) -> Tensor:
     that it need not be made again for the way back and for the next update."""
     if _precision == "highest" or made_in(rows, weight.shape[0], weight.shape[1], weight.device) is not torch.bfloat16:
         return weight
+    if torch.compiler.is_exporting():
+        return weight.detach().bfloat16()
     kept: tuple[int, Tensor] | None = getattr(weight, "_in_bf16", None)
     if kept is None or kept[0] != weight._version:
         kept = weight._version, weight.detach().bfloat16()

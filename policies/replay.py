@@ -135,18 +135,25 @@ class Replay:
         """`n` transitions; `generator` is on the CPU on every device. Raises ValueError when empty."""
         if self.size == 0:
             raise ValueError("an empty replay cannot be sampled")
-        return self._batch(torch.randint(self.size, (n,), generator=generator).to(self.device))
+        slots = torch.randint(self.size, (n,), generator=generator).to(self.device)
+        return self.batch(self._table.index_select(0, slots))
 
-    def draw(self, n: int, generator: torch.Generator) -> Batch:
-        """As `sample`, by a generator on the replay's device, which nothing here waits for; of zeros when empty."""
-        at = torch.rand(n, generator=generator, dtype=torch.float64, device=self.device) * self._held
-        return self._batch(at.long())
+    def room(self, n: int) -> Tensor:
+        """Where `draw` puts `n` transitions, and `batch` finds them."""
+        return self._table.new_zeros(n, self._table.shape[1])
 
-    def _batch(self, slots: Tensor) -> Batch:
-        return Batch(**self._columns(slots))
+    def draw(self, room: Tensor, generator: torch.Generator) -> None:
+        """As `sample`, as many as there is `room` for, by a generator on the replay's device, which nothing here waits
+        for; zeros when empty."""
+        at = torch.rand(len(room), generator=generator, dtype=torch.float64, device=self.device) * self._held
+        torch.index_select(self._table, 0, at.long(), out=room)
 
-    def _columns(self, slots: Tensor) -> dict[str, Tensor]:
-        parts = self._table.index_select(0, slots).split(list(self._widths.values()), dim=1)
+    def batch(self, rows: Tensor) -> Batch:
+        """Rows of the table as what they are."""
+        return Batch(**self._columns(rows))
+
+    def _columns(self, rows: Tensor) -> dict[str, Tensor]:
+        parts = rows.split(list(self._widths.values()), dim=1)
         shapes = self._shapes.items()
         return {name: part if shape else part[:, 0] for (name, shape), part in zip(shapes, parts, strict=True)}
 
@@ -160,7 +167,8 @@ class Replay:
         if not self.oldest <= first <= last <= self.added:
             raise IndexError(f"transitions {first} to {last} were asked for, {self.oldest} to {self.added} are held")
         slots = torch.arange(first, last, device=self.device) % self.capacity
-        return {name: column.cpu().contiguous() for name, column in self._columns(slots).items()}
+        columns = self._columns(self._table.index_select(0, slots))
+        return {name: column.cpu().contiguous() for name, column in columns.items()}
 
     def restore(self, first: int, parts: Iterable[Mapping[str, Tensor]]) -> None:
         """Hold what another replay of these widths held: `parts` under the names of `add`, from number `first` on.

@@ -1,4 +1,4 @@
-"""Gradient steps of an off-policy learner on batches of its replay: one by one, or captured for a GPU."""
+"""Gradient steps of an off-policy learner on batches of its replay: one by one, captured for a GPU, or compiled."""
 
 from __future__ import annotations
 
@@ -43,26 +43,52 @@ class EachUpdate:
 
 class CapturedUpdates:
     """`agent.update` as `graphs` has it done: the agent's own stream draws the batches, on its device, and only `means`
-    waits. A loss that is not finite is told of there; no step was made from it on, so the weights are still good."""
+    waits. A loss that is not finite is told of there; no step was made from it on, so the weights are still good. On a
+    CPU it is `compiled`, or simply done."""
 
-    def __init__(self, agent: OffPolicyAgent[Any, Any], replay: Replay, batch_size: int) -> None:
-        self._agent, self._replay, self._batch_size = agent, replay, batch_size
+    def __init__(
+        self, agent: OffPolicyAgent[Any, Any], replay: Replay, batch_size: int, compiled: bool = False
+    ) -> None:
+        self._agent, self._replay = agent, replay
+        self._compiled = compiled and agent.device.type == "cpu"
+        self._rows = replay.room(batch_size)
         self._skip = Skip(tuple(f"{name} loss" for name in agent.optimizers), agent.device)
         self._work: dict[bool, Callable[[], None]] = {}  # whether the actor learns -> a gradient step
         self._names: list[str] = []
         self._sums, self._count = torch.zeros(0, device=agent.device), 0
 
     def step(self, rng: torch.Generator) -> None:
-        actor_learns = self._agent.actor_learns
-        if actor_learns in self._work:
-            self._work[actor_learns]()
-        else:
-            turn = Turn(actor_learns, self._skip)
-            self._update(turn)  # and so the sums are there before a capture
-            work = Captured(lambda: self._update(turn), self._agent.device, (self._agent.rng,), self._kept)
-            self._work[actor_learns] = work
-        self._agent.count()
+        agent = self._agent
+        if agent.actor_learns not in self._work:
+            turn = Turn(agent.actor_learns, self._skip)
+            if not self._names:
+                self._begin(turn)
+            self._work[agent.actor_learns] = self._captured(turn)
+        self._work[agent.actor_learns]()
+        agent.count()
         self._count += 1
+
+    def _begin(self, turn: Turn) -> None:
+        """The sums, which are there before a capture, of what a step measures; that one does not count."""
+        state = self._agent.state_dict()
+        self._step(lambda: self._update(turn))
+        self._agent.load_state_dict(state)
+        self._sums.zero_()
+
+    def _captured(self, turn: Turn) -> Callable[[], None]:
+        """A gradient step. Its batch is drawn before what is compiled, which so does not depend on how large a replay
+        is."""
+        agent = self._agent
+        if self._compiled:
+            from simtoreal.policies.compiled import Compiled
+
+            update = Compiled(lambda: self._update(turn), self._kept())
+            return lambda: self._step(update)
+        return Captured(lambda: self._step(lambda: self._update(turn)), agent.device, (agent.rng,), self._kept)
+
+    def _step(self, update: Callable[[], None]) -> None:
+        self._replay.draw(self._rows, self._agent.rng)
+        update()
 
     def means(self) -> dict[str, float]:
         if not self._count:
@@ -74,7 +100,7 @@ class CapturedUpdates:
         return found
 
     def _update(self, turn: Turn) -> None:
-        metrics = self._agent.update(self._replay.draw(self._batch_size, self._agent.rng), turn)
+        metrics = self._agent.update(self._replay.batch(self._rows), turn)
         values = torch.stack(list(metrics.values()))
         if not self._names:
             self._names, self._sums = list(metrics), torch.zeros_like(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
+from simtoreal.policies.actor_critic import OffPolicyConfig
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
+from simtoreal.policies.compiled import NO_COMPILER, has_compiler
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.neural import NeuralConfig
@@ -36,6 +38,9 @@ FOR_IMAGES = ("ppo",)
 IMAGE_SETTINGS = {"hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False}
 """Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
 FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
+COMPILED_FROM = 50_000
+"""Gradient steps from which it pays to make machine code of them, where nobody says what to do: it has to be made once
+for each size of networks."""
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
 
@@ -82,13 +87,18 @@ def agent_settings(config: RunConfig) -> NeuralConfig:
 
 
 def complete_config(config: RunConfig) -> RunConfig:
-    """With every setting of our learner written out. Raises as `agent_settings` does, for a baseline's settings too."""
+    """With every setting of our learner written out, and decided what it leaves to us. Raises as `agent_settings` does,
+    for a baseline's settings too."""
     if config.algorithm not in OURS:
         from simtoreal.policies.baselines import setting_names
 
         check_names(config.agent, setting_names(_baseline(config)), "agent.")
         return config
-    return config.model_copy(update={"agent": asdict(agent_settings(config))})
+    settings = agent_settings(config)
+    if isinstance(settings, OffPolicyConfig) and settings.compile is None:
+        pays = config.steps * settings.updates_per_step >= COMPILED_FROM and has_compiler()
+        settings = replace(settings, compile=pays)
+    return config.model_copy(update={"agent": asdict(settings)})
 
 
 def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
@@ -179,6 +189,8 @@ class OffPolicyLearner(_OwnLearner):
         self._agent = OURS[config.algorithm][0](
             observation, action, privileged, settings, seed=config.seed, device=device
         )
+        if settings.compile and not has_compiler():
+            raise ValueError(NO_COMPILER)
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
         several = settings.n_step > 1
         if several and config.augment:
@@ -202,6 +214,9 @@ class OffPolicyLearner(_OwnLearner):
         from simtoreal.policies.updates import CapturedUpdates
 
         s, on_gpu = self._settings, self._agent.device.type == "cuda"
+        updates = None
+        if on_gpu or s.compile:
+            updates = CapturedUpdates(self._agent, self._replay, s.batch_size, s.compile)
         return off_policy(
             self._agent,
             self._envs,
@@ -216,7 +231,7 @@ class OffPolicyLearner(_OwnLearner):
             state=self._state,
             augment=self._augment,
             n_step=self._n_step,
-            updates=CapturedUpdates(self._agent, self._replay, s.batch_size) if on_gpu else None,
+            updates=updates,
             ahead=on_gpu,
         )
 

@@ -90,8 +90,10 @@ def test_captured_steps_are_those_made_one_by_one(device, name, options):
         agent.observe({"policy": np.ones((4, N)) * np.arange(4)[:, None], "privileged": np.zeros((4, P))})
     updates = CapturedUpdates(other, replays[1], SIZE)
     expected: dict[str, list[float]] = {}
+    rows = replays[0].room(SIZE)
     for _ in range(7):
-        for key, value in one.update(replays[0].draw(SIZE, one.rng)).items():
+        replays[0].draw(rows, one.rng)
+        for key, value in one.update(replays[0].batch(rows)).items():
             expected.setdefault(key, []).append(float(value))
         updates.step(torch.Generator())
     mine, theirs = one.state_dict(), other.state_dict()
@@ -164,7 +166,9 @@ def test_a_draw_on_the_device_is_uniform_over_what_is_held(device):
     replay = Replay(100, 1, 1, device=device)
     zero = np.zeros((10, 1))
     replay.add(zero, zero, np.arange(10.0), zero, np.zeros(10))
-    drawn = replay.draw(20_000, torch.Generator(device).manual_seed(0)).reward.cpu().long()
+    rows = replay.room(20_000)
+    replay.draw(rows, torch.Generator(device).manual_seed(0))
+    drawn = replay.batch(rows).reward.cpu().long()
     counts = torch.bincount(drawn, minlength=10)
     assert len(counts) == 10
     assert ((counts - 2000).abs() < 5 * 42.4).all()  # sqrt(20000 .1 .9) = 42.4

@@ -7,7 +7,13 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 from torch.testing import assert_close
 
-from simtoreal.policies.actors import DeterministicActor, SquashedGaussianActor, StateDependentTanhActor, squash
+from simtoreal.policies.actors import (
+    DeterministicActor,
+    SquashedGaussianActor,
+    StateDependentTanhActor,
+    StochasticTanhActor,
+    squash,
+)
 from simtoreal.policies.networks import Critic, Critics, mlp
 
 
@@ -109,12 +115,17 @@ def test_a_foreign_description_is_refused(change):
         DeterministicActor.from_description(DeterministicActor(4, 2, (8,)).describe() | change)
 
 
-def reference(actor: SquashedGaussianActor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def reference(actor: StochasticTanhActor, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, action and log-probability by torch's own layers and distributions in float64, differentiable."""
-    m = actor.action_size
-    outputs = actor.head(nn.Sequential(*actor.body)(obs))
-    mean, std = outputs[:, :m], outputs[:, m:].clamp(-20, 2).exp()
-    u = mean + std * noise
+    m, latent = actor.action_size, nn.Sequential(*actor.body)(obs)
+    outputs = actor.head(latent)
+    if isinstance(actor, StateDependentTanhActor):
+        mean, each = outputs, actor.log_std.exp()
+        std = (latent.square() @ each.square() + 1e-6).sqrt()
+        u = mean + latent @ (each * noise)
+    else:
+        mean, std = outputs[:, :m], outputs[:, m:].clamp(-20, 2).exp()
+        u = mean + std * noise
     action = u.tanh()
     slope = TanhTransform().log_abs_det_jacobian(u, action).sum(-1)
     return mean, action, Independent(Normal(mean, std), 1).log_prob(u) - slope
@@ -133,11 +144,7 @@ def test_an_actors_gradients_are_those_of_autograd(kind, with_means):
     if kind is SquashedGaussianActor:
         with torch.no_grad():
             actor.head.bias[3] = 3.0  # beyond the bound of a standard deviation
-        mean, action, log_prob = reference(actor, obs, noise)
-    else:
-        with torch.enable_grad():
-            again = actor.draw(obs, noise)
-        mean, action, log_prob = again.mean, again.action, again.log_prob
+    mean, action, log_prob = reference(actor, obs, noise)
     loss = (action[:n] * to_action).sum() + (log_prob[:n] * to_log_prob).sum() + with_means * (mean * to_mean).sum()
     expected = torch.autograd.grad(loss, list(actor.parameters()))
     with torch.no_grad():

@@ -40,6 +40,9 @@ RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled 
         "--set=agent.sequence_length=10", *(f"--set={s}" for s in FAST[4:]),
     ],
     "pendulum": ["Pendulum-v1", "--steps", "900", *(f"--set={s}" for s in [*FAST, "agent.buffer_size=400"])],
+    "compiled": [
+        "Pendulum-v1", "--algorithm", "td3", "--steps", "600", *(f"--set={s}" for s in [*FAST, "agent.compile=true"]),
+    ],
     "walk": [
         "A1Walk", "--steps", "400", "--envs", "2",
         *(f"--set={s}" for s in [*FAST, "save_every=100", "episode_steps=45", "randomization_ramp=[1, 3]"]),
@@ -112,6 +115,13 @@ def test_killed_at_random_instants_it_ends_the_same_bit_for_bit(name, kills, und
     assert unlike(alone, tmp_path / "run") == []
     assert Run.load(tmp_path / "run").summary["finished"] is True
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith((".tmp", ".old", ".lock"))]
+
+
+def test_machine_code_goes_on_bit_for_bit(cut, undisturbed, cli):
+    run = cut("compiled", 400)
+    assert newest(run) == 400
+    assert cli("train", *RUNS["compiled"], "--out", run, "--resume").code == 0
+    assert unlike(undisturbed("compiled"), run) == []
 
 
 def test_killed_between_any_two_of_its_calls_to_the_disk_it_ends_the_same(undisturbed, tmp_path):
@@ -321,7 +331,7 @@ def test_a_task_whose_episodes_cannot_be_had_again_is_refused(tmp_path, cli):
 
 def begun(out, name="cartpole", steps="10000000"):
     """A training in a process of its own that has written a checkpoint."""
-    words = [RUNS[name][0], "--steps", steps, *RUNS[name][3:], "--out", str(out)]
+    words = [RUNS[name][0], "--steps", steps, *RUNS[name][3:], "--out", str(out), "--set=agent.compile=false"]
     process = subprocess.Popen(
         [sys.executable, "-m", "simtoreal", "train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -10,10 +10,10 @@ import torch
 from gymnasium import spaces
 
 import simtoreal
-from simtoreal.config import ConfigError, load_config
+from simtoreal.config import ConfigError, RunConfig, load_config
 from simtoreal.errors import EnvError
 from simtoreal.judge import Judge
-from simtoreal.learners import OffPolicyLearner
+from simtoreal.learners import OffPolicyLearner, complete_config
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import load_checkpoint
 from simtoreal.policies.loops import FaultRateError
@@ -21,7 +21,10 @@ from simtoreal.runs import Run, RunError
 from tests.simtoreal.conftest import quick
 
 HUGE = 9_000_000_000_000
-SMALL = ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32")
+SMALL = (
+    "agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32",
+    "agent.compile=false",
+)  # fmt: skip
 QUICK = (*SMALL, "evaluate_every=100", "evaluate_episodes=1")
 
 
@@ -400,6 +403,30 @@ def test_an_evaluation_that_is_not_a_number_is_never_the_best(tmp_path, monkeypa
     with pytest.raises(NonFiniteError, match="an evaluation returned nan"):
         simtoreal.train("Pendulum-v1", steps=100, out=tmp_path / "run", assignments=QUICK)
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "given", "compiler", "expected"),
+    [
+        (60_000, {}, "gcc", True),
+        (60_000, {"updates_per_step": 0.5}, "gcc", False),
+        (60_000, {"compile": False}, "gcc", False),
+        (60_000, {}, "no-such-compiler", False),
+        (1_000, {}, "gcc", False),
+        (1_000, {"compile": True}, "gcc", True),
+    ],
+)
+def test_machine_code_is_made_where_it_pays_and_that_is_written_down(steps, given, compiler, expected, monkeypatch):
+    monkeypatch.setenv("CXX", compiler)
+    config = complete_config(RunConfig(task="Pendulum-v1", algorithm="td3", steps=steps, agent=given))
+    assert config.agent["compile"] is expected
+
+
+def test_machine_code_without_a_compiler_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler"):
+        simtoreal.train("Pendulum-v1", steps=100, out=tmp_path / "run", assignments=["agent.compile=true"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_stopped_run_is_not_a_success_of_the_function_either(tmp_path):

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("nothing_stays")
 
 
 SMALL = ["agent.hidden=[16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32",
+         "agent.compile=false",
          "evaluate_every=400", "evaluate_episodes=1"]  # fmt: skip
 
 

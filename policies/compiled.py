@@ -1,0 +1,267 @@
+"""Work of one shape as machine code: torch's compiler (AOTInductor) makes a library of it once, which is kept.
+
+A gradient step of small networks is some three hundred calls of torch, most of which take longer to make than to do.
+The compiler joins what lies between the matrix products to a few loops and calls the products without Python. The
+numbers are those of the calls one by one, to rounding.
+
+Work is known by the calls of torch that it makes: which, with which constants, on which tensors of which shapes. Two
+that make the same calls are the same library. It takes half a minute to make, milliseconds to load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils import _pytree as pytree
+
+from simtoreal.policies.operators import C_FUNCTIONS
+
+Draw = Callable[[], Tensor]
+KEPT = 90 * 86_400.0  # [s] since it was last loaded
+NO_COMPILER = "no C++ compiler is found (g++, or CXX in the environment); install one, or set agent.compile=false"
+OPTIONS = {"aot_inductor.custom_ops_to_c_shims": C_FUNCTIONS}
+
+
+class CompilerError(RuntimeError):
+    """There is no compiler, or it did not make a library of the work."""
+
+
+class Compiling(UserWarning):
+    """Something is compiled for the first time on this machine."""
+
+
+class Compiled:
+    """`work()` without arguments, which reads and writes tensors that stay where they are. It may draw random numbers
+    if what it asks for does not depend on what it computes; these are drawn by torch before each run, in its order."""
+
+    def __init__(self, work: Callable[[], None], put_back: Callable[[], None]) -> None:
+        """`put_back` undoes whatever of `work`'s doing goes on counting: it is done once to see what it calls. Raises
+        CompilerError."""
+        calls = _Calls()
+        with calls:
+            work()
+        put_back()
+        self._draws = calls.draws
+        self._tensors = [tensor.detach() for tensor in calls.read]
+        self._weights = [tensor for tensor in calls.read if isinstance(tensor, nn.Parameter)]
+        path = folder() / f"{calls.key()}.so"
+        if not path.exists():
+            _make(path, work, calls)
+        self._library = _load(path)
+
+    def __call__(self) -> None:
+        self._library.run([*self._tensors, *(draw() for draw in self._draws)])
+        increment_version(self._weights)  # which a library does not do
+
+
+class _Calls(TorchFunctionMode):
+    """Writes down the calls of torch within the block: what they read that was there before, what they draw, and what
+    else tells them from other calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[Tensor] = []
+        self.draws: list[Draw] = []
+        self.drawn: list[Tensor] = []
+        self._numbers: dict[int, int] = {}  # of tensors, by id
+        self._kept: list[Tensor] = []  # so that no id is given twice
+        self._lines: list[Any] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        self._lines.append([_name(func), str(spec), [self._said(leaf) for leaf in leaves]])
+        found = func(*args, **kwargs)
+        if kwargs.get("generator") is not None:
+            self.draws.append(_again(func, args, kwargs))
+            self.drawn.append(found.clone())
+        for leaf in pytree.tree_leaves(found):
+            if isinstance(leaf, Tensor) and id(leaf) not in self._numbers:
+                self._number(leaf)
+        return found
+
+    def key(self) -> str:
+        """Of these calls on this machine."""
+        about = [torch.__version__, _processor(), torch.get_num_threads(), _sources(), self._lines]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    def _said(self, x: Any) -> Any:
+        if isinstance(x, torch.Generator):
+            return "generator"
+        if not isinstance(x, Tensor):
+            return repr(x)
+        if id(x) in self._numbers:
+            return self._numbers[id(x)]
+        self.read.append(x)
+        return [self._number(x), str(x.dtype), list(x.shape), list(x.stride())]
+
+    def _number(self, x: Tensor) -> int:
+        self._numbers[id(x)] = len(self._kept)
+        self._kept.append(x)
+        return self._numbers[id(x)]
+
+
+def _name(func: Any) -> str:
+    """As torch calls it; some of its own it does not know, and says where they lie in memory."""
+    name: str = resolve_name(func) or func.__name__
+    return name if " at 0x" not in name else func.__name__
+
+
+def _again(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Draw:
+    """The same random numbers' successors: by a function, or by a tensor's method that fills it."""
+    if not (args and isinstance(args[0], Tensor)):
+        return partial(func, *args, **kwargs)
+    shape, dtype = args[0].shape, args[0].dtype
+    return lambda: func(torch.empty(shape, dtype=dtype), *args[1:], **kwargs)
+
+
+class _Instead(TorchFunctionMode):
+    """Within the block, calls of torch get other tensors for those that they name, and for random numbers."""
+
+    def __init__(self, named: Sequence[Tensor], given: Sequence[Tensor], drawn: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._given = {id(name): tensor for name, tensor in zip(named, given, strict=True)}
+        self._named = {id(tensor): name for name, tensor in zip(named, given, strict=True)}
+        self._drawn = iter(drawn)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is not None:
+            return next(self._drawn)
+        args, kwargs = pytree.tree_map_only(Tensor, lambda x: self._given.get(id(x), x), (args, kwargs))
+        found = func(*args, **kwargs)
+        # who keeps what a call wrote to goes on keeping the tensor that he named
+        return self._named.get(id(found), found) if isinstance(found, Tensor) else found
+
+
+class _Step(nn.Module):
+    """Work as what torch exports: a function of all that it reads."""
+
+    def __init__(self, work: Callable[[], None], named: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._work, self._names = work, tuple(named)
+
+    def forward(self, given: list[Tensor], drawn: list[Tensor]) -> Tensor:
+        with torch.no_grad(), _Instead(self._names, given, drawn):
+            self._work()
+        return torch.zeros(())  # a library gives something
+
+
+def _make(path: Path, work: Callable[[], None], calls: _Calls) -> None:
+    """Compile it; the library is there whole or not at all. Raises CompilerError."""
+    if not has_compiler():
+        raise CompilerError(NO_COMPILER)
+    text = "compiling the gradient step for networks of these sizes (once on this machine, some 40 CPU seconds)"
+    warnings.warn(text, Compiling, stacklevel=2)
+    given = [tensor.detach() for tensor in calls.read]
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=path.parent) as place, _works_in(place), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's of itself
+        package = Path(place) / "package.pt2"
+        try:
+            exported = torch.export.export(_Step(work, calls.read), (given, calls.drawn), strict=False)
+            torch._inductor.aoti_compile_and_package(exported, package_path=str(package), inductor_configs=OPTIONS)
+        except Exception as error:
+            what = str(error).strip().partition("\n")[0]
+            raise CompilerError(
+                f"the gradient step was not compiled ({what}); agent.compile=false does without"
+            ) from error
+        with zipfile.ZipFile(package) as archive:
+            # beside a library may lie what it needs to call torch by name; the library comes last, and so all is there
+            for member in sorted(archive.namelist()):
+                if member.endswith((".wrapper.json", ".wrapper.so")):
+                    part = Path(archive.extract(member, place))
+                    part.replace(path.with_suffix(part.suffix))
+    _forget_old(path.parent)
+
+
+def _forget_old(place: Path) -> None:
+    """Libraries that nobody has loaded for months."""
+    for library in place.glob("*.so"):
+        if time.time() - library.stat().st_mtime > KEPT:
+            library.unlink(missing_ok=True)
+            library.with_suffix(".json").unlink(missing_ok=True)
+
+
+@contextmanager
+def _works_in(place: str) -> Iterator[None]:
+    """Within the block torch's compiler leaves its files there, not in a folder that others may write to; and a Ctrl-C
+    ends no compiler, but waits."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = place
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # a new process inherits it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _load(path: Path) -> Any:
+    """Raises CompilerError."""
+    from torch._C import _aoti  # what `torch._inductor.aoti_load_package` comes to, which takes a second to import
+
+    try:
+        found = _aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+    except RuntimeError as error:
+        what = str(error).strip().partition("\n")[0]
+        raise CompilerError(f"{path} is not what was compiled ({what}); delete it, and it is made again") from error
+    path.touch()
+    return found
+
+
+def folder() -> Path:
+    """Where libraries are kept: machine code that runs unasked, so nobody else may write there. Raises
+    CompilerError."""
+    found = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simtoreal" / "compiled"
+    if found.exists() and (found.stat().st_uid != os.getuid() or found.stat().st_mode & 0o022):
+        raise CompilerError(f"{found} is not yours alone to write to: chmod go-w it, or set XDG_CACHE_HOME")
+    return found
+
+
+def has_compiler() -> bool:
+    """Is there a C++ compiler, the one that torch would take?"""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def _processor() -> str:
+    """What machine code is for: it is made for the processor that it is made on."""
+    info = Path("/proc/cpuinfo")
+    flags = (
+        [line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
+        if info.exists()
+        else []
+    )
+    return " ".join([platform.machine(), *flags])
+
+
+@cache
+def _sources() -> str:
+    """Of how calls become a library: what is said only while it is made is in no call."""
+    here = Path(__file__).parent
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()

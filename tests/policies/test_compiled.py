@@ -1,0 +1,184 @@
+"""A gradient step as machine code: the same numbers as call by call, made once, by a real compiler."""
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from simtoreal.policies import compiled, products
+from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.compiled import Compiled, CompilerError, Compiling
+from simtoreal.policies.replay import Replay
+from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.td3 import TD3, TD3Config
+from simtoreal.policies.updates import CapturedUpdates
+
+N, M, P, SIZE = 6, 2, 3, 32
+SMALL = {"hidden": (32, 16), "batch_size": SIZE, "buffer_size": 10_000, "tau": 0.1, "smoothness": 0.1}
+LEARNERS = {
+    "sac": (SAC, SACConfig(**SMALL, layer_norm=True, dropout=0.05, actor_average=0.01)),
+    "sde": (SAC, SACConfig(**SMALL, sde=True, log_std=-1.0, n_critics=3)),
+    "td3": (TD3, TD3Config(**SMALL)),
+    "bf16": (SAC, SACConfig(**SMALL, matmul_precision="medium")),
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "simtoreal" / "compiled"
+
+
+@pytest.fixture
+def quietly():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Compiling)
+        yield
+
+
+def agent_and_updates(name, compile_):
+    kind, config = LEARNERS[name]
+    agent, replay = kind(N, M, P, config, seed=3), Replay(1_000, N, M, P)
+    rng, n = np.random.default_rng(0), 200
+    seen = {"obs": rng.standard_normal((n, N)), "privileged": rng.standard_normal((n, P))}
+    agent.observe({"policy": seen["obs"], "privileged": seen["privileged"]})
+    replay.add(
+        **seen,
+        action=rng.uniform(-1, 1, (n, M)),
+        reward=rng.standard_normal(n),
+        next_obs=rng.standard_normal((n, N)),
+        terminated=rng.random(n) < 0.2,
+        next_privileged=rng.standard_normal((n, P)),
+    )
+    return agent, replay, CapturedUpdates(agent, replay, SIZE, compiled=compile_)
+
+
+@pytest.mark.usefixtures("quietly")
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "bf16" or products._bf16])
+def test_compiled_steps_are_those_made_one_by_one(name, monkeypatch):
+    monkeypatch.setattr(products, "FEWEST", 2**10)  # so that products of this size are oneDNN's too
+    monkeypatch.setattr(products, "NARROWEST", 8)
+    one, _, plainly = agent_and_updates(name, False)
+    other, replay, updates = agent_and_updates(name, True)
+    for _ in range(6):
+        plainly.step(torch.Generator())
+        updates.step(torch.Generator())
+    mine, theirs = one.state_dict(), other.state_dict()
+    tolerance = 5e-3 if name == "bf16" else 1e-5
+    for key in mine:
+        assert_close(theirs[key], mine[key], atol=tolerance, rtol=tolerance, msg=key)
+    found, expected = updates.means(), plainly.means()
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, abs=20 * tolerance), key
+    if name == "sac":  # from a loss that is not finite on no step is made
+        good = other.state_dict()
+        with torch.no_grad():
+            replay._table.fill_(torch.nan)
+        updates.step(torch.Generator())
+        after = other.state_dict()
+        for key in good:
+            if key.startswith(("policy", "critics", "optimizer")):
+                assert torch.equal(after[key], good[key]), key
+        with pytest.raises(NonFiniteError, match=r"not finite: .*critic loss"):
+            updates.means()
+
+
+class Walk:
+    """x <- factor x + noise."""
+
+    def __init__(self, factor=0.5, n=4):
+        self.x, self.factor = torch.zeros(n), factor
+        self.rng = torch.Generator().manual_seed(0)
+
+    def __call__(self):
+        self.x.mul_(self.factor).add_(torch.randn(self.x.shape, generator=self.rng))
+
+    def compiled(self):
+        x, rng = self.x.clone(), self.rng.get_state()
+
+        def put_back():
+            self.x.copy_(x)
+            self.rng.set_state(rng)
+
+        return Compiled(self, put_back)
+
+
+def made(walk):
+    """Was there something to compile?"""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Compiling)
+        walk.compiled()
+    return any(warning.category is Compiling for warning in caught)
+
+
+def test_what_makes_the_same_calls_is_made_once(place):
+    assert made(Walk())
+    assert not made(Walk())
+    made_here = set(place.iterdir())
+    assert {path.suffix for path in made_here} == {".so"}
+    script = (
+        "import torch; torch.set_num_threads(1); import test_compiled; "
+        "assert not test_compiled.made(test_compiled.Walk())"
+    )
+    where = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run([sys.executable, "-P", "-c", script], env=os.environ | {"PYTHONPATH": where}, check=True)
+    assert set(place.iterdir()) == made_here
+    assert len({key_of(walk) for walk in (Walk(), Walk(factor=0.25), Walk(n=5))}) == 3
+
+
+@pytest.mark.usefixtures("quietly")
+def test_random_numbers_come_in_the_order_of_the_calls():
+    one, other = Walk(), Walk()
+    run = other.compiled()
+    for _ in range(3):
+        one()
+        run()
+    assert_close(other.x, one.x)
+    assert torch.equal(other.rng.get_state(), one.rng.get_state())
+
+
+@pytest.mark.usefixtures("quietly")
+def test_a_library_that_was_not_used_for_months_goes_when_another_is_made(place):
+    place.mkdir(parents=True)
+    old, recent = (place / f"{name}.so" for name in ("old", "recent"))
+    for library, days in ((old, 100), (recent, 80)):
+        library.touch()
+        os.utime(library, (time.time() - days * 86_400,) * 2)
+    Walk().compiled()
+    assert not old.exists()
+    assert recent.exists()
+
+
+def key_of(walk):
+    calls = compiled._Calls()
+    with calls:
+        walk()
+    return calls.key()
+
+
+def test_a_broken_library_is_named(place):
+    place.mkdir(parents=True)
+    library = place / f"{key_of(Walk())}.so"
+    library.write_bytes(b"\x7fELF and no more")
+    with pytest.raises(CompilerError, match=rf"{library.name} is not what was compiled .*delete it"):
+        Walk().compiled()
+
+
+def test_machine_code_that_others_may_write_is_not_run(place):
+    place.mkdir(parents=True)
+    place.chmod(0o777)
+    with pytest.raises(CompilerError, match="not yours alone"):
+        Walk().compiled()
+
+
+def test_without_a_compiler_the_way_out_is_said(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(CompilerError, match=r"no C\+\+ compiler .* agent.compile=false"):
+        Walk().compiled()
