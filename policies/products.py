@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 PRECISIONS = ("highest", "high", "medium")  # as torch.set_float32_matmul_precision has them
-FEWEST, NARROWEST = 2**22, 32  # multiplications and widths from which a product is large
+FEWEST, NARROWEST = 3 * 2**20, 32  # multiplications and widths from which a product is large
 _linear = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
 _bf16 = _linear is not None and torch.cpu._is_avx512_bf16_supported()
 _precision = "highest"

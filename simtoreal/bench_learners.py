@@ -28,10 +28,15 @@ from simtoreal.policies.products import arithmetic, made_in, product
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.sac import SAC, SACConfig
 from simtoreal.policies.td3 import TD3, TD3Config
+from simtoreal.policies.updates import CapturedUpdates, EachUpdate, Updates
 
 OBSERVATION, ACTION, HIDDEN, BATCH = 48, 12, (256, 256), 256  # the size of a quadruped's policy
 SIZE = f"observation {OBSERVATION}, action {ACTION}, 2x{HIDDEN[0]}, batch {BATCH}"
-MODES = {"highest": "fp32", "medium": "bf16 products"}  # matmul_precision -> what it is on a CPU
+MODES = {  # matmul_precision, and whether gradient steps are compiled -> what it is on a CPU
+    ("highest", False): "fp32",
+    ("highest", True): "fp32, compiled",
+    ("medium", True): "bf16 products, compiled",
+}
 FILLED = 4096  # transitions in the replay
 PPO_ENVS, PPO_ROLLOUT, PPO_BATCH, PPO_EPOCHS, PPO_HIDDEN = 8, 256, 64, 10, (64, 64)
 PPO_SIZE = f"{PPO_ENVS} environments x {PPO_ROLLOUT} steps, batch {PPO_BATCH}, {PPO_EPOCHS} epochs, 2x64"
@@ -147,12 +152,13 @@ def bench_update(rounds: int) -> list[Row]:
             theirs.set_logger(model.logger)
             fill(theirs)
             peers["SBX (JAX), 40 updates a call"] = theirs, 40
-        for precision, said in MODES.items():
-            agent, share = ours(name, precision), multiplications(name) / product_limit(precision)
+        for (precision, compiled), said in MODES.items():
+            updates = _updates(ours(name, precision), replay, compiled)
+            share = multiplications(name) / product_limit(precision)
             for peer, (other, each) in peers.items():
                 with bench_sbx.one_cpu():
                     a, b, ratio = interleaved(
-                        partial(_update_ours, agent, replay, each, torch.Generator().manual_seed(0)),
+                        partial(_update_ours, updates, each, torch.Generator().manual_seed(0)),
                         partial(other.train, gradient_steps=each, batch_size=BATCH),
                         repeat=40 // each,
                         rounds=rounds,
@@ -162,9 +168,14 @@ def bench_update(rounds: int) -> list[Row]:
     return rows
 
 
-def _update_ours(agent: SAC | TD3, replay: Replay, times: int, generator: torch.Generator) -> None:
+def _updates(agent: SAC | TD3, replay: Replay, compiled: bool) -> Updates:
+    return CapturedUpdates(agent, replay, BATCH, compiled=True) if compiled else EachUpdate(agent, replay, BATCH)
+
+
+def _update_ours(updates: Updates, times: int, generator: torch.Generator) -> None:
     for _ in range(times):
-        agent.update(replay.sample(BATCH, generator))
+        updates.step(generator)
+    updates.means()
 
 
 def bench_loop(rounds: int) -> list[Row]:
@@ -172,10 +183,11 @@ def bench_loop(rounds: int) -> list[Row]:
     rows = []
     for name in ("sac", "td3"):
         peer = iter(sb3(name))
-        for precision, said in MODES.items():
+        for (precision, compiled), said in MODES.items():
+            agent, replay = ours(name, precision), filled_replay()
             loop = off_policy(
-                ours(name, precision), FreeVector(1), filled_replay(), steps=10**9, seed=0, batch_size=BATCH,
-                learning_starts=0, report_every=100,
+                agent, FreeVector(1), replay, steps=10**9, seed=0, batch_size=BATCH, learning_starts=0,
+                report_every=100, updates=_updates(agent, replay, compiled),
             )  # fmt: skip
             what = f"{name.upper()} loop, one environment, an update a step, {SIZE}, {said}"
             rows.append(_loop(what, loop, peer, 100, rounds))
