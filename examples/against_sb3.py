@@ -4,9 +4,9 @@
 
 TASK is a gymnasium id, such as pybullet_envs_gymnasium:HalfCheetahBulletEnv-v0 (pip install pybullet_envs_gymnasium),
 ALGORITHM is sac, td3 or ppo; the settings of both are in simtoreal/recipes. The last policies' bundles are judged on
-100 fresh episodes. What is trained already is not trained again, and what was judged stays in the table, so that seeds
-can be done one at a time. The difference of the interquartile means is ours less theirs, its interval a bootstrap over
-seeds, and over episodes within a seed.
+100 fresh episodes. What is trained already is not trained again, what was stopped goes on, and what was judged stays in
+the table, so that seeds can be done one at a time. The difference of the interquartile means is ours less theirs, its
+interval a bootstrap over seeds, and over episodes within a seed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import simtoreal
+from simtoreal.policies.checkpoint import checkpoints
 from simtoreal.runs import is_finished
 from simtoreal.statistics import iqm
 
@@ -48,10 +50,12 @@ def save(path: Path, table: Table) -> None:
 
 
 def returns_of(task: str, learner: str, steps: int, seed: int, folder: Path) -> list[float]:
-    """Train, unless that was done, and judge the last policy."""
+    """Train, unless that was done, or go on with it where it was stopped, and judge the last policy."""
     run = folder / f"{task.rpartition(':')[2]}-{learner}-{seed}"
     if not is_finished(run):
-        simtoreal.train(task, algorithm=learner, steps=steps, seed=seed, randomization="none", out=run, force=True)
+        begun = any(checkpoints(run / "checkpoints"))
+        more: dict[str, Any] = {"resume": True} if begun else {"randomization": "none", "force": True}
+        simtoreal.train(task, algorithm=learner, steps=steps, seed=seed, out=run, **more)
     bundle = simtoreal.export(run, run.with_name(run.name + "-bundle"), checkpoint="last", force=True)
     out = run.with_name(run.name + "-verdict")
     verdict = simtoreal.evaluate(bundle, task=task, out=out, suites="nominal", episodes=EPISODES, force=True)
