@@ -36,7 +36,7 @@ from simtoreal.policies.operators import C_FUNCTIONS
 
 Draw = Callable[[], Tensor]
 KEPT = 90 * 86_400.0  # [s] since it was last loaded
-NO_COMPILER = "no C++ compiler is found (g++, or CXX in the environment); install one, or set agent.compile=false"
+WITHOUT = "set agent.compile=false"
 OPTIONS = {"aot_inductor.custom_ops_to_c_shims": C_FUNCTIONS}
 
 
@@ -62,6 +62,8 @@ class Compiled:
         self._draws = calls.draws
         self._tensors = [tensor.detach() for tensor in calls.read]
         self._weights = [tensor for tensor in calls.read if isinstance(tensor, nn.Parameter)]
+        if why := why_not():
+            raise CompilerError(why)
         path = folder() / f"{calls.key()}.so"
         if not path.exists():
             _make(path, work, calls)
@@ -171,12 +173,9 @@ class _Step(nn.Module):
 
 def _make(path: Path, work: Callable[[], None], calls: _Calls) -> None:
     """Compile it; the library is there whole or not at all. Raises CompilerError."""
-    if not has_compiler():
-        raise CompilerError(NO_COMPILER)
     text = "compiling the gradient step for networks of these sizes (once on this machine, some 40 CPU seconds)"
     warnings.warn(text, Compiling, stacklevel=2)
     given = [tensor.detach() for tensor in calls.read]
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as place, _works_in(place), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's of itself
         package = Path(place) / "package.pt2"
@@ -185,9 +184,7 @@ def _make(path: Path, work: Callable[[], None], calls: _Calls) -> None:
             torch._inductor.aoti_compile_and_package(exported, package_path=str(package), inductor_configs=OPTIONS)
         except Exception as error:
             what = str(error).strip().partition("\n")[0]
-            raise CompilerError(
-                f"the gradient step was not compiled ({what}); agent.compile=false does without"
-            ) from error
+            raise CompilerError(f"the gradient step was not compiled ({what}); {WITHOUT}") from error
         with zipfile.ZipFile(package) as archive:
             # beside a library may lie what it needs to call torch by name; the library comes last, and so all is there
             for member in sorted(archive.namelist()):
@@ -236,17 +233,23 @@ def _load(path: Path) -> Any:
 
 
 def folder() -> Path:
-    """Where libraries are kept: machine code that runs unasked, so nobody else may write there. Raises
-    CompilerError."""
-    found = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simtoreal" / "compiled"
-    if found.exists() and (found.stat().st_uid != os.getuid() or found.stat().st_mode & 0o022):
-        raise CompilerError(f"{found} is not yours alone to write to: chmod go-w it, or set XDG_CACHE_HOME")
-    return found
+    """Where libraries are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simtoreal" / "compiled"
 
 
-def has_compiler() -> bool:
-    """Is there a C++ compiler, the one that torch would take?"""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+def why_not() -> str | None:
+    """Why no work can be compiled here: there is no C++ compiler, the one that torch would take, or no folder for what
+    it makes. That is machine code which runs unasked, so nobody else may write there."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return f"no C++ compiler is found (g++, or CXX in the environment); install one, or {WITHOUT}"
+    place, instead = folder(), f"set XDG_CACHE_HOME to a folder of yours, or {WITHOUT}"
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        return f"{place} cannot be made ({error.strerror}); {instead}"
+    if place.stat().st_uid != os.getuid() or place.stat().st_mode & 0o022 or not os.access(place, os.W_OK):
+        return f"{place} is not yours alone to write to; {instead}"
+    return None
 
 
 def _processor() -> str:

@@ -17,7 +17,7 @@ from simtoreal.policies.actor_critic import OffPolicyConfig
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
-from simtoreal.policies.compiled import NO_COMPILER, has_compiler
+from simtoreal.policies.compiled import why_not
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.neural import NeuralConfig
@@ -96,7 +96,7 @@ def complete_config(config: RunConfig) -> RunConfig:
         return config
     settings = agent_settings(config)
     if isinstance(settings, OffPolicyConfig) and settings.compile is None:
-        pays = config.steps * settings.updates_per_step >= COMPILED_FROM and has_compiler()
+        pays = config.steps * settings.updates_per_step >= COMPILED_FROM and why_not() is None
         settings = replace(settings, compile=pays)
     return config.model_copy(update={"agent": asdict(settings)})
 
@@ -189,8 +189,8 @@ class OffPolicyLearner(_OwnLearner):
         self._agent = OURS[config.algorithm][0](
             observation, action, privileged, settings, seed=config.seed, device=device
         )
-        if settings.compile and not has_compiler():
-            raise ValueError(NO_COMPILER)
+        if settings.compile and (why := why_not()):
+            raise ValueError(why)
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
         several = settings.n_step > 1
         if several and config.augment:

@@ -178,6 +178,12 @@ def test_machine_code_that_others_may_write_is_not_run(place):
         Walk().compiled()
 
 
+def test_where_no_library_can_be_kept_the_place_is_named(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    with pytest.raises(CompilerError, match=r"/proc/none/simtoreal/compiled cannot be made \(.*set XDG_CACHE_HOME"):
+        Walk().compiled()
+
+
 def test_without_a_compiler_the_way_out_is_said(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(CompilerError, match=r"no C\+\+ compiler .* agent.compile=false"):
