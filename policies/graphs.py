@@ -1,9 +1,10 @@
-"""Work of one shape, done again and again on tensors that stay where they are: on a GPU as one launch (a CUDA graph).
+"""Work of one shape, done again and again on tensors that stay where they are: on a GPU as one launch (a CUDA graph),
+on a CPU as machine code (`compiled`), if so asked.
 
 A gradient step is some two hundred small kernels, and what takes the time is to launch them one by one and to wait for
 a loss on the way. So there the whole step is captured once and replayed, and nothing waits for the device: where a
 batch lies is drawn on it, a loss is judged there, and a step whose loss is not finite is skipped, as are all after it,
-until somebody asks (`Skip.check`). On a CPU the same work is simply done.
+until somebody asks (`Skip.check`).
 """
 
 from __future__ import annotations
@@ -41,28 +42,28 @@ class Skip:
             raise NonFiniteError(f"not finite: {', '.join(bad)}")
 
 
-class Captured:
-    """`work()` without arguments, which reads and writes tensors that stay where they are.
+def captured(
+    work: Callable[[], None],
+    device: torch.device,
+    generators: tuple[torch.Generator, ...],
+    keep: Callable[[], Callable[[], None]],
+    compiled: bool,
+) -> Callable[[], None]:
+    """`work()` without arguments, which reads and writes tensors that stay where they are, in the fastest way there is:
+    on a GPU as a graph; on a CPU, if it is to be `compiled`, as machine code (raises CompilerError), else as it is.
 
     Args:
         generators: those of random numbers that it draws from, of that device.
         keep: gives what puts back whatever of `work`'s doing goes on counting: it is done some times before it is
-            captured.
+            captured or compiled.
     """
+    if device.type == "cuda":
+        return _graph(work, device, generators, keep()).replay
+    if compiled:
+        from simtoreal.policies.compiled import Compiled
 
-    def __init__(
-        self,
-        work: Callable[[], None],
-        device: torch.device,
-        generators: tuple[torch.Generator, ...],
-        keep: Callable[[], Callable[[], None]],
-    ) -> None:
-        self._run: Callable[[], None] = work
-        if device.type == "cuda":
-            self._run = _graph(work, device, generators, keep()).replay
-
-    def __call__(self) -> None:
-        self._run()
+        return Compiled(work, keep())
+    return work
 
 
 def _graph(

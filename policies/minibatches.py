@@ -1,4 +1,4 @@
-"""A rollout in minibatches: what PPO's gradient steps go through, one by one or captured for a GPU."""
+"""A rollout in minibatches: what PPO's gradient steps go through, one by one, captured for a GPU or compiled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from simtoreal.policies.graphs import Captured, Skip
+from simtoreal.policies.graphs import Skip, captured
 from simtoreal.policies.recurrent import Steps
 from simtoreal.policies.rollout import Rollout
 
@@ -140,7 +140,7 @@ class Learner(Protocol):
 
 
 class CapturedEpochs:
-    """The gradient steps of all epochs on a rollout, each as `graphs` has it done.
+    """The gradient steps of all epochs on a rollout, each captured for a GPU, on a CPU compiled.
 
     The rollout lies in one place, and where the next minibatch is in an epoch's order is a number on the device. There
     is room for a rollout as large as the first one; smaller ones, of which not all is learned from, use a part of it.
@@ -181,7 +181,8 @@ class CapturedEpochs:
 
     def _step(self, size: int) -> None:
         if size not in self._work:
-            self._work[size] = Captured(lambda: self._next(size), self._data.device, (), self._kept)
+            usual = size in (self._size, len(self._order) % self._size)  # others come by chance, each once or twice
+            self._work[size] = captured(lambda: self._next(size), self._data.device, (), self._kept, compiled=usual)
         self._work[size]()
 
     def _next(self, size: int) -> None:

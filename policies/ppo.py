@@ -40,7 +40,8 @@ class PPOConfig(StochasticConfig):
 
     `rollout` is control steps of each environment between updates; `clip_value`, if above 0, bounds how far a value may
     move in an update; `target_kl` 0 never stops early. `recurrent` is the units of a recurrent layer, 0: none;
-    `sequence_length` is how many control steps its gradient goes back.
+    `sequence_length` is how many control steps its gradient goes back. `compile` makes machine code of the gradient
+    step on a CPU, once for a kind of network (None: whoever trains decides); not of recurrent ones or of images.
     """
 
     gae_lambda: float = 0.95
@@ -56,6 +57,7 @@ class PPOConfig(StochasticConfig):
     normalize_advantage: bool = True
     recurrent: int = 0
     sequence_length: int = 32
+    compile: bool | None = None
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
@@ -86,6 +88,7 @@ class PPOConfig(StochasticConfig):
             "target_kl": (self.target_kl >= 0, "at least 0"),
             "recurrent": (0 <= self.recurrent <= MAX_RECURRENT, f"from 0 to {MAX_RECURRENT}"),
             "sequence_length": (length >= 1, "at least 1"),
+            "compile": (not (self.compile and self.recurrent), "false with a recurrent layer"),
             **of_sequences,
         }
 
@@ -122,8 +125,8 @@ class PPO(StochasticAgent[PPOConfig]):
 
     @property
     def captures(self) -> bool:
-        """Are its gradient steps captured (`graphs`)? Those of sequences are not all of one shape."""
-        return self.device.type == "cuda" and not self.config.recurrent
+        """Are its gradient steps captured or compiled? Those of sequences are not all of one shape."""
+        return (self.device.type == "cuda" or bool(self.config.compile)) and not self.config.recurrent
 
     def _learn_captured(self, data: Columns, rollout: Rollout) -> list[Parts]:
         config = self.config
@@ -151,6 +154,8 @@ class PPO(StochasticAgent[PPOConfig]):
         super()._check_image(image, privileged_size)
         if self.config.recurrent:
             raise ValueError("images go with no recurrent layer here; set recurrent to 0")
+        if self.config.compile:
+            raise ValueError("the gradient step on images is not compiled here; set compile to false")
 
     def gradients(self, batch: Minibatch) -> tuple[Parts, list[Tensor]]:
         """What the loss of a minibatch is made of, and its gradients to all weights, in the order of the optimizer's.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simtoreal.policies.actor_critic import OffPolicyAgent, Turn
 from simtoreal.policies.agent import Agent
-from simtoreal.policies.graphs import Captured, Skip
+from simtoreal.policies.graphs import Skip, captured
 from simtoreal.policies.replay import Replay
 
 
@@ -49,8 +49,7 @@ class CapturedUpdates:
     def __init__(
         self, agent: OffPolicyAgent[Any, Any], replay: Replay, batch_size: int, compiled: bool = False
     ) -> None:
-        self._agent, self._replay = agent, replay
-        self._compiled = compiled and agent.device.type == "cpu"
+        self._agent, self._replay, self._compiled = agent, replay, compiled
         self._rows = replay.room(batch_size)
         self._skip = Skip(tuple(f"{name} loss" for name in agent.optimizers), agent.device)
         self._work: dict[bool, Callable[[], None]] = {}  # whether the actor learns -> a gradient step
@@ -76,15 +75,17 @@ class CapturedUpdates:
         self._sums.zero_()
 
     def _captured(self, turn: Turn) -> Callable[[], None]:
-        """A gradient step. Its batch is drawn before what is compiled, which so does not depend on how large a replay
-        is."""
+        """A gradient step. On a GPU its batch is drawn within it; on a CPU before, so that what is compiled does not
+        depend on how large a replay is."""
         agent = self._agent
-        if self._compiled:
-            from simtoreal.policies.compiled import Compiled
+        whole = agent.device.type == "cuda"
 
-            update = Compiled(lambda: self._update(turn), self._kept())
-            return lambda: self._step(update)
-        return Captured(lambda: self._step(lambda: self._update(turn)), agent.device, (agent.rng,), self._kept)
+        def update() -> None:
+            self._update(turn)
+
+        work = (lambda: self._step(update)) if whole else update
+        made = captured(work, agent.device, (agent.rng,), self._kept, self._compiled)
+        return made if whole else lambda: self._step(made)
 
     def _step(self, update: Callable[[], None]) -> None:
         self._replay.draw(self._rows, self._agent.rng)

@@ -191,15 +191,18 @@ def bench_loop(rounds: int) -> list[Row]:
             )  # fmt: skip
             what = f"{name.upper()} loop, one environment, an update a step, {SIZE}, {said}"
             rows.append(_loop(what, loop, peer, 100, rounds))
-    rows.append(
-        _loop(f"PPO loop, {PPO_SIZE}, fp32", iter(our_ppo()[1]), iter(sb3_ppo()), PPO_ENVS * PPO_ROLLOUT, rounds)
-    )
+    theirs = iter(sb3_ppo())
+    for compiled, said in ((False, "fp32"), (True, "fp32, compiled")):
+        loop = our_ppo(compiled=compiled)[1]
+        rows.append(_loop(f"PPO loop, {PPO_SIZE}, {said}", loop, theirs, PPO_ENVS * PPO_ROLLOUT, rounds))
     return rows
 
 
-def our_ppo(device: str = "cpu") -> tuple[PPO, Iterator[Any]]:
+def our_ppo(device: str = "cpu", compiled: bool = False) -> tuple[PPO, Iterator[Any]]:
     """Our PPO of the benchmark's size, and its loop."""
-    config = PPOConfig(rollout=PPO_ROLLOUT, batch_size=PPO_BATCH, epochs=PPO_EPOCHS, hidden=PPO_HIDDEN)
+    config = PPOConfig(
+        rollout=PPO_ROLLOUT, batch_size=PPO_BATCH, epochs=PPO_EPOCHS, hidden=PPO_HIDDEN, compile=compiled
+    )
     agent = PPO(OBSERVATION, ACTION, config=config, device=device)
     envs = FreeVector(PPO_ENVS)
     return agent, on_policy(agent, envs, steps=10**9, seed=0, rollout=PPO_ROLLOUT, gamma=0.99, gae_lambda=0.95)

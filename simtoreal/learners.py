@@ -35,7 +35,9 @@ OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "reinforce": (Reinforce, ReinforceConfig),
 }  # algorithm -> its agent and that one's settings
 FOR_IMAGES = ("ppo",)
-IMAGE_SETTINGS = {"hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False}
+IMAGE_SETTINGS = {
+    "hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False, "compile": False,
+}  # fmt: skip
 """Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
 FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
 COMPILED_FROM = 50_000
@@ -95,10 +97,17 @@ def complete_config(config: RunConfig) -> RunConfig:
         check_names(config.agent, setting_names(_baseline(config)), "agent.")
         return config
     settings = agent_settings(config)
-    if isinstance(settings, OffPolicyConfig) and settings.compile is None:
-        pays = config.steps * settings.updates_per_step >= COMPILED_FROM and why_not() is None
+    if isinstance(settings, OffPolicyConfig | PPOConfig) and settings.compile is None:
+        pays = _gradient_steps(config.steps, settings) >= COMPILED_FROM and why_not() is None
         settings = replace(settings, compile=pays)
     return config.model_copy(update={"agent": asdict(settings)})
+
+
+def _gradient_steps(steps: int, settings: OffPolicyConfig | PPOConfig) -> float:
+    """That can be compiled, of a training of so many environment steps."""
+    if isinstance(settings, OffPolicyConfig):
+        return steps * settings.updates_per_step
+    return 0 if settings.recurrent else steps * settings.epochs / settings.batch_size
 
 
 def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
@@ -257,6 +266,8 @@ class OnPolicyLearner(_OwnLearner):
 
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         settings: Any = agent_settings(config)
+        if isinstance(settings, PPOConfig) and settings.compile and (why := why_not()):
+            raise ValueError(why)
         if config.augment:
             raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")
         self._settings = settings

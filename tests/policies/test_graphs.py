@@ -22,9 +22,9 @@ from simtoreal.policies.updates import CapturedUpdates
 
 
 class Emulated:
-    """What `Captured` does with the state on a GPU: the work is done some times and put back before it counts."""
+    """What `captured` does with the state on a GPU: the work is done some times and put back before it counts."""
 
-    def __init__(self, work, device, generators, keep):
+    def __init__(self, work, device, generators, keep, compiled):
         put_back = keep()
         for _ in range(WARM_UP):
             work()
@@ -39,8 +39,8 @@ class Emulated:
 def _emulated(monkeypatch, request):
     """On the CPU works are captured as far as can be."""
     if "cpu" in request.node.name:
-        monkeypatch.setattr(updates_module, "Captured", Emulated)
-        monkeypatch.setattr(minibatches, "Captured", Emulated)
+        monkeypatch.setattr(updates_module, "captured", Emulated)
+        monkeypatch.setattr(minibatches, "captured", Emulated)
 
 
 DEVICES = [

@@ -406,19 +406,24 @@ def test_an_evaluation_that_is_not_a_number_is_never_the_best(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("steps", "given", "compiler", "expected"),
+    ("algorithm", "steps", "given", "compiler", "expected"),
     [
-        (60_000, {}, "gcc", True),
-        (60_000, {"updates_per_step": 0.5}, "gcc", False),
-        (60_000, {"compile": False}, "gcc", False),
-        (60_000, {}, "no-such-compiler", False),
-        (1_000, {}, "gcc", False),
-        (1_000, {"compile": True}, "gcc", True),
+        ("td3", 60_000, {}, "gcc", True),
+        ("td3", 60_000, {"updates_per_step": 0.5}, "gcc", False),
+        ("td3", 60_000, {"compile": False}, "gcc", False),
+        ("td3", 60_000, {}, "no-such-compiler", False),
+        ("sac", 1_000, {}, "gcc", False),
+        ("sac", 1_000, {"compile": True}, "gcc", True),
+        ("ppo", 400_000, {}, "gcc", True),  # 10 epochs of minibatches of 64
+        ("ppo", 300_000, {}, "gcc", False),
+        ("ppo", 400_000, {"recurrent": 8}, "gcc", False),
     ],
 )
-def test_machine_code_is_made_where_it_pays_and_that_is_written_down(steps, given, compiler, expected, monkeypatch):
+def test_machine_code_is_made_where_it_pays_and_that_is_written_down(
+    algorithm, steps, given, compiler, expected, monkeypatch
+):
     monkeypatch.setenv("CXX", compiler)
-    config = complete_config(RunConfig(task="Pendulum-v1", algorithm="td3", steps=steps, agent=given))
+    config = complete_config(RunConfig(task="Pendulum-v1", algorithm=algorithm, steps=steps, agent=given))
     assert config.agent["compile"] is expected
 
 
