@@ -50,7 +50,7 @@ class Case:
 
 
 CASES = {
-    "PandaReach": Case("PandaReach", 10_000, 500, settings=("agent.updates_per_step=0.5",)),
+    "PandaReach": Case("PandaReach", 10_000, 500, settings=("agent.hidden=[64,64]",)),
     "CartPoleSwingUp": Case("CartPoleSwingUp", 30_000, 1_000),
     "A1Straight": Case("A1Walk", 30_000, 2_000, goal=(("velocity_command", (0.5,)), ("yaw_rate_command", (0.0,)))),
     "A1Walk": Case("A1Walk", 120_000, 10_000, "A1Walk"),
