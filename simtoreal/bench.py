@@ -22,6 +22,7 @@ BENCHMARKS = {
     "step": "simtoreal.benchmarks",
     "reset": "simtoreal.benchmarks",
     "update": "simtoreal.bench_learners",
+    "threads": "simtoreal.bench_learners",
     "loop": "simtoreal.bench_learners",
     "inference": "simtoreal.bench_learners",
     "workers": "simtoreal.bench_workers",
@@ -70,7 +71,7 @@ def _rows(name: str, rounds: int) -> list[Row]:
 def print_bench(result: Mapping[str, Any]) -> None:
     """The rows as a table on stdout."""
     table = Table(
-        title=f"median of {result['rounds']} interleaved rounds, CPU time (of workers and GPUs: wall clock)",
+        title=f"median of {result['rounds']} interleaved rounds, CPU time (of threads, workers and GPUs: wall clock)",
         title_justify="left",
     )
     for column in ("benchmark", "what", "ours", "peer", "its figure", "unit", "ratio"):

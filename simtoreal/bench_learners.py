@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ MODES = {  # matmul_precision, and whether gradient steps are compiled -> what i
     ("medium", True): "bf16 products, compiled",
 }
 FILLED = 4096  # transitions in the replay
+THREADED = 60  # gradient steps a round of those on two threads and on one
 PPO_ENVS, PPO_ROLLOUT, PPO_BATCH, PPO_EPOCHS, PPO_HIDDEN = 8, 256, 64, 10, (64, 64)
 PPO_SIZE = f"{PPO_ENVS} environments x {PPO_ROLLOUT} steps, batch {PPO_BATCH}, {PPO_EPOCHS} epochs, 2x64"
 
@@ -176,6 +177,28 @@ def _update_ours(updates: Updates, times: int, generator: torch.Generator) -> No
     for _ in range(times):
         updates.step(generator)
     updates.means()
+
+
+def bench_threads(rounds: int) -> list[Row]:
+    """Gradient steps of SAC on two threads against those on one, by the wall clock."""
+    rows, replay = [], filled_replay()
+    for (precision, compiled), said in MODES.items():
+        two, one = (_on_threads(n, _updates(ours("sac", precision), replay, compiled)) for n in (2, 1))
+        a, b, ratio = interleaved(two, one, repeat=1, rounds=rounds, clock=time.perf_counter)
+        what = f"SAC updates on two threads, {SIZE}, {said}"
+        rows.append(Row("threads", what, THREADED / a, "one thread", THREADED / b, "updates/s", ratio))
+    return rows
+
+
+def _on_threads(n: int, updates: Updates) -> Callable[[], None]:
+    """Gradient steps on so many threads, for which they are also compiled."""
+    generator = torch.Generator().manual_seed(0)
+
+    def work() -> None:
+        torch.set_num_threads(n)
+        _update_ours(updates, THREADED, generator)
+
+    return work
 
 
 def bench_loop(rounds: int) -> list[Row]:
