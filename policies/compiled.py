@@ -16,12 +16,13 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ class _Calls(TorchFunctionMode):
 
     def key(self) -> str:
         """Of these calls on this machine."""
-        about = [torch.__version__, _processor(), torch.get_num_threads(), _sources(), self._lines]
+        made_by = [torch.__version__, _compiler(), platform.libc_ver()]
+        about = [made_by, _processor(), torch.get_num_threads(), _sources(), self._lines]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def _said(self, x: Any) -> Any:
@@ -133,6 +135,8 @@ def _again(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Draw:
     """The same random numbers' successors: by a function, or by a tensor's method that fills it."""
     if not (args and isinstance(args[0], Tensor)):
         return partial(func, *args, **kwargs)
+    if not func.__name__.endswith("_"):
+        raise CompilerError(f"{_name(func)} draws from what was computed before, which is not done here")
     shape, dtype = args[0].shape, args[0].dtype
     return lambda: func(torch.empty(shape, dtype=dtype), *args[1:], **kwargs)
 
@@ -197,15 +201,16 @@ def _make(path: Path, work: Callable[[], None], calls: _Calls) -> None:
 def _forget_old(place: Path) -> None:
     """Libraries that nobody has loaded for months."""
     for library in place.glob("*.so"):
-        if time.time() - library.stat().st_mtime > KEPT:
-            library.unlink(missing_ok=True)
-            library.with_suffix(".json").unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process does the same
+            if time.time() - library.stat().st_mtime > KEPT:
+                library.unlink()
+                library.with_suffix(".json").unlink(missing_ok=True)
 
 
 @contextmanager
 def _works_in(place: str) -> Iterator[None]:
     """Within the block torch's compiler leaves its files there, not in a folder that others may write to; and a Ctrl-C
-    ends no compiler, but waits."""
+    at the terminal ends no compiler that this thread starts."""
     name = "TORCHINDUCTOR_CACHE_DIR"
     before = os.environ.get(name)
     os.environ[name] = place
@@ -223,33 +228,58 @@ def _load(path: Path) -> Any:
     """Raises CompilerError."""
     from torch._C import _aoti  # what `torch._inductor.aoti_load_package` comes to, which takes a second to import
 
+    if not _is_mine(path):
+        raise CompilerError(f"{path} is not yours alone to write to; delete it, and it is made again")
     try:
         found = _aoti.AOTIModelContainerRunnerCpu(str(path), 1)
     except RuntimeError as error:
         what = str(error).strip().partition("\n")[0]
         raise CompilerError(f"{path} is not what was compiled ({what}); delete it, and it is made again") from error
-    path.touch()
+    with suppress(FileNotFoundError):  # another process has just forgotten it
+        os.utime(path)
     return found
 
 
 def folder() -> Path:
-    """Where libraries are kept."""
+    """Where libraries are kept. Raises RuntimeError where nobody knows the user's home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simtoreal" / "compiled"
 
 
 def why_not() -> str | None:
     """Why no work can be compiled here: there is no C++ compiler, the one that torch would take, or no folder for what
     it makes. That is machine code which runs unasked, so nobody else may write there."""
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+    if _compiler() is None:
         return f"no C++ compiler is found (g++, or CXX in the environment); install one, or {WITHOUT}"
-    place, instead = folder(), f"set XDG_CACHE_HOME to a folder of yours, or {WITHOUT}"
+    instead = f"set XDG_CACHE_HOME to a folder of yours, or {WITHOUT}"
     try:
+        place = folder()
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except RuntimeError as error:
+        return f"there is no place for what is compiled ({error}); {instead}"
     except OSError as error:
         return f"{place} cannot be made ({error.strerror}); {instead}"
-    if place.stat().st_uid != os.getuid() or place.stat().st_mode & 0o022 or not os.access(place, os.W_OK):
+    if not (_is_mine(place.parent) and _is_mine(place) and os.access(place, os.W_OK)):
         return f"{place} is not yours alone to write to; {instead}"
     return None
+
+
+def _is_mine(path: Path) -> bool:
+    """No link, the user's own, and nobody else may write to it."""
+    found = path.lstat()
+    return not path.is_symlink() and found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _compiler() -> str | None:
+    """What the C++ compiler that torch would take says of itself; None where there is none that works."""
+    return _version_of(os.environ.get("CXX", "g++"))
+
+
+@cache
+def _version_of(program: str) -> str | None:
+    if shutil.which(program) is None:
+        return None
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    return said.stdout.partition("\n")[0] if said.returncode == 0 else None
 
 
 def _processor() -> str:

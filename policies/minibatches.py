@@ -89,11 +89,11 @@ class Columns:
         if self._images is not None and other._images is not None:
             self._images[: len(other)].copy_(other._images)
 
-    def clone(self) -> Columns:
-        """The same in memory of its own."""
+    def room(self, n: int) -> Columns:
+        """Memory of its own for `n` such rows."""
         found = copy.copy(self)
-        found._table = self._table.clone()
-        found._images = None if self._images is None else self._images.clone()
+        found._table = self._table.new_zeros(n, self._table.shape[1])
+        found._images = None if self._images is None else self._images.new_zeros(n, *self._images.shape[1:])
         return found
 
     def _minibatch(self, rows: Tensor, places: Tensor) -> Minibatch:
@@ -143,12 +143,13 @@ class CapturedEpochs:
     """The gradient steps of all epochs on a rollout, each captured for a GPU, on a CPU compiled.
 
     The rollout lies in one place, and where the next minibatch is in an epoch's order is a number on the device. There
-    is room for a rollout as large as the first one; smaller ones, of which not all is learned from, use a part of it.
+    is room for a whole rollout of `n` rows such as `data`; smaller ones, of which not all is learned from, use a part
+    of it.
     """
 
-    def __init__(self, learner: Learner, data: Columns, size: int, epochs: int) -> None:
-        self._learner, self._data, self._size = learner, data.clone(), size
-        n, device = len(data), data.device
+    def __init__(self, learner: Learner, data: Columns, n: int, size: int, epochs: int) -> None:
+        self._learner, self._data, self._size = learner, data.room(n), size
+        device = data.device
         self._order = torch.arange(n, device=device)
         self._skip = Skip(("the gradient's norm",), device)
         # where in the order it is, how many rows and minibatches were learned from, and whether that is to end

@@ -131,7 +131,8 @@ class PPO(StochasticAgent[PPOConfig]):
     def _learn_captured(self, data: Columns, rollout: Rollout) -> list[Parts]:
         config = self.config
         if self._captured is None or not self._captured.fits(data):
-            self._captured = CapturedEpochs(self, data, config.batch_size, config.epochs)
+            whole = -(-len(data) // config.rollout) * config.rollout  # of as many environments, had all been valid
+            self._captured = CapturedEpochs(self, data, whole, config.batch_size, config.epochs)
         orders = (self._order(rollout) for _ in range(config.epochs))
         return self._captured.learn(data, orders)
 

@@ -28,7 +28,7 @@ ALGORITHMS = {
 }
 
 
-MAY_DIFFER = ("steps", "workers", "step_timeout")  # between a run and its resumption
+MAY_DIFFER = ("steps", "workers", "step_timeout", "compile")  # between a run and its resumption
 
 
 class ConfigError(ValueError):
@@ -183,7 +183,8 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting, as a dotted path, that differs between two configurations, with both values.
 
-    Those of `MAY_DIFFER` may: no result depends on the workers, and a run may go on for longer.
+    Those of `MAY_DIFFER` may: no result depends on the workers, a run may go on for longer, and where nothing can be
+    compiled it may go on without (the last bits are then others).
     """
     for name in sorted({*one, *other} - {*MAY_DIFFER}):
         a, b = one.get(name), other.get(name)

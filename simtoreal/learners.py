@@ -40,9 +40,9 @@ IMAGE_SETTINGS = {
 }  # fmt: skip
 """Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
 FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
-COMPILED_FROM = 50_000
+COMPILED_FROM = {OffPolicyConfig: 50_000, PPOConfig: 200_000}
 """Gradient steps from which it pays to make machine code of them, where nobody says what to do: it has to be made once
-for each size of networks."""
+for each size of networks, and PPO's minibatches are small."""
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
 
@@ -98,15 +98,23 @@ def complete_config(config: RunConfig) -> RunConfig:
         return config
     settings = agent_settings(config)
     if isinstance(settings, OffPolicyConfig | PPOConfig) and settings.compile is None:
-        pays = _gradient_steps(config.steps, settings) >= COMPILED_FROM and why_not() is None
+        kind = PPOConfig if isinstance(settings, PPOConfig) else OffPolicyConfig
+        pays = _gradient_steps(config.steps, settings) >= COMPILED_FROM[kind] and why_not() is None
         settings = replace(settings, compile=pays)
     return config.model_copy(update={"agent": asdict(settings)})
+
+
+def complete_stored_config(config: RunConfig) -> RunConfig:
+    """That of a run which may have been begun before gradient steps could be compiled, and so without."""
+    if config.algorithm in OURS and "compile" in OURS[config.algorithm][1].__dataclass_fields__:
+        config = config.model_copy(update={"agent": {"compile": False} | config.agent})
+    return complete_config(config)
 
 
 def _gradient_steps(steps: int, settings: OffPolicyConfig | PPOConfig) -> float:
     """That can be compiled, of a training of so many environment steps."""
     if isinstance(settings, OffPolicyConfig):
-        return steps * settings.updates_per_step
+        return (steps - settings.learning_starts) * settings.updates_per_step
     return 0 if settings.recurrent else steps * settings.epochs / settings.batch_size
 
 
@@ -198,7 +206,7 @@ class OffPolicyLearner(_OwnLearner):
         self._agent = OURS[config.algorithm][0](
             observation, action, privileged, settings, seed=config.seed, device=device
         )
-        if settings.compile and (why := why_not()):
+        if settings.compile and device == "cpu" and (why := why_not()):
             raise ValueError(why)
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
         several = settings.n_step > 1
@@ -266,7 +274,7 @@ class OnPolicyLearner(_OwnLearner):
 
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         settings: Any = agent_settings(config)
-        if isinstance(settings, PPOConfig) and settings.compile and (why := why_not()):
+        if isinstance(settings, PPOConfig) and settings.compile and device == "cpu" and (why := why_not()):
             raise ValueError(why)
         if config.augment:
             raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from simtoreal.config import RunConfig, difference
 from simtoreal.judge import Judgement
-from simtoreal.learners import Learner, complete_config
+from simtoreal.learners import Learner, complete_stored_config
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed
 from simtoreal.policies.checkpoint import (
@@ -169,7 +169,7 @@ class Snapshots:
         check_compatible(meta, identity)
         if meta.get("preset", preset) != preset:  # checkpoints of before have none
             raise CheckpointError(f"was written under another {RANDOMIZATION}: the run's was changed since")
-        written = complete_config(RunConfig.model_validate(meta["config"]))  # settings may have been added since
+        written = complete_stored_config(RunConfig.model_validate(meta["config"]))  # settings may have been added since
         if found := difference(written.model_dump(mode="json"), config):
             name, theirs, ours = found
             raise CheckpointError(f"was written under {name} {theirs!r}, {CONFIG} says {ours!r}")

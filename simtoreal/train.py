@@ -12,7 +12,7 @@ import torch
 from simtoreal import build
 from simtoreal.config import MAY_DIFFER, ConfigError, RunConfig, amended_config, difference, load_config, make_config
 from simtoreal.judge import Judge
-from simtoreal.learners import complete_config, image_defaults, make_learner, pick_device
+from simtoreal.learners import complete_config, complete_stored_config, image_defaults, make_learner, pick_device
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
@@ -128,7 +128,7 @@ def _config_to_resume(folder: Path, task: str, algorithm: str | None, arguments:
     """
     if not (folder / CONFIG).is_file():
         raise RunError(f"{folder} holds no run to resume: no {CONFIG} in it")
-    config = complete_config(load_config(folder / CONFIG))
+    config = complete_stored_config(load_config(folder / CONFIG))
     for what, asked, theirs in (("task", task, config.task), ("algorithm", algorithm, config.algorithm)):
         if asked not in (None, theirs):
             raise RunError(f"{folder} is a run of {what} {theirs}, not {asked}")

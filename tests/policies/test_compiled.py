@@ -198,6 +198,19 @@ def test_machine_code_that_others_may_write_is_not_run(place):
         Walk().compiled()
 
 
+def test_a_place_that_another_may_rename_is_not_used(place):
+    place.mkdir(parents=True, mode=0o700)
+    place.parent.chmod(0o777)
+    with pytest.raises(CompilerError, match="not yours alone"):
+        Walk().compiled()
+
+
+def test_what_draws_from_what_was_computed_is_refused():
+    rng = torch.Generator().manual_seed(0)
+    with pytest.raises(CompilerError, match="bernoulli draws from what was computed"):
+        Compiled(lambda: torch.bernoulli(torch.full((3,), 0.5), generator=rng), lambda: None)
+
+
 def test_where_no_library_can_be_kept_the_place_is_named(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
     with pytest.raises(CompilerError, match=r"/proc/none/simtoreal/compiled cannot be made \(.*set XDG_CACHE_HOME"):

@@ -124,6 +124,15 @@ def test_machine_code_goes_on_bit_for_bit(cut, undisturbed, cli):
     assert unlike(undisturbed("compiled"), run) == []
 
 
+def test_a_run_goes_on_without_machine_code_where_there_is_no_compiler(cut, cli, monkeypatch):
+    run = cut("compiled", 400)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cli("train", *RUNS["compiled"], "--out", run, "--resume").refused("set agent.compile=false")
+    more = "--set=agent.compile=false"
+    assert cli("train", *RUNS["compiled"], more, "--out", run, "--resume").code == 0
+    assert Run.load(run).summary["steps"] == 600
+
+
 def test_killed_between_any_two_of_its_calls_to_the_disk_it_ends_the_same(undisturbed, tmp_path):
     said = killed("pendulum", tmp_path / "run", kills=10, seed=0, at="calls")
     assert said["kills"] > 3

@@ -13,7 +13,7 @@ import simtoreal
 from simtoreal.config import ConfigError, RunConfig, load_config
 from simtoreal.errors import EnvError
 from simtoreal.judge import Judge
-from simtoreal.learners import OffPolicyLearner, complete_config
+from simtoreal.learners import OffPolicyLearner, complete_config, complete_stored_config
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import load_checkpoint
 from simtoreal.policies.loops import FaultRateError
@@ -411,12 +411,14 @@ def test_an_evaluation_that_is_not_a_number_is_never_the_best(tmp_path, monkeypa
         ("td3", 60_000, {}, "gcc", True),
         ("td3", 60_000, {"updates_per_step": 0.5}, "gcc", False),
         ("td3", 60_000, {"compile": False}, "gcc", False),
+        ("td3", 60_000, {"learning_starts": 20_000}, "gcc", False),
+        ("td3", 60_000, {}, "false", False),
         ("td3", 60_000, {}, "no-such-compiler", False),
         ("sac", 1_000, {}, "gcc", False),
         ("sac", 1_000, {"compile": True}, "gcc", True),
-        ("ppo", 400_000, {}, "gcc", True),  # 10 epochs of minibatches of 64
-        ("ppo", 300_000, {}, "gcc", False),
-        ("ppo", 400_000, {"recurrent": 8}, "gcc", False),
+        ("ppo", 1_400_000, {}, "gcc", True),  # 10 epochs of minibatches of 64
+        ("ppo", 1_200_000, {}, "gcc", False),
+        ("ppo", 1_400_000, {"recurrent": 8}, "gcc", False),
     ],
 )
 def test_machine_code_is_made_where_it_pays_and_that_is_written_down(
@@ -425,6 +427,15 @@ def test_machine_code_is_made_where_it_pays_and_that_is_written_down(
     monkeypatch.setenv("CXX", compiler)
     config = complete_config(RunConfig(task="Pendulum-v1", algorithm=algorithm, steps=steps, agent=given))
     assert config.agent["compile"] is expected
+
+
+def test_a_run_from_before_there_was_machine_code_goes_on_without():
+    for algorithm, steps in (("td3", 60_000), ("ppo", 1_400_000)):
+        config = RunConfig(task="Pendulum-v1", algorithm=algorithm, steps=steps)
+        assert complete_stored_config(config).agent["compile"] is False
+        kept = config.model_copy(update={"agent": {"compile": True}})
+        assert complete_stored_config(kept).agent["compile"] is True
+    assert "compile" not in complete_stored_config(config.model_copy(update={"algorithm": "reinforce"})).agent
 
 
 def test_machine_code_without_a_compiler_is_refused(monkeypatch, tmp_path):
