@@ -57,14 +57,14 @@ class CapturedUpdates:
         self._sums, self._count = torch.zeros(0, device=agent.device), 0
 
     def step(self, rng: torch.Generator) -> None:
-        agent = self._agent
-        if agent.actor_learns not in self._work:
-            turn = Turn(agent.actor_learns, self._skip)
+        actor_learns = self._agent.actor_learns
+        if actor_learns not in self._work:
+            turn = Turn(actor_learns, self._skip)
             if not self._names:
                 self._begin(turn)
-            self._work[agent.actor_learns] = self._captured(turn)
-        self._work[agent.actor_learns]()
-        agent.count()
+            self._work[actor_learns] = self._captured(turn)
+        self._work[actor_learns]()
+        self._agent.count()
         self._count += 1
 
     def _begin(self, turn: Turn) -> None:

@@ -40,9 +40,6 @@ IMAGE_SETTINGS = {
 }  # fmt: skip
 """Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
 FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
-COMPILED_FROM = {OffPolicyConfig: 50_000, PPOConfig: 200_000}
-"""Gradient steps from which it pays to make machine code of them, where nobody says what to do: it has to be made once
-for each size of networks, and PPO's minibatches are small."""
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
 
@@ -98,9 +95,7 @@ def complete_config(config: RunConfig) -> RunConfig:
         return config
     settings = agent_settings(config)
     if isinstance(settings, OffPolicyConfig | PPOConfig) and settings.compile is None:
-        kind = PPOConfig if isinstance(settings, PPOConfig) else OffPolicyConfig
-        pays = _gradient_steps(config.steps, settings) >= COMPILED_FROM[kind] and why_not() is None
-        settings = replace(settings, compile=pays)
+        settings = replace(settings, compile=_compiling_pays(config.steps, settings) and why_not() is None)
     return config.model_copy(update={"agent": asdict(settings)})
 
 
@@ -111,11 +106,18 @@ def complete_stored_config(config: RunConfig) -> RunConfig:
     return complete_config(config)
 
 
-def _gradient_steps(steps: int, settings: OffPolicyConfig | PPOConfig) -> float:
-    """That can be compiled, of a training of so many environment steps."""
+def _compiling_pays(steps: int, settings: OffPolicyConfig | PPOConfig) -> bool:
+    """Has a training of so many environment steps gradient steps enough that machine code of them, which has to be made
+    once for each size of networks, saves more time than it takes? PPO's minibatches are small."""
     if isinstance(settings, OffPolicyConfig):
-        return (steps - settings.learning_starts) * settings.updates_per_step
-    return 0 if settings.recurrent else steps * settings.epochs / settings.batch_size
+        return (steps - settings.learning_starts) * settings.updates_per_step >= 50_000
+    return not settings.recurrent and steps * settings.epochs / settings.batch_size >= 200_000
+
+
+def _check_compiling(settings: Any, device: str) -> None:
+    """Raises ValueError where gradient steps are to be compiled and cannot be."""
+    if getattr(settings, "compile", None) and device == "cpu" and (why := why_not()):
+        raise ValueError(why)
 
 
 def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
@@ -206,8 +208,7 @@ class OffPolicyLearner(_OwnLearner):
         self._agent = OURS[config.algorithm][0](
             observation, action, privileged, settings, seed=config.seed, device=device
         )
-        if settings.compile and device == "cpu" and (why := why_not()):
-            raise ValueError(why)
+        _check_compiling(settings, device)
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
         several = settings.n_step > 1
         if several and config.augment:
@@ -274,8 +275,7 @@ class OnPolicyLearner(_OwnLearner):
 
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         settings: Any = agent_settings(config)
-        if isinstance(settings, PPOConfig) and settings.compile and device == "cpu" and (why := why_not()):
-            raise ValueError(why)
+        _check_compiling(settings, device)
         if config.augment:
             raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")
         self._settings = settings
