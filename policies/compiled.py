@@ -13,16 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-import shutil
 import signal
-import subprocess
 import tempfile
-import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,16 +29,12 @@ from torch.autograd.graph import increment_version
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
+from simtoreal.policies import libraries
+from simtoreal.policies.libraries import WITHOUT, CompilerError
 from simtoreal.policies.operators import C_FUNCTIONS
 
 Draw = Callable[[], Tensor]
-KEPT = 90 * 86_400.0  # [s] since it was last loaded
-WITHOUT = "set agent.compile=false"
 OPTIONS = {"aot_inductor.custom_ops_to_c_shims": C_FUNCTIONS}
-
-
-class CompilerError(RuntimeError):
-    """There is no compiler, or it did not make a library of the work."""
 
 
 class Compiling(UserWarning):
@@ -63,12 +55,9 @@ class Compiled:
         self._draws = calls.draws
         self._tensors = [tensor.detach() for tensor in calls.read]
         self._weights = [tensor for tensor in calls.read if isinstance(tensor, nn.Parameter)]
-        if why := why_not():
+        if why := libraries.why_not():
             raise CompilerError(why)
-        path = folder() / f"{calls.key()}.so"
-        if not path.exists():
-            _make(path, work, calls)
-        self._library = _load(path)
+        self._library = libraries.loaded(calls.key(), lambda path: _make(path, work, calls))
 
     def __call__(self) -> None:
         self._library.run([*self._tensors, *(draw() for draw in self._draws)])
@@ -105,8 +94,7 @@ class _Calls(TorchFunctionMode):
 
     def key(self) -> str:
         """Of these calls on this machine."""
-        made_by = [torch.__version__, _compiler(), platform.libc_ver()]
-        about = [made_by, _processor(), torch.get_num_threads(), _sources(), self._lines]
+        about = [torch.__version__, *libraries.made_for(), torch.get_num_threads(), _sources(), self._lines]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def _said(self, x: Any) -> Any:
@@ -195,16 +183,6 @@ def _make(path: Path, work: Callable[[], None], calls: _Calls) -> None:
                 if member.endswith((".wrapper.json", ".wrapper.so")):
                     part = Path(archive.extract(member, place))
                     part.replace(path.with_suffix(part.suffix))
-    _forget_old(path.parent)
-
-
-def _forget_old(place: Path) -> None:
-    """Libraries that nobody has loaded for months."""
-    for library in place.glob("*.so"):
-        with suppress(FileNotFoundError):  # another process does the same
-            if time.time() - library.stat().st_mtime > KEPT:
-                library.unlink()
-                library.with_suffix(".json").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -222,75 +200,6 @@ def _works_in(place: str) -> Iterator[None]:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
-
-
-def _load(path: Path) -> Any:
-    """Raises CompilerError."""
-    from torch._C import _aoti  # what `torch._inductor.aoti_load_package` comes to, which takes a second to import
-
-    if not _is_mine(path):
-        raise CompilerError(f"{path} is not yours alone to write to; delete it, and it is made again")
-    try:
-        found = _aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-    except RuntimeError as error:
-        what = str(error).strip().partition("\n")[0]
-        raise CompilerError(f"{path} is not what was compiled ({what}); delete it, and it is made again") from error
-    with suppress(FileNotFoundError):  # another process has just forgotten it
-        os.utime(path)
-    return found
-
-
-def folder() -> Path:
-    """Where libraries are kept. Raises RuntimeError where nobody knows the user's home."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simtoreal" / "compiled"
-
-
-def why_not() -> str | None:
-    """Why no work can be compiled here: there is no C++ compiler, the one that torch would take, or no folder for what
-    it makes. That is machine code which runs unasked, so nobody else may write there."""
-    if _compiler() is None:
-        return f"no C++ compiler is found (g++, or CXX in the environment); install one, or {WITHOUT}"
-    instead = f"set XDG_CACHE_HOME to a folder of yours, or {WITHOUT}"
-    try:
-        place = folder()
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except RuntimeError as error:
-        return f"there is no place for what is compiled ({error}); {instead}"
-    except OSError as error:
-        return f"{place} cannot be made ({error.strerror}); {instead}"
-    if not (_is_mine(place.parent) and _is_mine(place) and os.access(place, os.W_OK)):
-        return f"{place} is not yours alone to write to; {instead}"
-    return None
-
-
-def _is_mine(path: Path) -> bool:
-    """No link, the user's own, and nobody else may write to it."""
-    found = path.lstat()
-    return not path.is_symlink() and found.st_uid == os.getuid() and not found.st_mode & 0o022
-
-
-def _compiler() -> str | None:
-    """What the C++ compiler that torch would take says of itself; None where there is none that works."""
-    return _version_of(os.environ.get("CXX", "g++"))
-
-
-@cache
-def _version_of(program: str) -> str | None:
-    if shutil.which(program) is None:
-        return None
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
-    return said.stdout.partition("\n")[0] if said.returncode == 0 else None
-
-
-def _processor() -> str:
-    """What machine code is for: it is made for the processor that it is made on."""
-    info = Path("/proc/cpuinfo")
-    flags = (
-        [line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))][:1]
-        if info.exists()
-        else []
-    )
-    return " ".join([platform.machine(), *flags])
 
 
 @cache

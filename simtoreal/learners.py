@@ -17,7 +17,7 @@ from simtoreal.policies.actor_critic import OffPolicyConfig
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
-from simtoreal.policies.compiled import why_not
+from simtoreal.policies.libraries import why_not
 from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.neural import NeuralConfig

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from simtoreal.policies import compiled, products
+from simtoreal.policies import compiled, libraries, products
 from simtoreal.policies.agent import NonFiniteError
-from simtoreal.policies.compiled import Compiled, CompilerError, Compiling
+from simtoreal.policies.compiled import Compiled, Compiling
+from simtoreal.policies.libraries import CompilerError
 from simtoreal.policies.ppo import PPO, PPOConfig
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.rollout import Rollout
@@ -138,6 +139,12 @@ def made(walk):
     return any(warning.category is Compiling for warning in caught)
 
 
+def beside_this():
+    """The environment of a process that imports this file."""
+    where = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": where}
+
+
 def test_what_makes_the_same_calls_is_made_once(place):
     assert made(Walk())
     assert not made(Walk())
@@ -147,8 +154,7 @@ def test_what_makes_the_same_calls_is_made_once(place):
         "import torch; torch.set_num_threads(1); import test_compiled; "
         "assert not test_compiled.made(test_compiled.Walk())"
     )
-    where = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
-    subprocess.run([sys.executable, "-P", "-c", script], env=os.environ | {"PYTHONPATH": where}, check=True)
+    subprocess.run([sys.executable, "-P", "-c", script], env=beside_this(), check=True)
     assert set(place.iterdir()) == made_here
     assert len({key_of(walk) for walk in (Walk(), Walk(factor=0.25), Walk(n=5))}) == 3
 
@@ -183,12 +189,22 @@ def key_of(walk):
     return calls.key()
 
 
-def test_a_broken_library_is_named(place):
+def test_a_broken_library_is_made_again(place):
     place.mkdir(parents=True)
     library = place / f"{key_of(Walk())}.so"
     library.write_bytes(b"\x7fELF and no more")
-    with pytest.raises(CompilerError, match=rf"{library.name} is not what was compiled .*delete it"):
-        Walk().compiled()
+    assert made(Walk())
+    assert not made(Walk())
+
+
+def test_processes_that_want_the_same_library_make_it_once(place):
+    script = "import test_compiled; print(test_compiled.made(test_compiled.Walk()))"
+    command = [sys.executable, "-P", "-c", script]
+    processes = [subprocess.Popen(command, env=beside_this(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(said) == ["False", "True"]
+    assert {path.suffix for path in place.iterdir()} == {".so"}
 
 
 def test_machine_code_that_others_may_write_is_not_run(place):
@@ -219,5 +235,17 @@ def test_where_no_library_can_be_kept_the_place_is_named(monkeypatch):
 
 def test_without_a_compiler_the_way_out_is_said(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(CompilerError, match=r"no C\+\+ compiler .* agent.compile=false"):
+    with pytest.raises(CompilerError, match=r"no C\+\+ compiler .*not found.* agent.compile=false"):
+        Walk().compiled()
+
+
+def test_a_compiler_that_compiles_nothing_is_none(monkeypatch, tmp_path):
+    fake = tmp_path / "c++"
+    fake.write_text(
+        '#!/bin/sh\ntest "$1" = --version && echo c++ 1 && exit\necho "probe.cpp:1: fatal error: omp.h" >&2\nexit 1\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    assert "fails: probe.cpp:1: fatal error: omp.h" in libraries.why_not()
+    with pytest.raises(CompilerError, match=r"agent.compile=false"):
         Walk().compiled()
