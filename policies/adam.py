@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -44,7 +45,8 @@ class Adam:
     def _written_out(self, gradients: Sequence[Tensor], skip: Tensor | None, shrink: Tensor | None) -> None:
         """The kernel's arithmetic for torch's compiler, which makes one loop of it; the kernel it could only call."""
         good = None if skip is None else skip == 0
-        corrections = [1 - beta**self._step for beta in BETAS]
+        # 1 - beta^step: each loop that is made of this works it out again, and powers take their time
+        corrections = [-torch.expm1(self._step * math.log(beta)) for beta in BETAS]
         for weight, g, mean, square in zip(self.parameters, gradients, self._means, self._squares, strict=True):
             g = g if shrink is None else g / shrink
             new_mean = mean + (g - mean) * (1 - BETAS[0])

@@ -22,6 +22,8 @@ Transition = dict[str, np.ndarray]
 """Rows of one vector step under the names of `Replay.add`: obs, action, reward, next_obs, terminated, ..."""
 
 Augment = Callable[[Transition, Mapping[str, Any]], Transition]
+Mirror = Callable[[Transition], Transition]
+"""The images of rows under any of those names when left and right are exchanged; reward and ends stay the same."""
 
 FAULT_GRACE = 200
 """Environment steps before the share of faults is judged."""
@@ -177,6 +179,7 @@ def off_policy(
     report_every: int = 1_000,
     state: LoopState | None = None,
     augment: Augment | None = None,
+    mirror: Mirror | None = None,
     n_step: NStep | None = None,
     max_fault_rate: float = 0.05,
     updates: Updates | None = None,
@@ -192,7 +195,8 @@ def off_policy(
     transitions of a vector step's E, a whole multiple of E in blocks of E, stored as well (a robot's mirror image, or
     the same motion towards another goal); it also gets the step's infos. Agent, replay and `augment` get the policy's
     part of an observation as the stack [E, k n] of the last `history` = k. With `n_step` what is stored are transitions
-    over several steps, and there is no `augment`: what it derives need not hold together from step to step.
+    over several steps, and there is no `augment`: what it derives need not hold together from step to step. The images
+    that `mirror` gives do; they are stored as if as many environments again had made them.
 
     `updates` makes the gradient steps, by `agent.update` unless another is given. With `ahead` those that a vector step
     has earned are made after the next actions are chosen, before the environments take them (the last ones at the end):
@@ -229,7 +233,8 @@ def off_policy(
         reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
         rows = transition(state.current, action, reward, reached, terminated)
         valid = valid_rows(rows, infos)
-        kept = with_more(rows, augment(rows, infos)) if augment else rows
+        sides = with_more(rows, mirror(rows)) if mirror else rows
+        kept = with_more(sides, augment(rows, infos)) if augment else sides
         if not valid.all():
             mask = np.tile(valid, len(kept["reward"]) // n_envs)
             kept = {name: value[mask] for name, value in kept.items()}
@@ -238,7 +243,8 @@ def off_policy(
             if n_step is None:
                 replay.add(**kept)
         if n_step is not None:
-            complete = n_step.push(rows, valid, ended)
+            both = len(sides["reward"]) // n_envs
+            complete = n_step.push(sides, np.tile(valid, both), np.tile(ended, both))
             if len(complete["reward"]):
                 replay.add(**complete)
 

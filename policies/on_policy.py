@@ -14,6 +14,7 @@ from torch import Tensor
 from simtoreal.policies.agent import Observation, split_observation, tensor_of
 from simtoreal.policies.loops import (
     LoopState,
+    Mirror,
     Progress,
     check_same_step,
     copied,
@@ -64,6 +65,7 @@ def on_policy(
     gamma: float,
     gae_lambda: float,
     history: int = 1,
+    mirror: Mirror | None = None,
     state: LoopState | None = None,
     max_fault_rate: float = 0.05,
 ) -> Iterator[Progress]:
@@ -72,7 +74,8 @@ def on_policy(
     A rollout is `rollout` control steps of each environment. An ended environment's last observation is its
     `final_obs`; a truncated episode is worth what that one is. A transition that is invalid or not finite is counted in
     `faults`, ends what is known of its episode, and is not learned from, nor do the statistics of observations know
-    where it led. These are brought up after an update, so that a rollout is normalized as it was acted on.
+    where it led. These are brought up after an update, so that a rollout is normalized as it was acted on. With
+    `mirror` an update is on the rollout and its mirror image (`with_image`).
 
     Raises ValueError for environments that do not reset in the same step, FaultRateError above `max_fault_rate` of
     invalid transitions, and what the agent raises.
@@ -90,7 +93,7 @@ def on_policy(
             part, ended = _stepped(agent, envs, state, history, max_fault_rate)
             parts.append(part)
             episodes += ended
-        yield _learned(agent, parts, episodes, state, began, gamma=gamma, gae_lambda=gae_lambda)
+        yield _learned(agent, parts, episodes, state, began, gamma=gamma, gae_lambda=gae_lambda, mirror=mirror)
 
 
 def monte_carlo(
@@ -183,14 +186,20 @@ def _learned(
     *,
     gamma: float,
     gae_lambda: float,
+    mirror: Mirror | None = None,
 ) -> Progress:
     """An update on a rollout, after which the statistics of observations are brought up."""
     learned = collect(agent, parts, gamma=gamma, gae_lambda=gae_lambda)
+    if mirror:
+        learned = with_image(learned, mirror)
     metrics = {name: float(value) for name, value in agent.update(learned).items()}
     reached = _rows([part["reached"] for part in parts])
     valid = np.concatenate([part["valid"] for part in parts])
     if valid.any():
-        agent.observe(reached if valid.all() else _taken(reached, valid))
+        known = reached if valid.all() else _taken(reached, valid)
+        agent.observe(known)
+        if mirror:
+            agent.observe(_image(known, mirror))
     return Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
 
 
@@ -236,6 +245,29 @@ def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, 
         rows_of(advantage + value),
         sequences,
     )
+
+
+def with_image(rollout: Rollout, mirror: Mirror) -> Rollout:
+    """A rollout and its mirror image, which is as likely, as good and as valuable as what it is the image of: that of a
+    policy that is the image of the one that acted (Mittal et al. 2024, arXiv 2403.04359)."""
+    if rollout.sequences is not None:
+        raise ValueError("the image of what a recurrent policy remembers is not known: it learns without mirror")
+    rows = {"obs": rollout.obs, "action": rollout.action}
+    if rollout.privileged is not None:
+        rows["privileged"] = rollout.privileged
+    images = mirror({name: value.cpu().numpy() for name, value in rows.items()})
+    both = {name: torch.cat([value, torch.from_numpy(images[name]).to(value)]) for name, value in rows.items()}
+    same = {name: getattr(rollout, name).repeat(2) for name in ("log_prob", "value", "advantage", "returns")}
+    return Rollout(**{"privileged": None} | both | same)
+
+
+def _image(obs: Observation, mirror: Mirror) -> Observation:
+    """Of observations [B, ...]."""
+    policy, privileged = split_observation(obs)
+    if privileged is None:
+        return mirror({"obs": policy})["obs"]
+    images = mirror({"obs": policy, "privileged": privileged})
+    return {"policy": images["obs"], "privileged": images["privileged"]}
 
 
 def _rows(each: list[Observation]) -> Observation:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 PRECISIONS = ("highest", "high", "medium")  # as torch.set_float32_matmul_precision has them
-FEWEST, NARROWEST = 3 * 2**20, 32  # multiplications and widths from which a product is large
+FEWEST, NARROWEST = 3 * 2**19, 32  # multiplications and widths from which a product is large
+FEWEST_BF16 = 3 * 2**20  # from which it pays to round what is multiplied
 _linear = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
 _bf16 = _linear is not None and torch.cpu._is_avx512_bf16_supported()
 _precision = "highest"
@@ -42,7 +43,8 @@ def made_in(rows: int, fan_in: int, fan_out: int, device: torch.device) -> torch
         return None
     if _linear is None or device.type != "cpu":
         return None
-    return torch.bfloat16 if _bf16 and _precision == "medium" else torch.float32
+    rounded = _bf16 and _precision == "medium" and rows * fan_in * fan_out >= FEWEST_BF16
+    return torch.bfloat16 if rounded else torch.float32
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:

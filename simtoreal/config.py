@@ -55,6 +55,7 @@ class RunConfig(BaseModel):
     augment: int = Field(
         default=0, ge=0, le=16
     )  # further transitions the task derives from each: mirrored, other goals
+    mirror: bool = False  # learn from the mirror image of each motion too, where a task has sides
     episode_steps: int | None = Field(default=None, ge=1)  # that cut off what is learned from; never what is judged
     evaluate_every: int = Field(default=2_500, ge=1)
     evaluate_episodes: int = Field(default=20, ge=1)

@@ -18,7 +18,7 @@ from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.libraries import why_not
-from simtoreal.policies.loops import Augment, LoopState, Progress, Transition, finite
+from simtoreal.policies.loops import Augment, LoopState, Mirror, Progress, Transition, finite
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.neural import NeuralConfig
 from simtoreal.policies.ppo import PPO, PPOConfig
@@ -209,11 +209,14 @@ class OffPolicyLearner(_OwnLearner):
             observation, action, privileged, settings, seed=config.seed, device=device
         )
         _check_compiling(settings, device)
-        capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.augment))
+        capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.mirror + config.augment))
         several = settings.n_step > 1
         if several and config.augment:
-            raise ValueError("n_step: augmented transitions are of one step; set augment to 0")
-        burst = config.envs * max(settings.n_step, 1 + config.augment)  # episodes may end together
+            raise ValueError(
+                "n_step: augmented transitions are of one step; set augment to 0 (mirror=true goes with it)"
+            )
+        sides = 1 + config.mirror
+        burst = config.envs * max(sides * settings.n_step, sides + config.augment)  # episodes may end together
         if settings.buffer_size < burst:
             raise ValueError(
                 f"buffer_size must be at least {burst}, what {config.envs} environments may add in one step, got "
@@ -226,6 +229,7 @@ class OffPolicyLearner(_OwnLearner):
         self._state = LoopState.start(config.seed)
         self._rng = np.random.default_rng(config.seed)
         self._augment = augmentation(envs, config, self._rng) if config.augment else None
+        self._mirror = mirroring(envs, config) if config.mirror else None
 
     def run(self) -> Iterator[Progress]:
         from simtoreal.policies.loops import off_policy
@@ -248,6 +252,7 @@ class OffPolicyLearner(_OwnLearner):
             report_every=REPORT_EVERY,
             state=self._state,
             augment=self._augment,
+            mirror=self._mirror,
             n_step=self._n_step,
             updates=updates,
             ahead=on_gpu,
@@ -290,6 +295,9 @@ class OnPolicyLearner(_OwnLearner):
         )
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
+        self._mirror = mirroring(envs, config) if config.mirror else None
+        if self._mirror and (config.algorithm != "ppo" or settings.recurrent):
+            raise ConfigError("mirror: reinforce and recurrent policies learn without; set mirror to false")
 
     def run(self) -> Iterator[Progress]:
         from simtoreal.policies.on_policy import monte_carlo, on_policy
@@ -298,7 +306,7 @@ class OnPolicyLearner(_OwnLearner):
         common = {"steps": self._steps, "seed": self._seed, "gamma": s.gamma, "history": s.history}
         if isinstance(self._agent, Reinforce):
             return monte_carlo(self._agent, self._envs, state=self._state, **common)
-        rollout = {"rollout": s.rollout, "gae_lambda": s.gae_lambda}
+        rollout = {"rollout": s.rollout, "gae_lambda": s.gae_lambda, "mirror": self._mirror}
         return on_policy(self._agent, self._envs, state=self._state, **rollout, **common)
 
     def numbers(self) -> dict[str, Any]:
@@ -355,6 +363,14 @@ def augmentation(envs: build.TrainingEnvs, config: RunConfig, rng: np.random.Gen
     return derived(derive, config.augment, rng)
 
 
+def mirroring(envs: build.TrainingEnvs, config: RunConfig) -> Mirror:
+    """The mirror image of a task's motions. Raises ConfigError where it has none."""
+    if not envs.prototype.has_wrapper_attr("mirror_image"):
+        raise ConfigError(f"mirror: task {config.task} has no left and right; set mirror to false")
+    image: Mirror = envs.prototype.get_wrapper_attr("mirror_image")
+    return image
+
+
 def derived(derive: Callable[..., Transition], count: int, rng: np.random.Generator) -> Augment:
     """`count` further transitions for each, as a task's `derive(rows, signals, rng)` makes one."""
 
@@ -371,6 +387,9 @@ class BaselineLearner:
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         from simtoreal.policies.baselines import learn_sb3
 
+        for name in ("augment", "mirror"):
+            if getattr(config, name):
+                raise ConfigError(f"{name}: {config.algorithm} learns without")
         self._envs = envs
         self._baseline = learn_sb3(
             _baseline(config),

@@ -120,6 +120,10 @@ class CartPoleSwingUp(Task):
         signals: Sequence[Mapping[str, Sequence[float]]],
         rng: np.random.Generator,
     ) -> dict[str, NDArray[Any]]:
+        """`mirror_image`."""
+        return self.mirror_image(rows)
+
+    def mirror_image(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The same motions seen in a mirror: left is right, so every sign but that of the cosine turns.
 
         `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and, where it

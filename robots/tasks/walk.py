@@ -363,8 +363,7 @@ class A1Walk(Task):
         signals: Sequence[Mapping[str, Sequence[float]]],
         rng: np.random.Generator,
     ) -> dict[str, NDArray[Any]]:
-        """The same motions seen in a mirror: left is right, so legs swap and what points sideways turns; half of them
-        under other commands (`relabel`).
+        """Their mirror image, half of them under other commands (`relabel`).
 
         `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and, where it
         is observed, privileged and next_privileged.
@@ -381,5 +380,10 @@ class A1Walk(Task):
             name: np.where(chosen.reshape(-1, *[1] * (value.ndim - 1)), other[name], value)
             for name, value in rows.items()
         }
+        return self.mirror_image(rows)
+
+    def mirror_image(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The same motions seen in a mirror: left is right, so legs swap and what points sideways turns; names as of
+        `augment`."""
         seen, true, action = self._mirrors
         return mirrored(rows, seen=seen, privileged=true, action=action)

@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from simtoreal.policies.agent import NonFiniteError, prefixed, under
 from simtoreal.policies.checkpoint import load_checkpoint, save_checkpoint
 from simtoreal.policies.loops import FaultRateError, LoopState, off_policy
+from simtoreal.policies.n_step import NStep
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.sac import SAC, SACConfig
 
@@ -142,6 +143,43 @@ def test_an_augmented_transition_is_stored_too(scripted):
     mirror = lambda rows, infos: rows | {"obs": -rows["obs"], "next_obs": -rows["next_obs"]}  # noqa: E731
     list(off_policy(Recorder(), scripted(), replay, steps=2, seed=0, augment=mirror))
     assert stored(replay)["next_obs"].tolist() == [[0, 1], [1, 1], [0, -1], [-1, -1]]
+
+
+@pytest.mark.parametrize("several", [1, 3])
+def test_mirror_images_are_stored_as_if_other_environments_had_made_them(several, scripted):
+    def image(rows):
+        return {name: -value if "obs" in name or name == "action" else value for name, value in rows.items()}
+
+    def broken(obs, reward, terminated, truncated, infos):
+        return obs, reward * np.array([1, np.nan]), terminated, truncated, infos
+
+    found = []
+    for mirror in (None, image):
+        replay = Replay(100, 2, 1, discounted=several > 1)
+        n_step = NStep(several, 0.5) if several > 1 else None
+        (last,) = off_policy(
+            Recorder(),
+            scripted({4: broken}),
+            replay,
+            steps=20,
+            seed=0,
+            mirror=mirror,
+            n_step=n_step,
+            max_fault_rate=1.0,
+        )
+        assert last.faults == 1
+        found.append(stored(replay))
+    one, both = found
+    images = image(one)
+    for name in one:
+        expected = np.concatenate([one[name], images[name]]).reshape(2 * len(one["reward"]), -1)
+        assert_same_rows(both[name].reshape(len(expected), -1), expected)
+    assert len(both["reward"]) > 20
+
+
+def assert_same_rows(found, expected):
+    """In whatever order."""
+    assert sorted(found.tolist()) == sorted(expected.tolist())
 
 
 def test_environments_that_reset_a_step_late_are_refused(toy):

@@ -275,6 +275,43 @@ def test_an_invalid_transition_is_not_learned_from(scripted):
     assert all(bool(torch.isfinite(t).all()) for t in vars(seen[0]).values() if t is not None)
 
 
+def image(rows):
+    """Of observations x and actions a: -x and -a."""
+    return {name: -value for name, value in rows.items()}
+
+
+def test_a_motion_and_its_image_turn_a_policy_without_sides_to_neither(vectorized):
+    """Without biases tanh layers are odd, so the policy has no side; nor may what it learns of both give it one."""
+    agent = PPO(1, 1, config=dataclasses.replace(SMALL, normalize_observations=False), seed=0)
+    with torch.no_grad():
+        for name, weights in agent.policy.named_parameters():
+            if name.endswith("bias"):
+                weights.zero_()
+    seen, c = [], agent.config
+    agent.update = lambda rollout: seen.append(rollout) or {}
+    envs = vectorized(n=4, length=3, bonus=1.0)
+    list(on_policy(agent, envs, steps=64, seed=0, rollout=16, gamma=0.9, gae_lambda=c.gae_lambda, mirror=image))
+    (both,) = seen
+    half = len(both.returns) // 2
+    assert_close(both.obs[half:], -both.obs[:half])
+    assert_close(both.action[half:], -both.action[:half])
+    for name in ("log_prob", "value", "advantage", "returns"):
+        assert_close(getattr(both, name)[half:], getattr(both, name)[:half])
+
+    def of_biases(which):
+        batch = Minibatch(
+            both.obs[which], both.obs[which], both.action[which], both.log_prob[which], both.value[which],
+            both.advantage[which], both.returns[which],
+        )  # fmt: skip
+        names = [name for name, _ in agent.policy.named_parameters()]
+        _, gradients = agent.gradients(batch)
+        return {name: g for name, g in zip(names, gradients, strict=False) if name.endswith("bias")}
+
+    for name, gradient in of_biases(slice(None)).items():
+        assert_close(gradient, torch.zeros_like(gradient), atol=1e-6, rtol=0)
+        assert of_biases(slice(half))[name].abs().max() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

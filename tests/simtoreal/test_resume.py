@@ -43,6 +43,10 @@ RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled 
     "compiled": [
         "Pendulum-v1", "--algorithm", "td3", "--steps", "600", *(f"--set={s}" for s in [*FAST, "agent.compile=true"]),
     ],
+    "sides": [
+        "CartPoleSwingUp", "--steps", "800", "--envs", "2",
+        *(f"--set={s}" for s in [*FAST, "augment=0", "mirror=true", "agent.n_step=3"]),
+    ],
     "walk": [
         "A1Walk", "--steps", "400", "--envs", "2",
         *(f"--set={s}" for s in [*FAST, "save_every=100", "episode_steps=45", "randomization_ramp=[1, 3]"]),
@@ -106,7 +110,7 @@ def names(folder):
 
 @pytest.mark.parametrize(
     ("name", "kills"),
-    [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3), ("walk", 2), ("history", 2), ("gru", 2)],
+    [("cartpole", 4), ("reach", 2), ("pendulum", 2), ("sb3", 3), ("walk", 2), ("history", 2), ("gru", 2), ("sides", 1)],
 )
 def test_killed_at_random_instants_it_ends_the_same_bit_for_bit(name, kills, undisturbed, tmp_path):
     alone = undisturbed(name)

@@ -264,6 +264,14 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
             "buffer_size must be at least 512, what 8 environments may add in one step, got 500",
         ),
         (["Pendulum-v1", "--set", "augment=2"], "augment: task Pendulum-v1 derives no further transitions"),
+        (["PandaReach", "--set", "mirror=true"], "mirror: task PandaReach has no left and right"),
+        (["CartPoleSwingUp", "--set", "mirror=true", "--algorithm", "reinforce"], "mirror: reinforce and recurrent"),
+        (["CartPoleSwingUp", "--set", "mirror=true", "--algorithm", "sb3-ppo"], "mirror: sb3-ppo learns without"),
+        (["CartPoleSwingUp", "--set", "augment=1", "--algorithm", "sb3-sac"], "augment: sb3-sac learns without"),
+        (
+            ["CartPoleSwingUp", "--set", "agent.n_step=3", "--set", "augment=1"],
+            "n_step: augmented transitions are of one step; set augment to 0 (mirror=true goes with it)",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(arguments, words, tmp_path, cli):
