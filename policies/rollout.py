@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +35,15 @@ class Rollout:
     advantage: Tensor  # [N]
     returns: Tensor  # [N]
     sequences: Sequences | None = None  # of a recurrent learner
+
+
+def joined(one: Rollout, other: Rollout) -> Rollout:
+    """The transitions of both."""
+    found: dict[str, Any] = {}
+    for name in (f.name for f in fields(Rollout) if f.name != "sequences"):
+        parts = getattr(one, name), getattr(other, name)
+        found[name] = None if parts[0] is None else torch.cat(parts)
+    return Rollout(**found)
 
 
 def advantages(

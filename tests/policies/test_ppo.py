@@ -295,8 +295,9 @@ def test_a_motion_and_its_image_turn_a_policy_without_sides_to_neither(vectorize
     half = len(both.returns) // 2
     assert_close(both.obs[half:], -both.obs[:half])
     assert_close(both.action[half:], -both.action[:half])
-    for name in ("log_prob", "value", "advantage", "returns"):
+    for name in ("log_prob", "advantage", "returns"):
         assert_close(getattr(both, name)[half:], getattr(both, name)[:half])
+    assert_close(both.value, agent.values(both.obs, None))
 
     def of_biases(which):
         batch = Minibatch(
@@ -310,6 +311,21 @@ def test_a_motion_and_its_image_turn_a_policy_without_sides_to_neither(vectorize
     for name, gradient in of_biases(slice(None)).items():
         assert_close(gradient, torch.zeros_like(gradient), atol=1e-6, rtol=0)
         assert of_biases(slice(half))[name].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "squashed", "sde"])
+def test_how_far_a_policy_is_from_its_image_is_no_step(vectorized, distribution):
+    agent = PPO(1, 1, config=dataclasses.replace(SMALL, distribution=distribution, target_kl=1e-3), seed=0)
+    with torch.no_grad():
+        agent.policy.head.linear.bias.fill_(1.0)
+    seen, update = [], agent.update
+    agent.update = lambda rollout: seen.append(rollout) or update(rollout)
+    settings = {"rollout": 16, "gamma": 0.9, "gae_lambda": 0.9, "mirror": image}
+    (report,) = on_policy(agent, vectorized(n=4, length=3), steps=64, seed=0, **settings)
+    (both,) = seen
+    half = len(both.returns) // 2
+    assert (both.log_prob[half:] < both.log_prob[:half] - 1).float().mean() > 0.5
+    assert report.metrics["approx_kl"] < 1e-3
 
 
 @pytest.mark.parametrize(
