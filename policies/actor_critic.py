@@ -46,8 +46,8 @@ class OffPolicyConfig(NeuralConfig):
     state to the next, 0 = off; `critic_inputs` "privileged" leaves critics that have a privileged observation that
     alone, "both" the policy's newest too; `dropout` is the share of the critics' units that drop out of an update
     (DroQ: 0.01 with `layer_norm` and 20 `updates_per_step`); `n_step` is over how many rewards a target sums before it
-    bootstraps; `compile` makes machine code of the gradient step on a CPU, once for a kind of network (None: whoever
-    trains decides).
+    bootstraps; `policy_delay` is critics' steps to one of the actor; `compile` makes machine code of the gradient step
+    on a CPU, once for a kind of network (None: whoever trains decides).
     """
 
     tau: float = 0.005
@@ -63,6 +63,7 @@ class OffPolicyConfig(NeuralConfig):
     critic_inputs: str = "both"
     dropout: float = 0.0
     n_step: int = 1
+    policy_delay: int = 1
     compile: bool | None = None
 
     def checks(self) -> dict[str, tuple[bool, str]]:
@@ -79,6 +80,7 @@ class OffPolicyConfig(NeuralConfig):
             "smoothness": (self.smoothness >= 0, "at least 0"),
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
             "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
+            "policy_delay": (self.policy_delay >= 1, "at least 1"),
             "n_step": (1 <= self.n_step <= MAX_N_STEP, f"from 1 to {MAX_N_STEP}"),
         }
 
@@ -111,6 +113,7 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self._followers = [Follower(self.target_critics, self.critics, config.tau)]
+        self.updates = torch.zeros((), dtype=torch.int64)
         self.average = self.policy
         if config.actor_average:
             self.average = copy.deepcopy(self.policy).requires_grad_(False)
@@ -138,10 +141,11 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
     @property
     def actor_learns(self) -> bool:
         """Does the actor learn in the next gradient step, as the critics always do?"""
-        return True
+        return (int(self.updates) + 1) % self.config.policy_delay == 0
 
     def count(self) -> None:
         """A gradient step was made."""
+        self.updates += 1
 
     def act(self, obs: Observation, explore: bool) -> np.ndarray:
         """Actions [E, m] float32 in [-1, 1]: exploring, or the (averaged) policy's own. Raises NonFiniteError."""

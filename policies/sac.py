@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, Turn
-from simtoreal.policies.actors import SquashedGaussianActor, StateDependentTanhActor, StochasticTanhActor
+from simtoreal.policies.actors import Drawn, SquashedGaussianActor, StateDependentTanhActor, StochasticTanhActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.branches import alongside
 from simtoreal.policies.replay import Batch
@@ -74,6 +74,7 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         self.target_entropy = float(-self.action_size if config.target_entropy is None else config.target_entropy)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=self.device, requires_grad=True)
         self.optimizers["alpha"] = Adam([self.log_alpha], config.alpha_lr)
+        self._last = torch.zeros(3, device=self.device)  # the actor's and the temperature's losses, and the entropy
         self._explored = torch.tensor([self.rng.initial_seed(), 0])  # from which seed, for how many control steps
 
     def _make_policy(self, observation_size: int) -> StochasticTanhActor:
@@ -98,15 +99,15 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
 
     @torch.no_grad()
     def _update(self, batch: Batch, turn: Turn) -> dict[str, Tensor]:
-        config, n = self.config, len(batch.reward)
+        n = len(batch.reward)
         obs, state = self._inputs(batch.obs, batch.privileged)
         next_obs, next_state = self._inputs(batch.next_obs, batch.next_privileged)
         alpha = self.log_alpha.detach().exp()
 
-        both = torch.cat([obs, next_obs])  # the critics' step between the two draws does not change the policy
-        drawn = self.policy.draw(both, self.policy.noise(2 * n, self.rng))
-        action, next_action = drawn.action.detach().split(n)
-        log_prob, next_log_prob = drawn.log_prob.detach().split(n)
+        # the critics' step between the draws for the actor and for the target does not change the policy
+        shown = torch.cat([obs, next_obs]) if turn.actor_learns else next_obs
+        drawn = self.policy.draw(shown, self.policy.noise(len(shown), self.rng))
+        next_action, next_log_prob = drawn.action.detach()[-n:], drawn.log_prob.detach()[-n:]
 
         now = partial(self._q, self.critics, state, batch.action)
         later = partial(self._q, self.target_critics, next_state, next_action)
@@ -117,6 +118,27 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         loss_q = critic_loss(q, target)
         self._step("critic", loss_q, self.critics.weight_gradients(traces, (q - target) / n), turn)
 
+        if turn.actor_learns:
+            loss_pi, loss_alpha, entropy = found = self._improve(state, drawn, alpha, turn)
+            if self.config.policy_delay > 1:
+                self._last.copy_(torch.stack(found))
+        else:
+            loss_pi, loss_alpha, entropy = self._last.clone()
+        self._follow()
+        return {
+            "critic_loss": loss_q,
+            "actor_loss": loss_pi,
+            "ent_coef": alpha,
+            "ent_coef_loss": loss_alpha,
+            "entropy": entropy,
+            "target_mean": target.mean(),
+        }
+
+    def _improve(self, state: Tensor, drawn: Drawn, alpha: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of the actor and of the temperature, from actions for `state` that were drawn first; both losses and
+        the entropy."""
+        config, n = self.config, len(state)
+        action, log_prob = drawn.action.detach()[:n], drawn.log_prob.detach()[:n]
         q, traces = self._q(self.critics, state, action)
         loss_pi = actor_loss(q, log_prob, alpha)
         # the loss reaches the actor's weights through log pi, by alpha / B, and through the action, by -dQ/da / B
@@ -132,17 +154,9 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         loss_alpha = self.log_alpha * slope
         if config.alpha_lr:
             self._step("alpha", loss_alpha, [slope], turn)
-
-        self._follow()
-        return {
-            "critic_loss": loss_q,
-            "actor_loss": loss_pi,
-            "ent_coef": alpha,
-            "ent_coef_loss": loss_alpha,
-            "entropy": -log_prob.mean(),
-            "target_mean": target.mean(),
-        }
+        return loss_pi, loss_alpha, -log_prob.mean()
 
     def _tensors(self) -> dict[str, Tensor]:
         explored = {"explored": self._explored} if self.config.sde else {}
-        return {"log_alpha": self.log_alpha} | explored
+        late = {"updates": self.updates, "last": self._last} if self.config.policy_delay > 1 else {}
+        return {"log_alpha": self.log_alpha} | explored | late

@@ -30,8 +30,7 @@ from simtoreal.policies.targets import clipped_target
 class TD3Config(OffPolicyConfig):
     """Settings of TD3, besides the shared ones; a value out of range raises ValueError.
 
-    Noise is a standard deviation in the units of the action, [-1, 1]; `policy_delay` is critics' steps to one of the
-    actor and of the targets.
+    Noise is a standard deviation in the units of the action, [-1, 1]; the targets step with the actor.
     """
 
     policy_delay: int = 2
@@ -42,7 +41,6 @@ class TD3Config(OffPolicyConfig):
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
         return super().checks() | {
-            "policy_delay": (self.policy_delay >= 1, "at least 1"),
             "target_noise": (is_deviation(self.target_noise), DEVIATION),
             "target_noise_clip": (self.target_noise_clip >= 0, "at least 0"),
             "exploration_noise": (is_deviation(self.exploration_noise), DEVIATION),
@@ -58,7 +56,6 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
         super()._build(observation_size, privileged_size, choices)
         self.target_policy = copy.deepcopy(self.policy).requires_grad_(False)
         self._followers.append(Follower(self.target_policy, self.policy, self.config.tau))
-        self.updates = torch.zeros((), dtype=torch.int64)
         self._last_actor_loss = torch.zeros((), device=self.device)
 
     def _make_policy(self, observation_size: int) -> TanhActor:
@@ -67,13 +64,6 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
     def _explore(self, x: Tensor) -> Tensor:
         noise = self.config.exploration_noise * self._noise(len(x))
         return (self.policy.mean(x).tanh() + noise).clamp(-1.0, 1.0)
-
-    @property
-    def actor_learns(self) -> bool:
-        return (int(self.updates) + 1) % self.config.policy_delay == 0
-
-    def count(self) -> None:
-        self.updates += 1
 
     @torch.no_grad()
     def _update(self, batch: Batch, turn: Turn) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ LEARNERS = {
     "sac": (SAC, SACConfig(**SMALL, layer_norm=True, dropout=0.05, actor_average=0.01)),
     "sde": (SAC, SACConfig(**SMALL, sde=True, log_std=-1.0, n_critics=3)),
     "td3": (TD3, TD3Config(**SMALL)),
-    "bf16": (SAC, SACConfig(**SMALL, matmul_precision="medium")),
+    "bf16": (SAC, SACConfig(**SMALL, matmul_precision="medium", policy_delay=2)),
 }
 
 

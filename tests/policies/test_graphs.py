@@ -78,6 +78,7 @@ def filled(device, n=200, reward=None):
         ("sac", {}),
         ("sac", {"layer_norm": True, "dropout": 0.05, "smoothness": 0.1, "actor_average": 0.01}),
         ("sac", {"sde": True}),
+        ("sac", {"policy_delay": 3, "smoothness": 0.1}),
         ("td3", {}),
         ("td3", {"smoothness": 0.1, "policy_delay": 3}),
     ],

@@ -18,6 +18,9 @@ SMALL = SACConfig(hidden=(32, 32), batch_size=64, buffer_size=10_000, actor_lr=3
 RNG = np.random.default_rng(0)
 
 
+PARTS_OF_SAC = ("critics.", "policy.", "log_alpha")
+
+
 def random_batch(n: int, m: int, size: int, privileged: int = 0) -> Batch:
     extra = {"privileged": torch.randn(size, privileged), "next_privileged": torch.randn(size, privileged)}
     return Batch(
@@ -200,6 +203,23 @@ def test_the_actor_that_leaves_acts_as_the_agent_does(actor_average):
     assert torch.allclose(raw, agent.actor()(torch.from_numpy(obs)), atol=1e-6) == (actor_average == 0)
 
 
+def test_with_a_delay_the_critics_step_alone_and_the_actor_with_every_third():
+    agent = SAC(4, 2, config=dataclasses.replace(SMALL, policy_delay=3), seed=1)
+    moved: list[list[bool]] = []
+    shown: list[list[float]] = []
+    for _ in range(6):
+        before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+        metrics = agent.update(random_batch(4, 2, 16))
+        after = agent.state_dict()
+        moved.append(
+            [any(not torch.equal(before[n], after[n]) for n in after if n.startswith(part)) for part in PARTS_OF_SAC]
+        )
+        shown.append([float(metrics[name]) for name in ("actor_loss", "ent_coef_loss", "entropy")])
+    assert moved == [[True, False, False], [True, False, False], [True, True, True]] * 2
+    assert shown[2] == shown[3] == shown[4]
+    assert shown[2] not in (shown[1], shown[5])
+
+
 def test_exploration_follows_the_policys_distribution():
     agent = SAC(1, 1, config=SMALL)
     with torch.no_grad():
@@ -210,9 +230,9 @@ def test_exploration_follows_the_policys_distribution():
     assert u.std() == pytest.approx(0.1, rel=0.03)
 
 
-@pytest.mark.parametrize("privileged", [0, 2])
-def test_a_restored_agent_goes_on_bit_for_bit(privileged):
-    config = dataclasses.replace(SMALL, actor_average=0.1, layer_norm=True)
+@pytest.mark.parametrize(("privileged", "delay"), [(0, 1), (2, 2)])
+def test_a_restored_agent_goes_on_bit_for_bit(privileged, delay):
+    config = dataclasses.replace(SMALL, actor_average=0.1, layer_norm=True, policy_delay=delay)
     agent = SAC(3, 2, privileged, config, seed=3)
     batches = [random_batch(3, 2, 64, privileged) for _ in range(6)]
     for batch in batches[:3]:
