@@ -20,8 +20,9 @@ import torch
 
 import simtoreal
 from simtoreal import build
+from simtoreal.algorithms import pick_device
 from simtoreal.judge import Judge
-from simtoreal.learners import make_learner, pick_device
+from simtoreal.learners import make_learner
 from simtoreal.policies.checkpoint import load_latest
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.recorder import Recorder

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from simtoreal import build
-from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
-from simtoreal.policies.actor_critic import OffPolicyConfig
+from simtoreal.algorithms import FOR_CHOICES, FOR_IMAGES, OURS, agent_settings, baseline_name, check_compiling
+from simtoreal.config import ConfigError, RunConfig
+from simtoreal.open_episodes import check_reopened, episode_tensors, open_episodes
 from simtoreal.policies.actors import DeterministicActor
-from simtoreal.policies.agent import Observation, prefixed, split_observation, under, with_policy_part
+from simtoreal.policies.agent import prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
-from simtoreal.policies.libraries import why_not
-from simtoreal.policies.loops import Augment, LoopState, Mirror, Progress, Transition, finite
+from simtoreal.policies.loops import Augment, LoopState, Mirror, Progress, Transition
 from simtoreal.policies.n_step import NStep
-from simtoreal.policies.neural import NeuralConfig
-from simtoreal.policies.ppo import PPO, PPOConfig
-from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
-from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.reinforce import Reinforce
 from simtoreal.policies.stochastic import StochasticAgent
-from simtoreal.policies.td3 import TD3, TD3Config
-from simtoreal.workers import OpenEpisode
 
-OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
-    "sac": (SAC, SACConfig),
-    "td3": (TD3, TD3Config),
-    "ppo": (PPO, PPOConfig),
-    "reinforce": (Reinforce, ReinforceConfig),
-}  # algorithm -> its agent and that one's settings
-FOR_IMAGES = ("ppo",)
-IMAGE_SETTINGS = {
-    "hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False, "compile": False,
-}  # fmt: skip
-"""Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
-FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
 
@@ -70,72 +51,6 @@ class Learner(Protocol):
         ...
 
 
-def pick_device(wanted: str) -> str:
-    """ "cpu" or "cuda". Raises ConfigError when CUDA is asked for and absent."""
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, but torch finds no CUDA GPU; use --device cpu or auto")
-    return wanted
-
-
-def agent_settings(config: RunConfig) -> NeuralConfig:
-    """The settings of an agent of ours, complete. Raises ConfigError naming the one that it has not or cannot be."""
-    found: NeuralConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
-    return found
-
-
-def complete_config(config: RunConfig) -> RunConfig:
-    """With every setting of our learner written out, and decided what it leaves to us. Raises as `agent_settings` does,
-    for a baseline's settings too."""
-    if config.algorithm not in OURS:
-        from simtoreal.policies.baselines import setting_names
-
-        check_names(config.agent, setting_names(_baseline(config)), "agent.")
-        return config
-    settings = agent_settings(config)
-    if isinstance(settings, OffPolicyConfig | PPOConfig) and settings.compile is None:
-        settings = replace(settings, compile=_compiling_pays(config.steps, settings) and why_not() is None)
-    return config.model_copy(update={"agent": asdict(settings)})
-
-
-def complete_stored_config(config: RunConfig) -> RunConfig:
-    """That of a run which may have been begun before gradient steps could be compiled, and so without."""
-    if config.algorithm in OURS and "compile" in OURS[config.algorithm][1].__dataclass_fields__:
-        config = config.model_copy(update={"agent": {"compile": False} | config.agent})
-    return complete_config(config)
-
-
-def _compiling_pays(steps: int, settings: OffPolicyConfig | PPOConfig) -> bool:
-    """Has a training of so many environment steps gradient steps enough that machine code of them, which has to be made
-    once for each size of networks, saves more time than it takes? PPO's minibatches are small."""
-    if isinstance(settings, OffPolicyConfig):
-        return (steps - settings.learning_starts) * settings.updates_per_step >= 50_000
-    return not settings.recurrent and steps * settings.epochs / settings.batch_size >= 200_000
-
-
-def _check_compiling(settings: Any, device: str) -> None:
-    """Raises ValueError where gradient steps are to be compiled and cannot be."""
-    if getattr(settings, "compile", None) and device == "cpu" and (why := why_not()):
-        raise ValueError(why)
-
-
-def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
-    """Of `RunConfig`, where someone's task of this gymnasium id shows images; else nothing. Raises as `make_env`."""
-    if algorithm not in FOR_IMAGES or task.startswith(build.NAMESPACE):
-        return {}
-    env = build.make_env(task)
-    try:
-        return {"agent": IMAGE_SETTINGS} if build.image_of(env) else {}
-    finally:
-        env.close()
-
-
-def _baseline(config: RunConfig) -> str:
-    """SB3's name of an algorithm."""
-    return config.algorithm.removeprefix("sb3-")
-
-
 def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:
     """The algorithm a configuration names. Raises ConfigError for settings it does not take or memory does not hold."""
     kind: type[Any] = BaselineLearner
@@ -154,6 +69,8 @@ def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Le
         )
     try:
         return kind(config, envs, device)
+    except ConfigError:
+        raise
     except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, MemoryError) as error:
         raise ConfigError(f"agent: {str(error).splitlines()[0] or type(error).__name__}") from error
 
@@ -208,7 +125,7 @@ class OffPolicyLearner(_OwnLearner):
         self._agent = OURS[config.algorithm][0](
             observation, action, privileged, settings, seed=config.seed, device=device
         )
-        _check_compiling(settings, device)
+        check_compiling(settings, device)
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.mirror + config.augment))
         several = settings.n_step > 1
         if several and config.augment:
@@ -280,7 +197,7 @@ class OnPolicyLearner(_OwnLearner):
 
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         settings: Any = agent_settings(config)
-        _check_compiling(settings, device)
+        check_compiling(settings, device)
         if config.augment:
             raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")
         self._settings = settings
@@ -314,40 +231,6 @@ class OnPolicyLearner(_OwnLearner):
 
     def memory(self) -> Memory:
         return NoMemory()
-
-
-def episode_tensors(episodes: Sequence[OpenEpisode]) -> dict[str, Tensor]:
-    """Open episodes of E environments as plain tensors: numbers [E], lengths [E], all actions [sum of lengths, m]."""
-    return {
-        "numbers": torch.tensor([episode.number for episode in episodes]),
-        "lengths": torch.tensor([len(episode.actions) for episode in episodes]),
-        "actions": torch.from_numpy(np.concatenate([episode.actions for episode in episodes])),
-    }
-
-
-def open_episodes(tensors: Mapping[str, Tensor]) -> list[OpenEpisode]:
-    """The inverse of `episode_tensors`. Raises ValueError when they are not such."""
-    if tensors.keys() != {"numbers", "lengths", "actions"}:
-        raise ValueError(f"open episodes: found {sorted(tensors)}, expected actions, lengths and numbers")
-    lengths = tensors["lengths"].tolist()
-    if len(tensors["numbers"]) != len(lengths) or len(tensors["actions"]) != sum(lengths):
-        raise ValueError(f"open episodes: {len(tensors['actions'])} actions for episodes of {lengths}")
-    parts = torch.split(tensors["actions"], lengths)
-    numbers = tensors["numbers"].tolist()
-    return [OpenEpisode(number, part.numpy().copy()) for number, part in zip(numbers, parts, strict=True)]
-
-
-def check_reopened(seen: Observation, recorded: Observation) -> None:
-    """Raises ValueError naming the first environment that does not show again what it showed before."""
-    for part, before in zip(split_observation(finite(seen)), split_observation(finite(recorded)), strict=True):
-        if part is None or before is None or np.array_equal(part, before):
-            continue
-        same = part.shape == before.shape
-        which = int(np.argmax((part != before).reshape(len(part), -1).any(axis=1))) if same else 0
-        raise ValueError(
-            f"environment {which} did not come back to where it was: this task's episodes do not follow from their "
-            "seed and actions alone, so a training on it cannot be resumed exactly"
-        )
 
 
 def augmentation(envs: build.TrainingEnvs, config: RunConfig, rng: np.random.Generator) -> Augment:
@@ -392,7 +275,7 @@ class BaselineLearner:
                 raise ConfigError(f"{name}: {config.algorithm} learns without")
         self._envs = envs
         self._baseline = learn_sb3(
-            _baseline(config),
+            baseline_name(config),
             envs,
             config.agent,
             steps=config.steps,

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from simtoreal.algorithms import complete_stored_config
 from simtoreal.config import RunConfig, difference
 from simtoreal.judge import Judgement
-from simtoreal.learners import Learner, complete_stored_config
+from simtoreal.learners import Learner
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed
 from simtoreal.policies.checkpoint import (

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from simtoreal import build
+from simtoreal.algorithms import complete_config, complete_stored_config, image_defaults, pick_device
 from simtoreal.config import MAY_DIFFER, ConfigError, RunConfig, amended_config, difference, load_config, make_config
 from simtoreal.judge import Judge
-from simtoreal.learners import complete_config, complete_stored_config, image_defaults, make_learner, pick_device
+from simtoreal.learners import make_learner
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path

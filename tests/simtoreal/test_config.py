@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 import simtoreal
+from simtoreal.algorithms import agent_settings
 from simtoreal.config import ConfigError, RunConfig, load_config, make_config, recipe
-from simtoreal.learners import agent_settings
 from simtoreal.randomization.yaml_files import ConfigFileError, write_yaml
 
 

@@ -10,10 +10,11 @@ import torch
 from gymnasium import spaces
 
 import simtoreal
+from simtoreal.algorithms import complete_config, complete_stored_config
 from simtoreal.config import ConfigError, RunConfig, load_config
 from simtoreal.errors import EnvError
 from simtoreal.judge import Judge
-from simtoreal.learners import OffPolicyLearner, complete_config, complete_stored_config
+from simtoreal.learners import OffPolicyLearner
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import load_checkpoint
 from simtoreal.policies.loops import FaultRateError
@@ -485,7 +486,7 @@ def test_stopped_before_it_was_ever_evaluated_its_only_checkpoint_is_best_and_la
 
 
 def test_a_learner_gets_its_own_words_for_a_bad_device():
-    from simtoreal.learners import pick_device
+    from simtoreal.algorithms import pick_device
 
     assert pick_device("cpu") == "cpu"
     assert pick_device("auto") in ("cpu", "cuda")

@@ -1,0 +1,98 @@
+"""The algorithms there are, and what their settings come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from simtoreal import build
+from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
+from simtoreal.policies.actor_critic import OffPolicyConfig
+from simtoreal.policies.libraries import why_not
+from simtoreal.policies.neural import NeuralConfig
+from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
+from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.td3 import TD3, TD3Config
+
+OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
+    "sac": (SAC, SACConfig),
+    "td3": (TD3, TD3Config),
+    "ppo": (PPO, PPOConfig),
+    "reinforce": (Reinforce, ReinforceConfig),
+}  # algorithm -> its agent and that one's settings
+FOR_IMAGES = ("ppo",)
+IMAGE_SETTINGS = {
+    "hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False, "compile": False,
+}  # fmt: skip
+"""Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
+FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
+
+
+def pick_device(wanted: str) -> str:
+    """ "cpu" or "cuda". Raises ConfigError when CUDA is asked for and absent."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda was asked for, but torch finds no CUDA GPU; use --device cpu or auto")
+    return wanted
+
+
+def agent_settings(config: RunConfig) -> NeuralConfig:
+    """The settings of an agent of ours, complete. Raises ConfigError naming the one that it has not or cannot be."""
+    found: NeuralConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
+    return found
+
+
+def complete_config(config: RunConfig) -> RunConfig:
+    """With every setting of our learner written out, and decided what it leaves to us. Raises as `agent_settings` does,
+    for a baseline's settings too."""
+    if config.algorithm not in OURS:
+        from simtoreal.policies.baselines import setting_names
+
+        check_names(config.agent, setting_names(baseline_name(config)), "agent.")
+        return config
+    settings = agent_settings(config)
+    if isinstance(settings, OffPolicyConfig | PPOConfig) and settings.compile is None:
+        settings = replace(settings, compile=_compiling_pays(config.steps, settings) and why_not() is None)
+    return config.model_copy(update={"agent": asdict(settings)})
+
+
+def complete_stored_config(config: RunConfig) -> RunConfig:
+    """That of a run which may have been begun before gradient steps could be compiled, and so without."""
+    if config.algorithm in OURS and "compile" in OURS[config.algorithm][1].__dataclass_fields__:
+        config = config.model_copy(update={"agent": {"compile": False} | config.agent})
+    return complete_config(config)
+
+
+def _compiling_pays(steps: int, settings: OffPolicyConfig | PPOConfig) -> bool:
+    """Has a training of so many environment steps gradient steps enough that machine code of them, which has to be made
+    once for each size of networks, saves more time than it takes? PPO's minibatches are small."""
+    if isinstance(settings, OffPolicyConfig):
+        return (steps - settings.learning_starts) * settings.updates_per_step >= 50_000
+    return not settings.recurrent and steps * settings.epochs / settings.batch_size >= 200_000
+
+
+def check_compiling(settings: Any, device: str) -> None:
+    """Raises ValueError where gradient steps are to be compiled and cannot be."""
+    if getattr(settings, "compile", None) and device == "cpu" and (why := why_not()):
+        raise ValueError(why)
+
+
+def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
+    """Of `RunConfig`, where someone's task of this gymnasium id shows images; else nothing. Raises as `make_env`."""
+    if algorithm not in FOR_IMAGES or task.startswith(build.NAMESPACE):
+        return {}
+    env = build.make_env(task)
+    try:
+        return {"agent": IMAGE_SETTINGS} if build.image_of(env) else {}
+    finally:
+        env.close()
+
+
+def baseline_name(config: RunConfig) -> str:
+    """SB3's name of an algorithm."""
+    return config.algorithm.removeprefix("sb3-")
