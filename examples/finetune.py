@@ -43,6 +43,13 @@ SETTINGS = {
 }
 BASE = {
     "CartPoleSwingUp": ["agent.hidden=[128,128]", "agent.tau=0.01"],  # a base of today's recipe stands its target
+    "A1Walk": [  # as its figures were made
+        "agent.hidden=[256,256]",
+        "agent.n_critics=2",
+        "agent.gamma=0.98",
+        "agent.updates_per_step=0.5",
+        "episode_steps=500",
+    ],
 }
 EPISODES = 500
 TARGETS = Path(__file__).parent / "targets"
