@@ -68,14 +68,22 @@ def policies(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
     base, trained = runs["base"], runs["trained"]
     first, second = STEPS[task]
     if not is_finished(base):
-        settings = BASE.get(task, ())
-        simtoreal.train(task, steps=first, seed=0, out=base, randomization="none", assignments=settings, force=True)
+        simtoreal.train(
+            task, steps=first, seed=0, out=base, randomization="none", assignments=BASE.get(task, ()), force=True
+        )
     if not is_finished(trained):
         if task in FROM_BASE:
             train_on(base, folder / "preset.yaml", second, trained)
         else:
-            preset_file = str(folder / "preset.yaml")
-            simtoreal.train(task, steps=second, seed=0, out=trained, randomization=preset_file, force=True)
+            simtoreal.train(
+                task,
+                steps=second,
+                seed=0,
+                out=trained,
+                randomization=str(folder / "preset.yaml"),
+                assignments=[*BASE.get(task, ()), "randomization_ramp=[0,0]"],  # it is one robot from the first episode
+                force=True,
+            )
     for seed in seeds:
         run = runs[f"tuned-{seed}"]
         if not is_finished(run):

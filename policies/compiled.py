@@ -57,7 +57,7 @@ class Compiled:
         self._weights = [tensor for tensor in calls.read if isinstance(tensor, nn.Parameter)]
         if why := libraries.why_not():
             raise CompilerError(why)
-        self._library = libraries.loaded(calls.key(), lambda path: _make(path, work, calls))
+        self._library = libraries.loaded(calls.key(), lambda place: _make(place, work, calls))
 
     def __call__(self) -> None:
         self._library.run([*self._tensors, *(draw() for draw in self._draws)])
@@ -163,14 +163,14 @@ class _Step(nn.Module):
         return torch.zeros(())  # a library gives something
 
 
-def _make(path: Path, work: Callable[[], None], calls: _Calls) -> None:
-    """Compile it; the library is there whole or not at all. Raises CompilerError."""
+def _make(place: Path, work: Callable[[], None], calls: _Calls) -> None:
+    """Compile it into a folder. Raises CompilerError."""
     text = "compiling the gradient step for networks of these sizes (once on this machine, some 40 CPU seconds)"
     warnings.warn(text, Compiling, stacklevel=2)
     given = [tensor.detach() for tensor in calls.read]
-    with tempfile.TemporaryDirectory(dir=path.parent) as place, _works_in(place), warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(dir=place) as within, _works_in(within), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's of itself
-        package = Path(place) / "package.pt2"
+        package = Path(within) / "package.pt2"
         try:
             exported = torch.export.export(_Step(work, calls.read), (given, calls.drawn), strict=False)
             torch._inductor.aoti_compile_and_package(exported, package_path=str(package), inductor_configs=OPTIONS)
@@ -178,11 +178,10 @@ def _make(path: Path, work: Callable[[], None], calls: _Calls) -> None:
             what = str(error).strip().partition("\n")[0]
             raise CompilerError(f"the gradient step was not compiled ({what}); {WITHOUT}") from error
         with zipfile.ZipFile(package) as archive:
-            # beside a library may lie what it needs to call torch by name; the library comes last, and so all is there
-            for member in sorted(archive.namelist()):
+            for member in archive.namelist():  # beside a library may lie what it needs to call torch by name
                 if member.endswith((".wrapper.json", ".wrapper.so")):
-                    part = Path(archive.extract(member, place))
-                    part.replace(path.with_suffix(part.suffix))
+                    part = Path(archive.extract(member, within))
+                    part.replace(place / f"library{part.suffix}")
 
 
 @contextmanager

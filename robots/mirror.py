@@ -59,6 +59,7 @@ def mirrored(
     out = dict(rows)
     for name, (order, sign) in mirrors.items():
         if name in rows:
-            frames = rows[name].reshape(len(rows[name]), -1, len(order))
+            n, width = rows[name].shape
+            frames = rows[name].reshape(n, width // len(order), len(order))
             out[name] = (frames[..., order] * sign).reshape(rows[name].shape)
     return out

@@ -57,23 +57,27 @@ def complete_config(config: RunConfig) -> RunConfig:
         return config
     settings = agent_settings(config)
     if isinstance(settings, OffPolicyConfig | PPOConfig) and settings.compile is None:
-        settings = replace(settings, compile=_compiling_pays(config.steps, settings) and why_not() is None)
+        settings = replace(settings, compile=_compiling_pays(config, settings) and why_not() is None)
     return config.model_copy(update={"agent": asdict(settings)})
 
 
 def complete_stored_config(config: RunConfig) -> RunConfig:
-    """That of a run which may have been begun before gradient steps could be compiled, and so without."""
+    """That of a run which may have been begun before gradient steps could be compiled, and so without, or when a
+    baseline could be told to augment, which it did not."""
+    if config.algorithm not in OURS:
+        config = config.model_copy(update={"augment": 0})
     if config.algorithm in OURS and "compile" in OURS[config.algorithm][1].__dataclass_fields__:
         config = config.model_copy(update={"agent": {"compile": False} | config.agent})
     return complete_config(config)
 
 
-def _compiling_pays(steps: int, settings: OffPolicyConfig | PPOConfig) -> bool:
+def _compiling_pays(config: RunConfig, settings: OffPolicyConfig | PPOConfig) -> bool:
     """Has a training of so many environment steps gradient steps enough that machine code of them, which has to be made
     once for each size of networks, saves more time than it takes? PPO's minibatches are small."""
     if isinstance(settings, OffPolicyConfig):
-        return (steps - settings.learning_starts) * settings.updates_per_step >= 50_000
-    return not settings.recurrent and steps * settings.epochs / settings.batch_size >= 200_000
+        return (config.steps - settings.learning_starts) * settings.updates_per_step >= 50_000
+    rows = config.steps * (1 + config.mirror)
+    return not settings.recurrent and rows * settings.epochs / settings.batch_size >= 200_000
 
 
 def check_compiling(settings: Any, device: str) -> None:

@@ -132,6 +132,8 @@ class OffPolicyLearner(_OwnLearner):
             raise ValueError(
                 "n_step: augmented transitions are of one step; set augment to 0 (mirror=true goes with it)"
             )
+        if config.mirror and config.augment:
+            raise ConfigError("mirror: what a task with sides derives by augment is mirrored already; set augment to 0")
         sides = 1 + config.mirror
         burst = config.envs * max(sides * settings.n_step, sides + config.augment)  # episodes may end together
         if settings.buffer_size < burst:

@@ -11,7 +11,7 @@ import numpy as np
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.learners import augmentation, derived
+from simtoreal.learners import augmentation, derived, mirroring
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner
 from simtoreal.policies.history import Driver, next_stack
@@ -233,13 +233,22 @@ def relabelling(task: type[Task]) -> Augment | None:
     return None if task.relabel is None else derived(task.relabel, RELABELLED, np.random.default_rng(0))
 
 
+def _augmentation(envs: build.TrainingEnvs, config: RunConfig, seed: int) -> Augment | None:
+    """How a run's task derives further transitions, as the run did; None where it did not."""
+    if config.mirror:
+        image = mirroring(envs, config)
+        return lambda rows, infos: image(rows)
+    return augmentation(envs, config, np.random.default_rng(seed)) if config.augment else None
+
+
 def simulate(config: RunConfig, tuner: FineTuner, seed: int) -> Augment | None:
-    """Fill the tuner's old transitions with the base's, noisy, under the run's training conditions, and let the
-    critics learn from them; returns how the task derives further transitions, as the run did."""
-    plain = config.model_copy(update={"privileged": False, "envs": 1, "workers": 0, "seed": seed})
+    """Fill the tuner's old transitions with the base's, noisy, under the run's training conditions as they were in the
+    end, and let the critics learn from them; returns how the task derives further transitions, as the run did."""
+    whole = {"randomization_ramp": (0, 0), "episode_steps": None}
+    plain = config.model_copy(update={"privileged": False, "envs": 1, "workers": 0, "seed": seed} | whole)
     envs = build.TrainingEnvs(plain)
     try:
-        augment = augmentation(envs, plain, np.random.default_rng(seed)) if plain.augment else None
+        augment = _augmentation(envs, plain, seed)
         rng = np.random.default_rng(seed)
         driver = Driver(tuner.base)
         obs, _ = envs.reset(seed=seed)

@@ -1,5 +1,6 @@
 """A gradient step as machine code: the same numbers as call by call, made once, by a real compiler."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_what_makes_the_same_calls_is_made_once(place):
     assert made(Walk())
     assert not made(Walk())
     made_here = set(place.iterdir())
-    assert {path.suffix for path in made_here} == {".so"}
+    assert {path.suffix for path in made_here} == {".so", ".sha256"}
     script = (
         "import torch; torch.set_num_threads(1); import test_compiled; "
         "assert not test_compiled.made(test_compiled.Walk())"
@@ -194,7 +195,30 @@ def test_a_broken_library_is_made_again(place):
     library = place / f"{key_of(Walk())}.so"
     library.write_bytes(b"\x7fELF and no more")
     assert made(Walk())
+    whole = library.read_bytes()
+    library.unlink()  # this process has loaded it
+    library.write_bytes(whole[: len(whole) // 2 // 4096 * 4096])  # to load it would end this process
+    assert made(Walk())
     assert not made(Walk())
+
+
+def test_who_may_create_what_others_write_still_compiles(place):
+    before = os.umask(0o002)
+    try:
+        assert made(Walk())
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (place.parent, place)] == [0o700, 0o700]
+    assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {0o600}
+
+
+def test_who_has_waited_long_enough_makes_it_himself(place, monkeypatch):
+    monkeypatch.setattr(libraries, "PATIENCE", 0.3)
+    place.mkdir(parents=True)
+    with (place / f"{key_of(Walk())}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.warns(UserWarning, match="another process is compiling what this one needs"):
+            Walk().compiled()
 
 
 def test_processes_that_want_the_same_library_make_it_once(place):
@@ -204,7 +228,7 @@ def test_processes_that_want_the_same_library_make_it_once(place):
     said = [process.communicate()[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(said) == ["False", "True"]
-    assert {path.suffix for path in place.iterdir()} == {".so"}
+    assert {path.suffix for path in place.iterdir()} == {".so", ".sha256"}
 
 
 def test_machine_code_that_others_may_write_is_not_run(place):
@@ -239,13 +263,19 @@ def test_without_a_compiler_the_way_out_is_said(monkeypatch):
         Walk().compiled()
 
 
-def test_a_compiler_that_compiles_nothing_is_none(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("test \"$1\" = --version && exit\necho 'p.cpp:1: fatal error: omp.h' >&2\nexit 1", "fails: p.cpp:1: fatal"),
+        ("exit 0", "compiles nothing"),
+        (None, "Exec format error"),
+    ],
+)
+def test_a_compiler_that_compiles_nothing_is_none(script, words, monkeypatch, tmp_path):
     fake = tmp_path / "c++"
-    fake.write_text(
-        '#!/bin/sh\ntest "$1" = --version && echo c++ 1 && exit\necho "probe.cpp:1: fatal error: omp.h" >&2\nexit 1\n'
-    )
+    fake.write_bytes(b"\x7fELF" if script is None else f"#!/bin/sh\n{script}\n".encode())
     fake.chmod(0o755)
     monkeypatch.setenv("CXX", str(fake))
-    assert "fails: probe.cpp:1: fatal error: omp.h" in libraries.why_not()
+    assert words in libraries.why_not()
     with pytest.raises(CompilerError, match=r"agent.compile=false"):
         Walk().compiled()

@@ -15,6 +15,7 @@ from simtoreal.policies.distributions import gaussian_log_prob
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, Minibatch, PPOConfig
 from simtoreal.policies.rollout import Rollout, advantages
+from simtoreal.robots.mirror import mirrored
 
 SMALL = PPOConfig(hidden=(32,), rollout=64, batch_size=64, epochs=6, learning_rate=3e-3)
 
@@ -311,6 +312,28 @@ def test_a_motion_and_its_image_turn_a_policy_without_sides_to_neither(vectorize
     for name, gradient in of_biases(slice(None)).items():
         assert_close(gradient, torch.zeros_like(gradient), atol=1e-6, rtol=0)
         assert of_biases(slice(half))[name].abs().max() > 1e-4
+
+
+def test_where_nothing_is_learned_from_there_is_no_image_either(scripted):
+    def broken(obs, reward, terminated, truncated, infos):
+        return obs, reward * np.nan, terminated, truncated, infos
+
+    agent = PPO(2, 1, config=dataclasses.replace(SMALL, rollout=4), seed=0)
+    mirror = CartPoleLike()
+    settings = {"rollout": 4, "gamma": 0.9, "gae_lambda": 0.9, "max_fault_rate": 1.0, "mirror": mirror.mirror_image}
+    before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+    list(on_policy(agent, scripted(dict.fromkeys(range(8), broken)), steps=8, seed=0, **settings))
+    after = agent.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("policy."))
+
+
+class CartPoleLike:
+    """Observations of two numbers, the first of which has a side."""
+
+    def mirror_image(self, rows):
+        both, one = np.arange(2), np.arange(1)
+        seen = both, np.array([-1.0, 1.0], np.float32)
+        return mirrored(rows, seen=seen, privileged=seen, action=(one, -np.ones(1, np.float32)))
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "squashed", "sde"])
