@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,10 +41,6 @@ class OnPolicyAgent(Protocol):
     def try_out(self, obs: Observation, hidden_state: Tensor) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
         """Actions [E, m] for the environments, what they were before they were bounded, log pi of that [E], and the
         next hidden state [E, w]."""
-        ...
-
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """log pi [B] of actions [B, m] before they are bounded, of one without a hidden state."""
         ...
 
     def values(self, obs: Tensor, privileged: Tensor | None, hidden_state: Tensor) -> Tensor:
@@ -195,7 +192,7 @@ def _learned(
     """An update on a rollout, after which the statistics of observations are brought up."""
     learned = collect(agent, parts, gamma=gamma, gae_lambda=gae_lambda)
     if mirror:
-        learned = with_image(agent, learned, mirror)
+        learned = with_image(learned, mirror)
     metrics = {name: float(value) for name, value in agent.update(learned).items()}
     reached = _rows([part["reached"] for part in parts])
     valid = np.concatenate([part["valid"] for part in parts])
@@ -251,28 +248,18 @@ def collect(agent: OnPolicyAgent, parts: list[dict[str, Any]], *, gamma: float, 
     )
 
 
-def with_image(agent: OnPolicyAgent, rollout: Rollout, mirror: Mirror) -> Rollout:
-    """A rollout and its mirror image, whose actions are as good as those they are the images of (Mittal et al. 2024,
-    arXiv 2403.04359). How likely they are and what their states are worth is asked of the agent: were it taken from the
-    originals, the bound on KL would count how far a policy is from its own image as a step."""
+def with_image(rollout: Rollout, mirror: Mirror) -> Rollout:
+    """A rollout and its mirror image: what the image of the policy would have done, as likely, as good and as valuable
+    as what it is the image of (Mittal et al. 2024, arXiv 2403.04359). So an image that the policy itself would hardly
+    have made counts for little, and a bound on KL would count how far a policy is from its own image."""
     if rollout.sequences is not None:
         raise ValueError("the image of what a recurrent policy remembers is not known: it learns without mirror")
     rows = {"obs": rollout.obs, "action": rollout.action}
     if rollout.privileged is not None:
         rows["privileged"] = rollout.privileged
-    found = mirror({name: value.cpu().numpy() for name, value in rows.items()})
-    images = {name: torch.from_numpy(found[name]).to(value) for name, value in rows.items()}
-    obs, action, privileged = images["obs"], images["action"], images.get("privileged")
-    image = Rollout(
-        obs,
-        privileged,
-        action,
-        agent.log_prob(obs, action),
-        agent.values(obs, privileged, obs[:, :0]),
-        rollout.advantage,
-        rollout.returns,
-    )
-    return joined(rollout, image)
+    images = mirror({name: value.cpu().numpy() for name, value in rows.items()})
+    mirrored: dict[str, Any] = {name: torch.from_numpy(images[name]).to(rows[name]) for name in rows}
+    return joined(rollout, replace(rollout, **mirrored))
 
 
 def _image(obs: Observation, mirror: Mirror) -> Observation:

@@ -176,12 +176,6 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
             parts = [state] if self.image is None else state.split(self.config.batch_size)  # pixels become floats
             return torch.cat([self.value(part)[:, 0] for part in parts])
 
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """log pi [B] of actions [B, m] before they are bounded, of raw observations and a policy without memory."""
-        with torch.inference_mode():
-            log_prob, _, _ = self.policy.head.evaluate(self.policy.body(self.normalizer(obs)), action)
-            return log_prob
-
     def actor(self) -> DeterministicActor:
         """A copy of the policy's likeliest action with the normalizer inside: raw [B, k n] -> [B, m]; a recurrent one
         takes and gives its hidden state too."""

@@ -217,6 +217,8 @@ class OnPolicyLearner(_OwnLearner):
         self._mirror = mirroring(envs, config) if config.mirror else None
         if self._mirror and (config.algorithm != "ppo" or settings.recurrent):
             raise ConfigError("mirror: reinforce and recurrent policies learn without; set mirror to false")
+        if self._mirror and settings.target_kl:
+            raise ConfigError("mirror: target_kl would count how far a policy is from its own image; set it to 0")
 
     def run(self) -> Iterator[Progress]:
         from simtoreal.policies.on_policy import monte_carlo, on_policy

@@ -268,6 +268,10 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["PandaReach", "--set", "mirror=true", "--set", "augment=0"], "mirror: task PandaReach has no left and right"),
         (["CartPoleSwingUp", "--set", "mirror=true"], "mirror: what a task with sides derives by augment is mirrored"),
         (["CartPoleSwingUp", "--set", "mirror=true", "--algorithm", "reinforce"], "mirror: reinforce and recurrent"),
+        (
+            ["CartPoleSwingUp", "--algorithm", "ppo", "--set", "mirror=true", "--set", "agent.target_kl=0.02"],
+            "mirror: target_kl would count how far",
+        ),
         (["CartPoleSwingUp", "--set", "mirror=true", "--algorithm", "sb3-ppo"], "mirror: sb3-ppo learns without"),
         (["CartPoleSwingUp", "--set", "augment=1", "--algorithm", "sb3-sac"], "augment: sb3-sac learns without"),
         (
