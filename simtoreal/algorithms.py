@@ -66,7 +66,7 @@ def complete_stored_config(config: RunConfig) -> RunConfig:
     baseline could be told to augment, which it did not."""
     if config.algorithm not in OURS:
         config = config.model_copy(update={"augment": 0})
-    if config.algorithm in OURS and "compile" in OURS[config.algorithm][1].__dataclass_fields__:
+    elif "compile" in OURS[config.algorithm][1].__dataclass_fields__:
         config = config.model_copy(update={"agent": {"compile": False} | config.agent})
     return complete_config(config)
 
