@@ -107,8 +107,7 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         config = self.config
         stack = config.history * observation_size
         self.policy = self._make_policy(stack).to(self.device)
-        also = 0 if config.critic_inputs == "privileged" else observation_size
-        width = (privileged_size + also if privileged_size else stack) + self.action_size
+        width = self._state_size(observation_size, privileged_size) + self.action_size
         critics = Critics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
         self.critics = critics.to(self.device)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
@@ -125,6 +124,12 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
 
     def _check_image(self, image: Shape, privileged_size: int) -> None:
         raise ValueError(f"{type(self).__name__} takes no images, got some of shape {list(image)}")
+
+    def _state_size(self, observation_size: int, privileged_size: int) -> int:
+        """Of what the critics see beside the action."""
+        if not privileged_size:
+            return self.config.history * observation_size
+        return privileged_size + (0 if self.config.critic_inputs == "privileged" else observation_size)
 
     @abstractmethod
     def _make_policy(self, observation_size: int) -> Policy:
@@ -165,7 +170,11 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
     def actor(self) -> DeterministicActor:
         """A copy of the (averaged) policy with the normalizer inside: raw [B, k n] -> [B, m]."""
         head, m = self.average.head, self.action_size
-        return self._copied(self.average.body, head.weight[:m], head.bias[:m])
+        return self._copied(self.average.body, head.weight[:m], head.bias[:m], recurrent=self._recurrent())
+
+    def _recurrent(self) -> int:
+        """Units of a recurrent layer before the actor's hidden ones; 0 where there is none."""
+        return 0
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {

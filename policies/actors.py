@@ -33,13 +33,19 @@ OUTPUTS = ("tanh", "clip", "choice")
 class Actor(nn.Module):
     """A body of hidden layers and a head of `outputs`; the first `action_size` of them are the action before its tanh.
 
-    Takes normalized observations [B, n].
+    Takes normalized observations [B, n]; with a recurrent layer of so many units before the others, `Steps`.
     """
 
-    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], outputs: int) -> None:
+    def __init__(
+        self, observation_size: int, action_size: int, hidden: Sequence[int], outputs: int, recurrent: int = 0
+    ) -> None:
         super().__init__()
         self.action_size = action_size
-        self.body = mlp([observation_size, *hidden], "relu", HiddenLayers)
+        self.body: HiddenLayers | RecurrentLayers
+        if recurrent:
+            self.body = RecurrentLayers(observation_size, recurrent, hidden, "relu")
+        else:
+            self.body = mlp([observation_size, *hidden], "relu", HiddenLayers)
         self.head = nn.Linear(([observation_size, *hidden])[-1], outputs)
 
     def mean(self, obs: Tensor) -> Tensor:
@@ -49,8 +55,8 @@ class Actor(nn.Module):
         return found
 
     @torch.no_grad()
-    def trace(self, obs: Tensor) -> tuple[Tensor, Trace]:
-        """The head's outputs, and what their gradients need."""
+    def trace(self, obs: Any) -> tuple[Tensor, Trace]:
+        """The head's outputs, and what their gradients need; of a recurrent actor those of the valid steps."""
         trace = self.body.trace(obs)
         return torch.addmm(self.head.bias, trace.output, self.head.weight.t()), trace
 
@@ -90,7 +96,7 @@ class StochasticTanhActor(Actor):
         """The action [B, m] of `draw` alone."""
 
     @abstractmethod
-    def draw(self, obs: Tensor, noise: Tensor) -> Any:
+    def draw(self, obs: Any, noise: Tensor) -> Any:
         """An action for each observation, as `Drawn`, of which `gradients` can be asked."""
 
     @abstractmethod
@@ -113,8 +119,8 @@ class DrawnByHand(Drawn):
 class SquashedGaussianActor(StochasticTanhActor):
     """Of a standard deviation that the network gives too."""
 
-    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int]) -> None:
-        super().__init__(observation_size, action_size, hidden, 2 * action_size)
+    def __init__(self, observation_size: int, action_size: int, hidden: Sequence[int], recurrent: int = 0) -> None:
+        super().__init__(observation_size, action_size, hidden, 2 * action_size, recurrent)
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         return torch.randn(n, self.action_size, generator=rng, device=rng.device)
@@ -124,7 +130,7 @@ class SquashedGaussianActor(StochasticTanhActor):
         return (mean + log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * noise).tanh()
 
     @torch.no_grad()
-    def draw(self, obs: Tensor, noise: Tensor) -> DrawnByHand:
+    def draw(self, obs: Any, noise: Tensor) -> DrawnByHand:
         outputs, trace = self.trace(obs)
         mean, unbounded = outputs.split(self.action_size, dim=-1)
         log_std = unbounded.clamp(LOG_STD_MIN, LOG_STD_MAX)
@@ -181,7 +187,7 @@ class StateDependentTanhActor(StochasticTanhActor):
         return (outputs + (trace.output.unsqueeze(-2) @ (noise * self.log_std.exp())).squeeze(-2)).tanh()
 
     @torch.no_grad()
-    def draw(self, obs: Tensor, noise: Tensor) -> DrawnByState:
+    def draw(self, obs: Any, noise: Tensor) -> DrawnByState:
         """As the base's, of one matrix of `noise` [h, m]."""
         mean, trace = self.trace(obs)
         latent, weights = trace.output, noise * self.log_std.exp()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from simtoreal.policies.agent import Agent, Observation, split_observation, with
 from simtoreal.policies.history import first_stack, next_stack
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.replay import Replay
+from simtoreal.policies.sequences import SequenceReplay
 from simtoreal.policies.updates import EachUpdate, Updates
 
 Transition = dict[str, np.ndarray]
@@ -30,6 +31,16 @@ FAULT_GRACE = 200
 
 LARGEST = float(np.finfo(np.float32).max)
 """Numbers beyond it are infinite for networks and replay, whatever type the environment has for them."""
+
+
+class RecurrentAgent(Agent, Protocol):
+    """A learner that remembers something of an episode, and learns from a `SequenceReplay`."""
+
+    hidden_state_size: int  # w
+
+    def try_out(self, obs: Observation, hidden_state: Tensor) -> tuple[np.ndarray, Tensor]:
+        """Actions [E, m] in [-1, 1] to explore with, and the next hidden state [E, w]."""
+        ...
 
 
 class FaultRateError(RuntimeError):
@@ -198,6 +209,9 @@ def off_policy(
     over several steps, and there is no `augment`: what it derives need not hold together from step to step. The images
     that `mirror` gives do; they are stored as if as many environments again had made them.
 
+    Into a `SequenceReplay`, of an agent that remembers, goes every step, with the hidden state before it; those that
+    are not to be learned from are marked, and no others are derived.
+
     `updates` makes the gradient steps, by `agent.update` unless another is given. With `ahead` those that a vector step
     has earned are made after the next actions are chosen, before the environments take them (the last ones at the end):
     so a device that one need not wait for learns while they do.
@@ -208,24 +222,32 @@ def off_policy(
     check_same_step(envs)
     if augment is not None and n_step is not None:
         raise ValueError("augment derives transitions of one step, n_step sums several: choose one")
+    if isinstance(replay, SequenceReplay) and (augment or mirror or n_step):
+        raise ValueError("an agent that remembers learns without augment, mirror and n_step")
     if steps < 1 or report_every < 1:
         raise ValueError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
     state = state or LoopState.start(seed)
     n_envs, action_size = envs.num_envs, int(np.prod(envs.single_action_space.shape or ()))
+    remembers = cast(RecurrentAgent, agent) if isinstance(replay, SequenceReplay) else None
+    width = remembers.hidden_state_size if remembers else 0
     if state.observation is None:
-        state.begin(stacked(copied(envs.reset(seed=seed)[0]), history), n_envs)
+        state.begin(stacked(copied(envs.reset(seed=seed)[0]), history), n_envs, width)
         agent.observe(finite(state.current))
-    state.check(n_envs)
+    state.check(n_envs, width)
 
     began, next_report = time.perf_counter(), (state.step // report_every + 1) * report_every
     episodes: list[dict[str, Any]] = []
     updates = updates or EachUpdate(agent, replay, batch_size)
     while state.step < steps:
-        obs = finite(state.current)
-        if state.step < learning_starts:
-            action = (2 * torch.rand(n_envs, action_size, generator=state.rng) - 1).numpy()
-        else:
+        obs, before = finite(state.current), state.hidden_state
+        explores = state.step >= learning_starts
+        if remembers:
+            action, following = remembers.try_out(obs, before.to(agent.device))
+            state.hidden_state = following.cpu()
+        elif explores:
             action = agent.act(obs, explore=True)
+        if not explores:
+            action = (2 * torch.rand(n_envs, action_size, generator=state.rng) - 1).numpy()
         if ahead:
             _spend(state, updates)
         next_obs, reward, terminated, truncated, infos = envs.step(action)
@@ -233,6 +255,10 @@ def off_policy(
         reached = stacked(final_observation(next_obs, ended, infos), history, state.observation)
         rows = transition(state.current, action, reward, reached, terminated)
         valid = valid_rows(rows, infos)
+        if remembers:
+            begins, whole = state.lengths == 0, {name: _finite(value) for name, value in rows.items()}
+            replay.add(**whole, begins=begins, valid=valid, hidden_state=before)
+            state.hidden_state = state.hidden_state.masked_fill(torch.from_numpy(ended)[:, None], 0.0)
         sides = with_more(rows, mirror(rows)) if mirror else rows
         kept = with_more(sides, augment(rows, infos)) if augment else sides
         if not valid.all():
@@ -240,7 +266,7 @@ def off_policy(
             kept = {name: value[mask] for name, value in kept.items()}
         if len(kept["reward"]):
             agent.observe(observation_of(kept))
-            if n_step is None:
+            if n_step is None and not remembers:
                 replay.add(**kept)
         if n_step is not None:
             both = len(sides["reward"]) // n_envs

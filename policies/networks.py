@@ -82,13 +82,21 @@ class Critics(nn.ModuleList):
     @torch.no_grad()
     def weight_gradients(self, traces: Sequence[Trace], dq: Tensor) -> list[Tensor]:
         """Gradients of a loss with dloss/dQ = `dq` [C, B], in the order of `parameters()`."""
+        return self.gradients(traces, dq)[0]
 
-        def work(critic: Critic, trace: Trace, g: Tensor) -> list[Tensor]:
-            of_body, _ = backward(critic.body, trace, torch.outer(g, critic.head.weight[0]))
-            return [*of_body, torch.mv(trace.output.t(), g)[None], g.sum(0, keepdim=True)]
+    @torch.no_grad()
+    def gradients(self, traces: Sequence[Trace], dq: Tensor, width: int = 0) -> tuple[list[Tensor], Tensor | None]:
+        """As `weight_gradients`, and to the first `width` inputs, [B, width], if there are any to be."""
+
+        def work(critic: Critic, trace: Trace, g: Tensor) -> tuple[list[Tensor], Tensor | None]:
+            of_body, to_first = backward(critic.body, trace, torch.outer(g, critic.head.weight[0]))
+            to_inputs = widened(product(to_first, critic.body.layers[0].weight[:, :width])) if width else None
+            return [*of_body, torch.mv(trace.output.t(), g)[None], g.sum(0, keepdim=True)], to_inputs
 
         each = zip(self.critics, traces, dq, strict=True)
-        return [g for found in alongside(dq.device, [partial(work, *one) for one in each]) for g in found]
+        found = alongside(dq.device, [partial(work, *one) for one in each])
+        to_inputs = torch.stack([g for _, g in found if g is not None]).sum(0) if width else None
+        return [g for weights, _ in found for g in weights], to_inputs
 
     @torch.no_grad()
     def min_gradient(self, q: Tensor, traces: Sequence[Trace], width: int) -> Tensor:

@@ -25,7 +25,8 @@ from simtoreal.policies.loops import (
     transition,
     valid_rows,
 )
-from simtoreal.policies.rollout import Rollout, Sequences, advantages, joined
+from simtoreal.policies.recurrent import Sequences
+from simtoreal.policies.rollout import Rollout, advantages, joined
 
 
 class OnPolicyAgent(Protocol):

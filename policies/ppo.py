@@ -29,7 +29,7 @@ from simtoreal.policies.images import Shape
 from simtoreal.policies.minibatches import CapturedEpochs, Columns, Minibatch, Parts, approximate_kl
 from simtoreal.policies.networks import MAX_BATCH
 from simtoreal.policies.products import arithmetic
-from simtoreal.policies.recurrent import MAX_RECURRENT
+from simtoreal.policies.recurrent import WITH_IT, recurrent_checks
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig
 
@@ -62,19 +62,10 @@ class PPOConfig(StochasticConfig):
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
         length = self.sequence_length
-        of_sequences: dict[str, tuple[bool, str]] = {}
+        of_sequences = recurrent_checks(self.recurrent, length, self.history, self.batch_size)
         if self.recurrent and length >= 1:
-            of_sequences = {
-                "history": (self.history == 1, "1 with a recurrent layer, which remembers by itself"),
-                "rollout": (
-                    self.rollout >= 1 and self.rollout % length == 0,
-                    f"a multiple of sequence_length {length} with a recurrent layer",
-                ),
-                "batch_size": (
-                    length <= self.batch_size <= MAX_BATCH and self.batch_size % length == 0,
-                    f"a multiple of sequence_length {length} up to {MAX_BATCH} with a recurrent layer",
-                ),
-            }
+            whole = self.rollout >= 1 and self.rollout % length == 0
+            of_sequences |= {"rollout": (whole, f"a multiple of sequence_length {length} {WITH_IT}")}
         return super().checks() | {
             "gae_lambda": (0 <= self.gae_lambda <= 1, "from 0 to 1"),
             "rollout": (self.rollout >= 1, "at least 1"),
@@ -86,9 +77,7 @@ class PPOConfig(StochasticConfig):
             "value_weight": (self.value_weight >= 0, "at least 0"),
             "max_gradient": (self.max_gradient > 0, "above 0"),
             "target_kl": (self.target_kl >= 0, "at least 0"),
-            "recurrent": (0 <= self.recurrent <= MAX_RECURRENT, f"from 0 to {MAX_RECURRENT}"),
-            "sequence_length": (length >= 1, "at least 1"),
-            "compile": (not (self.compile and self.recurrent), "false with a recurrent layer"),
+            "compile": (not (self.compile and self.recurrent), f"false {WITH_IT}"),
             **of_sequences,
         }
 

@@ -23,10 +23,37 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.backprop import HiddenLayers, Trace, backward, forward, linear_gradients
-from simtoreal.policies.networks import mlp
+from simtoreal.policies.networks import MAX_BATCH, mlp
 from simtoreal.policies.products import operand, product, widened
 
 MAX_RECURRENT = 4_096  # units
+WITH_IT = "with a recurrent layer"
+
+
+def recurrent_checks(recurrent: int, length: int, history: int, batch_size: int) -> dict[str, tuple[bool, str]]:
+    """Of settings that go with a recurrent layer, of 0 units for none: does each hold, and what is expected of it."""
+    checks = {
+        "recurrent": (0 <= recurrent <= MAX_RECURRENT, f"from 0 to {MAX_RECURRENT}"),
+        "sequence_length": (length >= 1, "at least 1"),
+    }
+    if recurrent and length >= 1:
+        whole = length <= batch_size <= MAX_BATCH and batch_size % length == 0
+        checks |= {
+            "history": (history == 1, f"1 {WITH_IT}, which remembers by itself"),
+            "batch_size": (whole, f"a multiple of sequence_length {length} up to {MAX_BATCH} {WITH_IT}"),
+        }
+    return checks
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What makes sequences of N rows, which are then T control steps of each of E environments, one step of all of them
+    after the other, those included that are not to be learned from."""
+
+    envs: int
+    hidden_state: Tensor  # [N, w], before each step
+    begins: Tensor  # [N], whether an episode begins with it
+    valid: Tensor  # [N], whether it may be learned from
 
 
 @dataclass(frozen=True)
@@ -102,6 +129,17 @@ class RecurrentTrace(Trace):
     """And what the recurrent layer leaves."""
 
     unrolled: Unrolled
+
+    def rows(self, n: int) -> Trace:
+        """All there are: a part of sequences is not to be had."""
+        assert n == len(self.output)
+        return self
+
+
+def one_step(inputs: Tensor, hidden_state: Tensor) -> Steps:
+    """Of each of B sequences, [B, n], none of which begins an episode."""
+    none = torch.zeros(1, len(inputs), dtype=torch.bool, device=inputs.device)
+    return Steps(inputs[None], hidden_state, none, ~none[0])
 
 
 class RecurrentLayers(nn.Module):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from simtoreal.policies.recurrent import Sequences
 
 Array = np.ndarray | Tensor
 
@@ -15,7 +18,8 @@ Array = np.ndarray | Tensor
 @dataclass(frozen=True)
 class Batch:
     """B transitions of raw observations: obs and next_obs [B, n], action [B, m], reward and terminated [B],
-    privileged [B, p], and what a bootstrap is worth, discount [B], where that is not the same for all.
+    privileged [B, p], and what a bootstrap is worth, discount [B], where that is not the same for all; of a recurrent
+    learner what makes sequences of them.
 
     `terminated` is 1 where the next state has no value; a truncated step is 0 and its `next_obs` the episode's last.
     """
@@ -28,12 +32,14 @@ class Batch:
     privileged: Tensor | None = None
     next_privileged: Tensor | None = None
     discount: Tensor | None = None
+    sequences: Sequences | None = None
 
 
 def joined(parts: Sequence[Batch]) -> Batch:
     """The transitions of all `parts`, in their order."""
     names = [f.name for f in fields(Batch) if getattr(parts[0], f.name) is not None]
-    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    columns: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return Batch(**columns)
 
 
 class Replay:
@@ -50,7 +56,9 @@ class Replay:
         privileged_size: int = 0,
         device: str | torch.device = "cpu",
         discounted: bool = False,
+        more: Mapping[str, int] | None = None,
     ) -> None:
+        """`more` is the widths of further columns, 0 of a number a row."""
         if capacity < 1:
             raise ValueError(f"replay capacity must be at least 1, got {capacity}")
         self.capacity, self.device = capacity, torch.device(device)
@@ -66,6 +74,7 @@ class Replay:
             widths |= {"privileged": privileged_size, "next_privileged": privileged_size}
         if discounted:
             widths |= {"discount": 0}
+        widths |= more or {}
         self._widths = {name: max(width, 1) for name, width in widths.items()}
         self._shapes = {name: (width,) if width else () for name, width in widths.items()}
         self._table = torch.zeros(capacity, sum(self._widths.values()), device=self.device)
@@ -85,6 +94,7 @@ class Replay:
         privileged: Array | None = None,
         next_privileged: Array | None = None,
         discount: Array | None = None,
+        **more: Array,
     ) -> None:
         """Store E transitions, oldest overwritten first.
 
@@ -100,6 +110,7 @@ class Replay:
             "privileged": privileged,
             "next_privileged": next_privileged,
             "discount": discount,
+            **more,
         }
         rows = {name: _as_rows(value) for name, value in given.items() if value is not None}
         if rows.keys() != self._shapes.keys():
@@ -150,7 +161,8 @@ class Replay:
 
     def batch(self, rows: Tensor) -> Batch:
         """Rows of the table as what they are."""
-        return Batch(**self._columns(rows))
+        columns: dict[str, Any] = self._columns(rows)
+        return Batch(**columns)
 
     def _columns(self, rows: Tensor) -> dict[str, Tensor]:
         parts = rows.split(list(self._widths.values()), dim=1)

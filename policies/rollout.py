@@ -10,16 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Sequences:
-    """What makes sequences of a rollout's N rows, which are then T control steps of each of E environments, one step of
-    all of them after the other, those included that are not to be learned from."""
-
-    envs: int
-    hidden_state: Tensor  # [N, w], before each step
-    begins: Tensor  # [N], whether an episode begins with it
-    valid: Tensor  # [N], whether it may be learned from
+from simtoreal.policies.recurrent import Sequences
 
 
 @dataclass(frozen=True)

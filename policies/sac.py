@@ -13,8 +13,10 @@ where SB3 adds 1e-6 inside the logarithm. Options beyond the paper: see `actor_c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +24,9 @@ from torch import Tensor
 from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, Turn
 from simtoreal.policies.actors import Drawn, SquashedGaussianActor, StateDependentTanhActor, StochasticTanhActor
 from simtoreal.policies.adam import Adam
+from simtoreal.policies.backprop import Trace
 from simtoreal.policies.branches import alongside
+from simtoreal.policies.recurrent import WITH_IT, recurrent_checks
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.targets import soft_target
 
@@ -33,7 +37,8 @@ class SACConfig(OffPolicyConfig):
 
     `target_entropy` None means -m for m actions; `alpha_lr` 0 keeps the temperature at `initial_alpha`. With `sde` it
     explores state-dependently (gSDE) from a first log standard deviation `log_std`, drawn anew after `sde_every`
-    control steps.
+    control steps. `recurrent` is the units of a recurrent layer (`recurrent_sac`), 0: none; it learns from sequences of
+    `sequence_length` control steps, the first `burn_in` of which only bring up what is remembered.
     """
 
     alpha_lr: float = 3e-4
@@ -42,14 +47,28 @@ class SACConfig(OffPolicyConfig):
     sde: bool = False
     sde_every: int = 8
     log_std: float = -3.0
+    recurrent: int = 0
+    sequence_length: int = 32
+    burn_in: int = 0
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
+        length = self.sequence_length
+        of_sequences = recurrent_checks(self.recurrent, length, self.history, self.batch_size)
+        if self.recurrent:
+            of_sequences |= {
+                "n_step": (self.n_step == 1, f"1 {WITH_IT}"),
+                "smoothness": (self.smoothness == 0, f"0 {WITH_IT}"),
+                "sde": (not self.sde, f"false {WITH_IT}"),
+                "compile": (not self.compile, f"false {WITH_IT}"),
+            }
         return super().checks() | {
+            "burn_in": (0 <= self.burn_in < max(length, 1), f"at least 0 and below sequence_length {length}"),
             "alpha_lr": (0 <= self.alpha_lr <= 1, "from 0 to 1"),
             "initial_alpha": (self.initial_alpha > 0, "above 0"),
             "sde_every": (self.sde_every >= 1, "at least 1"),
             "log_std": (-20 <= self.log_std <= 2, "from -20 to 2"),
+            **of_sequences,
         }
 
 
@@ -67,8 +86,11 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
     """Soft actor-critic over raw observations."""
 
     config_class = SACConfig
+    remembers: ClassVar[bool] = False  # does it take a recurrent layer?
 
     def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
+        if bool(self.config.recurrent) != self.remembers:
+            raise ValueError("recurrent: RecurrentSAC learns with such a layer, SAC without")
         super()._build(observation_size, privileged_size, choices)
         config = self.config
         self.target_entropy = float(-self.action_size if config.target_entropy is None else config.target_entropy)
@@ -102,13 +124,27 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         n = len(batch.reward)
         obs, state = self._inputs(batch.obs, batch.privileged)
         next_obs, next_state = self._inputs(batch.next_obs, batch.next_privileged)
-        alpha = self.log_alpha.detach().exp()
 
         # the critics' step between the draws for the actor and for the target does not change the policy
         shown = torch.cat([obs, next_obs]) if turn.actor_learns else next_obs
         drawn = self.policy.draw(shown, self.policy.noise(len(shown), self.rng))
-        next_action, next_log_prob = drawn.action.detach()[-n:], drawn.log_prob.detach()[-n:]
+        following = drawn.action.detach()[-n:], drawn.log_prob.detach()[-n:]
+        return self._learn(batch, state, next_state, drawn, following, self.critics.weight_gradients, turn)
 
+    def _learn(
+        self,
+        batch: Batch,
+        state: Tensor,
+        next_state: Tensor,
+        drawn: Drawn,
+        following: tuple[Tensor, Tensor],
+        of_critics: Callable[[list[Trace], Tensor], list[Tensor]],
+        turn: Turn,
+    ) -> dict[str, Tensor]:
+        """A step of all networks on transitions between states as the critics see them: of the critics, whose weights'
+        gradients `of_critics` knows from those to Q, towards the values of the `following` actions, of which log pi is
+        the second; and of the actor, if it learns, with what was `drawn`, actions for each `state` first."""
+        alpha, (next_action, next_log_prob) = self.log_alpha.detach().exp(), following
         now = partial(self._q, self.critics, state, batch.action)
         later = partial(self._q, self.target_critics, next_state, next_action)
         (q, traces), (next_q, _) = alongside(self.device, [now, later])
@@ -116,7 +152,7 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
             batch.reward, batch.terminated, next_q, next_log_prob, alpha=alpha, gamma=self._discount(batch)
         )
         loss_q = critic_loss(q, target)
-        self._step("critic", loss_q, self.critics.weight_gradients(traces, (q - target) / n), turn)
+        self._step("critic", loss_q, of_critics(traces, (q - target) / len(target)), turn)
 
         if turn.actor_learns:
             loss_pi, loss_alpha, entropy = found = self._improve(state, drawn, alpha, turn)

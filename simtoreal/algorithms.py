@@ -14,6 +14,7 @@ from simtoreal.policies.actor_critic import OffPolicyConfig
 from simtoreal.policies.libraries import why_not
 from simtoreal.policies.neural import NeuralConfig
 from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.recurrent_sac import RecurrentSAC
 from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
 from simtoreal.policies.sac import SAC, SACConfig
 from simtoreal.policies.td3 import TD3, TD3Config
@@ -47,6 +48,17 @@ def agent_settings(config: RunConfig) -> NeuralConfig:
     return found
 
 
+def recurrent_units(settings: Any) -> int:
+    """Of an agent of such settings; 0 where it is not recurrent, or cannot be."""
+    return getattr(settings, "recurrent", 0)
+
+
+def agent_class(algorithm: str, settings: NeuralConfig) -> type[Any]:
+    """Who learns with these settings."""
+    kind, _ = OURS[algorithm]
+    return RecurrentSAC if kind is SAC and recurrent_units(settings) else kind
+
+
 def complete_config(config: RunConfig) -> RunConfig:
     """With every setting of our learner written out, and decided what it leaves to us. Raises as `agent_settings` does,
     for a baseline's settings too."""
@@ -74,10 +86,12 @@ def complete_stored_config(config: RunConfig) -> RunConfig:
 def _compiling_pays(config: RunConfig, settings: OffPolicyConfig | PPOConfig) -> bool:
     """Has a training of so many environment steps gradient steps enough that machine code of them, which has to be made
     once for each size of networks, saves more time than it takes? PPO's minibatches are small."""
+    if recurrent_units(settings):
+        return False
     if isinstance(settings, OffPolicyConfig):
         return (config.steps - settings.learning_starts) * settings.updates_per_step >= 50_000
     rows = config.steps * (1 + config.mirror)
-    return not settings.recurrent and rows * settings.epochs / settings.batch_size >= 200_000
+    return rows * settings.epochs / settings.batch_size >= 200_000
 
 
 def check_compiling(settings: Any, device: str) -> None:

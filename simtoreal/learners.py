@@ -10,7 +10,16 @@ from gymnasium import spaces
 from torch import Tensor
 
 from simtoreal import build
-from simtoreal.algorithms import FOR_CHOICES, FOR_IMAGES, OURS, agent_settings, baseline_name, check_compiling
+from simtoreal.algorithms import (
+    FOR_CHOICES,
+    FOR_IMAGES,
+    OURS,
+    agent_class,
+    agent_settings,
+    baseline_name,
+    check_compiling,
+    recurrent_units,
+)
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import check_reopened, episode_tensors, open_episodes
 from simtoreal.policies.actors import DeterministicActor
@@ -118,13 +127,18 @@ class OffPolicyLearner(_OwnLearner):
 
     def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
         from simtoreal.policies.replay import Replay
+        from simtoreal.policies.sequences import SequenceReplay
 
         settings: Any = agent_settings(config)
         self._settings = settings
         observation, action, privileged = _sizes(envs)
-        self._agent = OURS[config.algorithm][0](
+        self._agent = agent_class(config.algorithm, settings)(
             observation, action, privileged, settings, seed=config.seed, device=device
         )
+        recurrent = recurrent_units(settings)
+        for name in ("augment", "mirror"):
+            if recurrent and getattr(config, name):
+                raise ConfigError(f"{name}: a recurrent learner of {config.algorithm} learns without")
         check_compiling(settings, device)
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.mirror + config.augment))
         several = settings.n_step > 1
@@ -143,7 +157,12 @@ class OffPolicyLearner(_OwnLearner):
             )
         self._n_step = NStep(settings.n_step, settings.gamma) if several else None
         stack = settings.history * observation
-        self._replay = Replay(capacity, stack, action, privileged, device=device, discounted=several)
+        self._replay: Replay
+        if recurrent:
+            sizes = {"length": settings.sequence_length, "hidden_state_size": self._agent.hidden_state_size}
+            self._replay = SequenceReplay(capacity, stack, action, privileged, device, envs=config.envs, **sizes)
+        else:
+            self._replay = Replay(capacity, stack, action, privileged, device=device, discounted=several)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
         self._rng = np.random.default_rng(config.seed)
@@ -156,7 +175,7 @@ class OffPolicyLearner(_OwnLearner):
 
         s, on_gpu = self._settings, self._agent.device.type == "cuda"
         updates = None
-        if on_gpu or s.compile:
+        if (on_gpu and not recurrent_units(s)) or s.compile:  # sequences' valid steps are not always as many
             updates = CapturedUpdates(self._agent, self._replay, s.batch_size, s.compile)
         return off_policy(
             self._agent,
@@ -174,7 +193,7 @@ class OffPolicyLearner(_OwnLearner):
             mirror=self._mirror,
             n_step=self._n_step,
             updates=updates,
-            ahead=on_gpu,
+            ahead=updates is not None and on_gpu,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -204,7 +223,7 @@ class OnPolicyLearner(_OwnLearner):
             raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")
         self._settings = settings
         choices = build.choices_of(envs.prototype)
-        self._agent = OURS[config.algorithm][0](
+        self._agent = agent_class(config.algorithm, settings)(
             *_sizes(envs),
             settings,
             choices=choices,
@@ -215,7 +234,7 @@ class OnPolicyLearner(_OwnLearner):
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
         self._mirror = mirroring(envs, config) if config.mirror else None
-        if self._mirror and (config.algorithm != "ppo" or settings.recurrent):
+        if self._mirror and (config.algorithm != "ppo" or recurrent_units(settings)):
             raise ConfigError("mirror: reinforce and recurrent policies learn without; set mirror to false")
         if self._mirror and settings.target_kl:
             raise ConfigError("mirror: target_kl would count how far a policy is from its own image; set it to 0")

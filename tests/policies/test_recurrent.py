@@ -1,6 +1,8 @@
 """PPO with a recurrent layer: its arithmetic, its gradients through time, and what it can do that others cannot."""
 
-import gymnasium as gym
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,10 +17,13 @@ from simtoreal.policies.history import Driver
 from simtoreal.policies.loops import LoopState
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, PPOConfig
-from simtoreal.policies.recurrent import RecurrentLayers, Steps, unroll
+from simtoreal.policies.recurrent import RecurrentLayers, Sequences, Steps, unroll
 from simtoreal.policies.reinforce import ReinforceConfig
-from simtoreal.policies.rollout import Rollout, Sequences
-from simtoreal.policies.sac import SACConfig
+from simtoreal.policies.rollout import Rollout
+from simtoreal.policies.td3 import TD3Config
+
+sys.path.insert(0, str(Path(__file__).parent))
+from recalling import Recall, remembered, stir
 
 SMALL = {"hidden": (16,), "rollout": 32, "batch_size": 64, "sequence_length": 16, "epochs": 4}
 
@@ -27,13 +32,6 @@ def learn(agent, envs, steps, seed=0, state=None):
     c = agent.config
     settings = {"rollout": c.rollout, "gamma": c.gamma, "gae_lambda": c.gae_lambda, "state": state}
     return list(on_policy(agent, envs, steps=steps, seed=seed, **settings))
-
-
-def stir(module):
-    """Weights and biases that are all of some size."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
 
 
 def test_the_layer_is_the_gru_of_onnx():
@@ -246,38 +244,13 @@ def test_before_the_first_step_of_an_update_it_would_act_and_judge_as_it_did(scr
     assert checked == 2 * 64
 
 
-class Recall(gym.Env):
-    """The first observation says left or right; it pays 1 to say so ten steps later, and nothing before."""
-
-    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-    length = 10
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.left, self.cue = self.length, float(self.np_random.choice([-1, 1]))
-        return np.array([self.cue, 1], np.float32), {}
-
-    def step(self, action):
-        self.left -= 1
-        right = self.left == 0 and np.sign(action[0]) == self.cue
-        return np.array([0, self.left / self.length], np.float32), float(right), self.left == 0, False, {}
-
-
 def recalled(seed, **options):
     """Training returns at the end, and how often the exported actor is right."""
     envs = SyncVectorEnv([Recall] * 8, autoreset_mode=AutoresetMode.SAME_STEP)
     settings = SMALL | {"rollout": 64, "batch_size": 256, "learning_rate": 3e-3, "gamma": 0.95} | options
     agent = PPO(2, 1, config=PPOConfig(**settings), seed=seed)
     returns = [episode["r"] for report in learn(agent, envs, 16_000, seed) for episode in report.episodes]
-    driver, env, right = Driver(agent.actor()), Recall(), []
-    for episode in range(20):
-        (obs, _), over = env.reset(seed=episode), False
-        driver.reset()
-        while not over:
-            obs, reward, over, *_ = env.step(driver.act(obs))
-        right.append(reward)
-    return np.mean(returns[-200:]), np.mean(right)
+    return np.mean(returns[-200:]), remembered(agent.actor())
 
 
 @pytest.mark.parametrize(("seed", "shared"), [(0, False), (1, False), (2, False), (0, True)])
@@ -386,7 +359,7 @@ def test_images_go_with_no_recurrent_layer():
         PPO(3 * 36 * 36, 1, config=config, image=(3, 36, 36))
 
 
-@pytest.mark.parametrize("kind", [SACConfig, ReinforceConfig])
+@pytest.mark.parametrize("kind", [TD3Config, ReinforceConfig])
 def test_others_have_no_such_setting(kind):
     with pytest.raises(TypeError, match="unexpected keyword argument 'recurrent'"):
         kind(recurrent=8)
