@@ -23,6 +23,11 @@ SMALL = (
     "agent.recurrent=8", "agent.hidden=[16]", "agent.rollout=40", "agent.batch_size=40", "agent.sequence_length=20",
     "agent.epochs=2", "evaluate_every=400", "evaluate_episodes=1", "save_every=200",
 )  # fmt: skip
+SAC = (
+    "agent.recurrent=8", "agent.hidden=[16]", "agent.batch_size=40", "agent.sequence_length=10", "agent.burn_in=2",
+    "agent.learning_starts=100", "agent.smoothness=0", "agent.updates_per_step=0.25", "augment=0",
+    "evaluate_every=400", "evaluate_episodes=1", "save_every=200",
+)  # fmt: skip
 
 
 def sets(*assignments):
@@ -75,11 +80,19 @@ def test_a_bundle_remembers_what_its_robot_saw_and_the_verdict_is_that_of_the_en
         assert (episode.return_, total) == (1.0, 1.0)
 
 
-@pytest.mark.parametrize("more", [("privileged=true",), ("agent.shared=true", "agent.distribution=sde")])
-def test_it_goes_the_whole_way(more, tmp_path, cli):
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("ppo", (*SMALL, "privileged=true")),
+        ("ppo", (*SMALL, "agent.shared=true", "agent.distribution=sde")),
+        ("sac", (*SAC, "privileged=false")),
+        ("sac", (*SAC, "privileged=state")),
+    ],
+)
+def test_it_goes_the_whole_way(algorithm, settings, tmp_path, cli):
     run, bundle, verdict, film = (tmp_path / name for name in ("run", "bundle", "verdict", "film.mp4"))
-    command = ("train", "CartPoleSwingUp", "--algorithm", "ppo", "--steps", 400, "--envs", 2, "--out", run)
-    assert cli(*command, *sets(*SMALL, *more)).code == 0
+    command = ("train", "CartPoleSwingUp", "--algorithm", algorithm, "--steps", 400, "--envs", 2, "--out", run)
+    assert cli(*command, *sets(*settings)).code == 0
     assert Run.load(run).actor("last")[0].describe()["kind"] == "gru"
     assert cli("export", run, "--out", bundle).code == 0
     verified = cli("verify", bundle, "--json").result
@@ -97,22 +110,26 @@ def test_it_goes_the_whole_way(more, tmp_path, cli):
     assert (done.returncode, json.loads(done.stdout)["passed"]) == (0, True), done.stderr
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_off_training_goes_on_bit_for_bit_from_its_hidden_state(workers, tmp_path):
-    options = {"algorithm": "ppo", "steps": 480, "envs": 2, "assignments": [*SMALL, "privileged=true", "save_every=80"]}
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "at", "width", "workers"),
+    [("ppo", (*SMALL, "privileged=true"), 80, 16, workers) for workers in (0, 2)]
+    + [("sac", (*SAC, "privileged=false"), 200, 16, 0), ("sac", (*SAC, "privileged=true"), 200, 8, 2)],
+)
+def test_a_broken_off_training_goes_on_from_its_hidden_state(algorithm, settings, at, width, workers, tmp_path):
+    options = {"algorithm": algorithm, "steps": 480, "envs": 2, "assignments": [*settings, f"save_every={at}"]}
     whole = simtoreal.train(
-        "CartPoleSwingUp", **options, out=tmp_path / "whole", workers=workers, checkpoint_every=80
+        "CartPoleSwingUp", **options, out=tmp_path / "whole", workers=workers, checkpoint_every=at
     ).run
     cut = tmp_path / "cut"
     shutil.copytree(whole, cut)
     for path in checkpoints(cut / "checkpoints")[1:]:
         shutil.rmtree(path)
-    (stored, _) = checkpoint(cut, 80)
-    assert stored["loop.lengths"].tolist() == [40, 40], "in mid-episode"
-    assert stored["loop.hidden_state"].shape == (2, 16)
+    (stored, _) = checkpoint(cut, at)
+    assert stored["loop.lengths"].tolist() == [at // 2, at // 2], "in mid-episode"
+    assert stored["loop.hidden_state"].shape == (2, width)
     assert stored["loop.hidden_state"].abs().min() > 0
     again = simtoreal.train("CartPoleSwingUp", out=cut, resume=True, workers=0)
-    assert (again.resumed_at, again.steps) == ((80,), 480)
+    assert (again.resumed_at, again.steps) == ((at,), 480)
     assert odd(checkpoint(whole, 480)[0], checkpoint(cut, 480)[0]) == []
     assert lines(whole) == lines(cut)
     one, other = (Run.load(run).actor("last")[0].state_dict() for run in (whole, cut))
@@ -139,15 +156,24 @@ def test_it_is_not_fine_tuned(tmp_path, cli):
             "batch_size must be a multiple of sequence_length 30",
         ),
         ("ppo", ["agent.recurrent=many"], "agent.recurrent: Input should be a valid integer"),
-        *(
-            (name, ["agent.recurrent=8"], "no setting agent.recurrent")
-            for name in ("sac", "td3", "reinforce", "sb3-ppo")
-        ),
+        ("sac", ["agent.recurrent=8", "agent.sequence_length=30"], "batch_size must be a multiple of sequence_length"),
+        ("sac", ["agent.recurrent=8", "agent.buffer_size=256", "envs=16"], "at least 512, 32 steps of 16 environments"),
+        ("sac", ["agent.recurrent=8", "agent.compile=true"], "compile must be false with a recurrent layer"),
+        *((name, ["agent.recurrent=8"], "no setting agent.recurrent") for name in ("td3", "reinforce", "sb3-ppo")),
     ],
 )
 def test_what_makes_no_sense_is_one_line_and_writes_nothing(algorithm, settings, words, tmp_path, cli):
     command = ("train", "Pendulum-v1", "--algorithm", algorithm, "--steps", 10, "--out", tmp_path / "run")
     cli(*command, *sets(*settings)).refused(words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["augment", "mirror"])
+def test_a_recurrent_sac_derives_no_transitions(name, tmp_path, cli):
+    command = ("train", "CartPoleSwingUp", "--steps", 10, "--out", tmp_path / "run")
+    more = {"augment": 0, "mirror": "false"} | {name: {"augment": 1, "mirror": "true"}[name]}
+    settings = [*SAC, *(f"{key}={value}" for key, value in more.items())]
+    cli(*command, *sets(*settings)).refused(f"{name}: a recurrent learner of sac learns without")
     assert not (tmp_path / "run").exists()
 
 
