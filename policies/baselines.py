@@ -25,10 +25,11 @@ from simtoreal.policies.actors import DeterministicActor, copy_mlp
 from simtoreal.policies.agent import NonFiniteError, split_observation
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.distributions import chosen_action
-from simtoreal.policies.loops import Progress, final_observation, final_value
+from simtoreal.policies.loop_state import Progress
 from simtoreal.policies.networks import ACTIVATIONS
 from simtoreal.policies.sb3_state import BaselineMemory, restore_state, state_numbers, state_tensors
 from simtoreal.policies.settings import DEVIATION, RATE, is_deviation, is_rate
+from simtoreal.policies.transitions import final_observation, final_value
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": SAC, "td3": TD3, "ppo": PPO, "dqn": DQN}
 FOR_CHOICES = ("ppo", "dqn")  # those that act by one of several choices

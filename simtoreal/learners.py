@@ -25,10 +25,11 @@ from simtoreal.open_episodes import check_reopened, episode_tensors, open_episod
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
-from simtoreal.policies.loops import Augment, LoopState, Mirror, Progress, Transition
+from simtoreal.policies.loop_state import LoopState, Progress
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.reinforce import Reinforce
 from simtoreal.policies.stochastic import StochasticAgent
+from simtoreal.policies.transitions import Augment, Mirror, Transition
 
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simtoreal.policies.agent import Observation, split_observation
-from simtoreal.policies.loops import finite
+from simtoreal.policies.transitions import finite
 from simtoreal.workers import OpenEpisode
 
 

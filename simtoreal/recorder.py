@@ -24,7 +24,7 @@ from simtoreal.learners import Learner
 from simtoreal.metrics import Metrics
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import checkpoints
-from simtoreal.policies.loops import Progress
+from simtoreal.policies.loop_state import Progress
 from simtoreal.randomization.randomizer import Randomizer
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.runs import (

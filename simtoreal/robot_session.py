@@ -15,7 +15,7 @@ from simtoreal.learners import augmentation, derived, mirroring
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner
 from simtoreal.policies.history import Driver, next_stack
-from simtoreal.policies.loops import Augment, Transition, final_observation, finite_rows, transition
+from simtoreal.policies.transitions import Augment, Transition, final_observation, finite_rows, transition
 from simtoreal.robot_env import RobotEnv
 from simtoreal.robots.task import Task
 

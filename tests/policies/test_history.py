@@ -7,9 +7,11 @@ from torch.testing import assert_close
 
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
-from simtoreal.policies.loops import LoopState, off_policy, stacked
+from simtoreal.policies.loop_state import LoopState
+from simtoreal.policies.loops import off_policy
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.sac import SAC, SACConfig
+from simtoreal.policies.transitions import stacked
 
 
 def frames(*values):

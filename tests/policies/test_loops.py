@@ -8,7 +8,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from simtoreal.policies.agent import NonFiniteError, prefixed, under
 from simtoreal.policies.checkpoint import load_checkpoint, save_checkpoint
-from simtoreal.policies.loops import FaultRateError, LoopState, off_policy
+from simtoreal.policies.loop_state import FaultRateError, LoopState
+from simtoreal.policies.loops import off_policy
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.sac import SAC, SACConfig

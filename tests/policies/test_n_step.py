@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from simtoreal.policies.loops import LoopState, off_policy
+from simtoreal.policies.loop_state import LoopState
+from simtoreal.policies.loops import off_policy
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.sac import SAC, SACConfig

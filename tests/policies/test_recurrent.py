@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
-from simtoreal.policies.loops import LoopState
+from simtoreal.policies.loop_state import LoopState
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, PPOConfig
 from simtoreal.policies.recurrent import RecurrentLayers, Sequences, Steps, unroll

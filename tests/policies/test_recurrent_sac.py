@@ -12,7 +12,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from simtoreal.policies.agent import NonFiniteError
-from simtoreal.policies.loops import LoopState, off_policy
+from simtoreal.policies.loop_state import LoopState
+from simtoreal.policies.loops import off_policy
 from simtoreal.policies.recurrent import Sequences
 from simtoreal.policies.recurrent_sac import RecurrentSAC
 from simtoreal.policies.replay import Batch, Replay

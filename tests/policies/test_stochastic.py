@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from simtoreal.policies.agent import NonFiniteError
-from simtoreal.policies.loops import LoopState
+from simtoreal.policies.loop_state import LoopState
 from simtoreal.policies.on_policy import monte_carlo, on_policy
 from simtoreal.policies.ppo import PPO, PPOConfig
 from simtoreal.policies.reinforce import Reinforce, ReinforceConfig

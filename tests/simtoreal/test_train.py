@@ -17,7 +17,7 @@ from simtoreal.judge import Judge
 from simtoreal.learners import OffPolicyLearner
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import load_checkpoint
-from simtoreal.policies.loops import FaultRateError
+from simtoreal.policies.loop_state import FaultRateError
 from simtoreal.runs import Run, RunError
 from tests.simtoreal.conftest import quick
 
