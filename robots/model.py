@@ -32,11 +32,12 @@ class Inertial:
 
 @dataclass(frozen=True)
 class Link:
-    """A link; `mass` in kg, 0 where the file gives none."""
+    """A link; `mass` in kg, 0 where the file gives none; `friction` of its surface, None where the file gives none."""
 
     name: str
     mass: float
     has_collision: bool
+    friction: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class RobotModel:
         roots = [name for name in self.links if name not in self._parent_joint]
         if len(roots) != 1:
             raise ModelError(f"{path}: a robot has one root link, this has {len(roots)}: {', '.join(roots)}")
+        self.root = roots[0]
         tree = {*roots}
         while grown := {joint.child for joint in self.joints.values() if joint.parent in tree} - tree:
             tree |= grown
@@ -130,7 +132,9 @@ class RobotModel:
         mass = _numbers(element.find("inertial/mass"), "value", "0", where)[0]
         if mass < 0:
             raise ModelError(f"{where}: mass {mass} kg is negative")
-        return Link(name, mass, element.find("collision") is not None)
+        surface = element.find("contact/lateral_friction")
+        friction = None if surface is None else _numbers(surface, "value", "0", where)[0]
+        return Link(name, mass, element.find("collision") is not None, friction)
 
     def inertial(self, link: str) -> Inertial:
         """The inertial of a link as the file has it, in the link's axes.

@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 
 from simtoreal.robots.ballast import MovableMass
 from simtoreal.robots.catalog import Robot
+from simtoreal.robots.engine_fields import FOOT_FRICTION, GRAVITY, Dynamics, Fields, ballast
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.pybullet_fields import GRAVITY, Dynamics, Fields, ballast
 from simtoreal.robots.quiet import quiet
-from simtoreal.robots.world import Camera, FootState, State, World
+from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
 
 with quiet():
     import pybullet as bullet
 
 FIXED = bullet.JOINT_FIXED
 TABLE_FRICTION = 1.0  # [-] with 1 here, a link's number is the pair's
-FOOT_FRICTION = 1.0  # [-]
 SOLVER_ITERATIONS = 50
 ALOFT = 10.0  # [m] above any contact
 POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
@@ -115,14 +114,13 @@ class PyBulletWorld(World):
 
     def _table(self) -> int:
         c = self._client
-        half = [0.55, 0.6, 0.05]
-        shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=half, physicsClientId=c)
+        shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=TABLE_HALF, physicsClientId=c)
         look = -1
         if self._rendering:
             look = bullet.createVisualShape(
-                bullet.GEOM_BOX, halfExtents=half, rgbaColor=[0.75, 0.72, 0.68, 1], physicsClientId=c
+                bullet.GEOM_BOX, halfExtents=TABLE_HALF, rgbaColor=[0.75, 0.72, 0.68, 1], physicsClientId=c
             )
-        table: int = bullet.createMultiBody(0, shape, look, [0.3, 0.0, -0.05], physicsClientId=c)
+        table: int = bullet.createMultiBody(0, shape, look, TABLE_PLACE, physicsClientId=c)
         bullet.changeDynamics(table, -1, lateralFriction=TABLE_FRICTION, physicsClientId=c)
         return table
 
@@ -316,7 +314,7 @@ class PyBulletWorld(World):
         view = bullet.computeViewMatrixFromYawPitchRoll(
             target, camera.distance, camera.yaw, camera.pitch, 0, 2, physicsClientId=self._client
         )
-        lens = bullet.computeProjectionMatrixFOV(50, camera.width / camera.height, 0.05, 10, self._client)
+        lens = bullet.computeProjectionMatrixFOV(FIELD_OF_VIEW, camera.width / camera.height, 0.05, 10, self._client)
         image = bullet.getCameraImage(
             camera.width,
             camera.height,

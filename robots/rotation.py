@@ -42,3 +42,9 @@ def roll_pitch(roll: float, pitch: float) -> Matrix:
     """First roll about x, then pitch about the fixed y [rad], as URDF's rpy."""
     cr, sr, cp, sp = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch)
     return (cp, sp * sr, sp * cr, 0.0, cr, -sr, -sp, cp * sr, cp * cr)
+
+
+def cross(v: Sequence[float], w: Sequence[float]) -> Vector:
+    """v x w."""
+    (a, b, c), (d, e, f) = v, w
+    return b * f - c * e, c * d - a * f, a * e - b * d

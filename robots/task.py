@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from simtoreal.robots.actuators import CommandDelay, Drive
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.disturbances import Pushes
+from simtoreal.robots.engines import DEFAULT_ENGINE, make_world
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.parameters import ParameterTable
-from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.scoring import HoldScorer, Scorer
 from simtoreal.robots.sensors import BASE, NOTHING, Sensor, StateRing, kept_substeps
 from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state, exceeds
@@ -61,6 +61,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             sensors, the task's `privileged_signals` and every parameter, scaled by its bounds, for critics and
             teachers; with "state" the parameters are left out. Only "policy" is ever exported.
         render_mode: None, "rgb_array" or "human".
+        engine: one of `engines.ENGINES`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012 (gymnasium's declaration)
@@ -86,7 +87,13 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     mirrors: ClassVar[bool] = False  # does `augment` hold only for a robot whose left and right are alike?
     camera: Camera
 
-    def __init__(self, *, privileged: bool | Literal["state"] = False, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        privileged: bool | Literal["state"] = False,
+        render_mode: str | None = None,
+        engine: str = DEFAULT_ENGINE,
+    ) -> None:
         if privileged not in (False, True, "state"):
             raise ValueError(f"privileged must be False, True or 'state', got {privileged!r}")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -98,8 +105,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._privileged = bool(privileged)
         self.metadata = self.metadata | {"render_fps": round(1.0 / self.control_dt)}
         self._substeps = round(steps)
-        self.world: World = PyBulletWorld(
-            self.robot, self.physics_dt, rendering=render_mode is not None, gui=render_mode == "human"
+        self.world: World = make_world(
+            engine, self.robot, self.physics_dt, rendering=render_mode is not None, gui=render_mode == "human"
         )
         self.drive = self.make_drive()
         self._readers = {sensor.name: sensor.reader(self.world) for sensor in self.sensors}

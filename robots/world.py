@@ -24,6 +24,13 @@ robot also its base [13, or empty where nobody asked for it]: position [m], orie
 velocity [rad/s], all of its inertial frame, in the ground's axes."""
 
 
+TABLE_HALF = (0.55, 0.6, 0.05)  # [m] half its lengths
+TABLE_PLACE = (0.3, 0.0, -0.05)  # [m] of its middle: its top is z = 0
+
+
+FIELD_OF_VIEW = 50.0  # [deg] of every camera, from top to bottom
+
+
 class PhysicsFault(RuntimeError):
     """The engine's state is not physical any more: not finite, or faster than anything on this robot can be."""
 

@@ -22,6 +22,7 @@ from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths
 from simtoreal.randomization.wrapper import RandomizedEnv
+from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.robots.parameters import Parameter
 from simtoreal.worker_vector import WorkerVectorEnv
 from simtoreal.workers import LocalVectorEnv, OpenEpisode
@@ -60,18 +61,30 @@ def short_name(task: str) -> str:
 
 
 def make_env(
-    task: str, *, privileged: bool | Literal["state"] = False, render_mode: str | None = None
+    task: str,
+    *,
+    privileged: bool | Literal["state"] = False,
+    render_mode: str | None = None,
+    engine: str = DEFAULT_ENGINE,
 ) -> gym.Env[Any, Any]:
-    """The environment of a gymnasium id; one that is not ours is made to act and fail like ours (`ForeignEnv`), and to
-    end after 10,000 steps if it has no time limit of its own.
+    """The environment of a gymnasium id, ours in a physics engine of `ENGINES`; one that is not ours is made to act and
+    fail like ours (`ForeignEnv`), and to end after 10,000 steps if it has no time limit of its own.
 
     Raises:
-        ConfigError: it cannot be made, or its spaces are none that a policy here can act in.
+        ConfigError: it cannot be made, there is no such engine, or its spaces are none that a policy here can act in.
         ModuleNotFoundError: a task of ours needs what is not installed.
     """
     if ":" in task:
         see_working_folder()
+    if engine not in ENGINES:
+        raise ConfigError(f"no engine {engine!r}; engines: {', '.join(ENGINES)}")
     options: dict[str, Any] = {"privileged": privileged} if privileged else {}
+    if engine != DEFAULT_ENGINE:
+        if not task.startswith(NAMESPACE):
+            raise ConfigError(
+                f"task {task} brings its own physics; another engine is for ours: {', '.join(task_ids())}"
+            )
+        options["engine"] = engine
     if render_mode is not None:
         options["render_mode"] = render_mode
     try:

@@ -12,6 +12,7 @@ from simtoreal.robots import catalog
 from simtoreal.robots.actuators import ForceDrive, PDDrive
 from simtoreal.robots.catalog import Drag, Robot
 from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.mujoco_world import MuJoCoWorld
 from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.sensors import JointSensor
 from simtoreal.robots.task import Start, Task
@@ -30,13 +31,18 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("task_id", TASKS)
 
 
+@pytest.fixture(params=["pybullet", "mujoco"])
+def engine(request):
+    return request.param
+
+
 @pytest.fixture
-def make(task_id):
-    """Makes the task under test; everything it made is closed at the end."""
+def make(task_id, engine):
+    """Makes the task under test in either engine; everything it made is closed at the end."""
     made = []
 
     def build(**options):
-        made.append(gym.make(task_id, disable_env_checker=True, **options).unwrapped)
+        made.append(gym.make(task_id, disable_env_checker=True, engine=engine, **options).unwrapped)
         return made[-1]
 
     yield build
@@ -44,9 +50,19 @@ def make(task_id):
         env.close()
 
 
+@pytest.fixture(params=[PyBulletWorld, MuJoCoWorld])
+def world(request, tmp_path):
+    """Makes a world of a robot by name, in either engine, at nominal values overlaid with the given ones."""
+    yield from _worlds(request.param, tmp_path)
+
+
 @pytest.fixture
-def world(tmp_path):
-    """Makes a PyBulletWorld of a robot by name, at nominal values overlaid with the given ones."""
+def bullet_world(tmp_path):
+    """As `world`, in PyBullet."""
+    yield from _worlds(PyBulletWorld, tmp_path)
+
+
+def _worlds(engine, tmp_path):
     diagonal = tmp_path / "diagonal.urdf"
     diagonal.write_text((ASSETS / "block.urdf").read_text().replace('xyz="1 0 0"', 'xyz="1 1 0"'))
     robots = {
@@ -62,7 +78,7 @@ def world(tmp_path):
     made = []
 
     def build(name, values=None, physics_dt=0.001):
-        out = PyBulletWorld(robots[name], physics_dt)
+        out = engine(robots[name], physics_dt)
         made.append(out)
         out.apply({p.name: p.nominal for p in out.parameters} | (values or {}))
         return out

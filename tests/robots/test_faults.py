@@ -4,6 +4,7 @@ import numpy as np
 import pybullet as bullet
 import pytest
 
+from simtoreal.robots.mujoco_world import MuJoCoWorld
 from simtoreal.robots.world import PhysicsFault, check_state
 
 
@@ -104,11 +105,16 @@ def test_nothing_pending_crosses_a_reset(make, rollout):
     w = env.world
     reference = rollout(env, 5, 20)
     rollout(env, 6, 7, {name: parameter.high for name, parameter in env.parameters.items()})
-    index = w._joint_indices[0]
-    bullet.applyExternalForce(w._body, index, [500, 300, 0], [0, 0, 0], bullet.WORLD_FRAME, w._client)
-    bullet.applyExternalTorque(w._body, w._joint_indices[-1], [50, 50, 50], bullet.WORLD_FRAME, w._client)
-    torque = [20.0] * len(w.joints)
-    bullet.setJointMotorControlArray(
-        w._body, w._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=w._client
-    )
+    if isinstance(w, MuJoCoWorld):
+        w._data.xfrc_applied[2:] = 50.0
+        w._data.qfrc_applied[:] = 20.0
+        w._data.qacc_warmstart[:] = 1e3
+    else:
+        index = w._joint_indices[0]
+        bullet.applyExternalForce(w._body, index, [500, 300, 0], [0, 0, 0], bullet.WORLD_FRAME, w._client)
+        bullet.applyExternalTorque(w._body, w._joint_indices[-1], [50, 50, 50], bullet.WORLD_FRAME, w._client)
+        torque = [20.0] * len(w.joints)
+        bullet.setJointMotorControlArray(
+            w._body, w._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=w._client
+        )
     assert (rollout(env, 5, 20) == reference).all()

@@ -67,8 +67,8 @@ def test_a_payload_on_a_rod_is_a_point_mass_at_its_place(world):
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.7, 1.0, 3.0])
-def test_inertia_follows_mass_in_the_engine(world, factor):
-    w = world("panda")
+def test_inertia_follows_mass_in_the_engine(bullet_world, factor):
+    w = bullet_world("panda")
     before = {name: w.inertia(name) for name in catalog.PANDA_INERTIALS}
     w.apply({p.name: factor * p.nominal if p.name.endswith(".mass") else p.nominal for p in w.parameters})
     for name, inertia in before.items():
@@ -91,8 +91,8 @@ def test_nominal_inertias_are_those_of_the_catalog(world):
         assert principal[2] <= principal[0] + principal[1], name  # else it is no body's
 
 
-def test_writing_one_link_changes_no_other(world):
-    w = world("panda")
+def test_writing_one_link_changes_no_other(bullet_world):
+    w = bullet_world("panda")
     indices = range(-1, bullet.getNumJoints(w._body, w._client))
     before = {i: bullet.getDynamicsInfo(w._body, i, w._client) for i in indices}
     nominal = {p.name: p.nominal for p in w.parameters}
@@ -131,7 +131,9 @@ def test_link_friction_is_the_pair_s_coefficient_in_every_direction(world, robot
     height = w.state()[0][1]
     w.reset([0.0, height], [1.0, 0.0])
     start = advance(w, 0.02)[1][0]
-    assert start - advance(w, 0.1)[1][0] == pytest.approx(2 / 3 * friction * G * 0.1, rel=0.02, abs=1e-6)
+    assert start - advance(w, 0.1)[1][0] == pytest.approx(
+        2 / 3 * friction * G * 0.1, rel=0.02, abs=1e-5
+    )  # MuJoCo's least
 
 
 def test_contact_is_with_the_table_only(world):
@@ -141,9 +143,9 @@ def test_contact_is_with_the_table_only(world):
     assert not w.in_contact()
 
 
-def test_a_reload_keeps_gravity_and_time_step(world):
+def test_a_reload_keeps_gravity_and_time_step(bullet_world):
     """`resetSimulation` drops the former."""
-    w = world("block")
+    w = bullet_world("block")
     before = bullet.getPhysicsEngineParameters(w._client)
     assert before["gravityAccelerationZ"] == -9.81
     assert before["fixedTimeStep"] == 0.001
@@ -212,8 +214,8 @@ def test_the_nominal_panda_floats_on_its_gravity_compensation(world):
     assert w.state()[0] == pytest.approx(q, abs=1e-6)
 
 
-def test_a_reset_leaves_no_force_behind(world):
-    w = world("slider")
+def test_a_reset_leaves_no_force_behind(bullet_world):
+    w = bullet_world("slider")
     bullet.applyExternalForce(w._body, 0, [100, 0, 0], [0, 0, 0], bullet.WORLD_FRAME, w._client)
     w.reset([0.0], [0.0])
     assert advance(w, 0.01) == ([0.0], [0.0])

@@ -7,7 +7,7 @@ import pytest
 
 from simtoreal.robots import catalog
 from simtoreal.robots.ballast import MovableMass
-from simtoreal.robots.pybullet_fields import Fields, ballast, gravity_on_slope
+from simtoreal.robots.engine_fields import Fields, ballast, gravity_on_slope
 
 ROBOT = catalog.a1()
 TRUNK = {"trunk": MovableMass(ROBOT.model.inertial("trunk"), ROBOT.com_reach["trunk"])}

@@ -12,6 +12,8 @@ from simtoreal.robots.parameters import Parameter
 
 GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
 GRAVITY = 9.81  # [m/s^2]
+FOOT_FRICTION = 1.0  # [-] of a floating robot's links, so that the ground's number is the pair's
+ARM_FRICTION = 0.5  # [-] of a fixed robot's links, against a table of 1: what PyBullet gives a link
 MAX_SLOPE = 0.35  # [rad]
 
 Dynamics = tuple[float, float, Vector3]

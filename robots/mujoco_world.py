@@ -1,0 +1,329 @@
+"""MuJoCo behind the World boundary; the only file that imports mujoco."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if "DISPLAY" not in os.environ:
+    os.environ.setdefault("MUJOCO_GL", "egl")  # else it looks for a window; read at import
+
+import mujoco
+
+from simtoreal.robots import rotation
+from simtoreal.robots.ballast import MovableMass
+from simtoreal.robots.catalog import Robot
+from simtoreal.robots.engine_fields import ARM_FRICTION, FOOT_FRICTION, GRAVITY, Dynamics, Fields, ballast
+from simtoreal.robots.model import ModelError
+from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
+
+mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a file of the working folder
+COMPILER = (
+    '<mujoco><compiler strippath="false" fusestatic="false" balanceinertia="false" discardvisual="{discard}"/></mujoco>'
+)
+STIFF = (0.01, 1.0)  # time constant [s] and damping ratio of a contact, that of one as hard as Bullet's
+SAME = 1e-9  # relative: what the engine says it holds against what was written
+ELLIPTIC_RATIO = 10.0  # of a contact's stiffness in friction to that of its normal
+NOSLIP_ITERATIONS = 5  # after each solution of the contacts: else what should stick creeps
+STIFF_IN_FRICTION = 0.9999  # of a joint: MuJoCo's largest
+VISUAL = 1  # the group of what a URDF gives for looks alone
+MARKER = "marker"
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+class MuJoCoWorld(World):
+    """One robot, fixed to the world at its base or free on a plane.
+
+    Args:
+        robot: what to load.
+        physics_dt: [s].
+        contacts: "matched" makes them as hard as PyBullet's, with a round friction cone; "shipped" leaves them as
+            MuJoCo has them by default. The coefficient is the product of both surfaces' either way.
+        rendering: load visuals too and allow `render`.
+
+    What makes it comparable: the same resolved URDF, ballast links and all; torques go to the joints as they are;
+    viscous damping is explicit, as Bullet's, not implicit; nothing of the robot touches anything else of it.
+    """
+
+    def __init__(self, robot: Robot, physics_dt: float, *, contacts: str = "matched", rendering: bool = False) -> None:
+        if contacts not in ("matched", "shipped"):
+            raise ValueError(f"contacts must be matched or shipped, got {contacts!r}")
+        self.physics_dt, self._robot, self._contacts, self._rendering = physics_dt, robot, contacts, rendering
+        self._renderer: Any = None
+        self._movable = {
+            link: MovableMass(robot.inertials.get(link) or robot.model.inertial(link), reach)
+            for link, reach in robot.com_reach.items()
+        }
+        self._load()
+        self.joints = tuple(self._joint_names)
+        self.parameters = tuple(self._fields.parameters())
+        self._names = [parameter.name for parameter in self.parameters]
+
+    def _load(self) -> None:
+        robot = self._robot
+        text = robot.model.resolved(
+            lock=robot.locked,
+            inertials=dict(robot.inertials) | {link: movable.core for link, movable in self._movable.items()},
+            ballast=ballast(robot, self._movable),
+            visuals=self._rendering,
+        )
+        discard = str(not self._rendering).lower()
+        text = text.replace("</robot>", COMPILER.format(discard=discard) + "</robot>")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of textures that meshes lack
+                spec = mujoco.MjSpec.from_string(text)
+                self._furnish(spec)
+                self._model = spec.compile()
+        except ValueError as error:
+            raise ModelError(f"{robot.urdf}: MuJoCo: {error}") from None
+        model = self._model
+        self._nominal_model = spec.compile()  # of which the robot's own controller knows
+        self._data, self._scratch = mujoco.MjData(model), mujoco.MjData(model)
+        self._nominal_data = mujoco.MjData(self._nominal_model)
+        self._bias = np.zeros(model.nv)
+        model.opt.timestep = self.physics_dt
+        # broken physics must be seen, not begun anew in silence
+        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP | mujoco.mjtDisableBit.mjDSBL_AUTORESET
+        if self._contacts == "matched":
+            model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+            model.opt.impratio = ELLIPTIC_RATIO
+            model.opt.noslip_iterations = NOSLIP_ITERATIONS
+            model.geom_solref[:] = STIFF
+        model.dof_solimp[:, :2] = STIFF_IN_FRICTION
+        self._index()
+        self._written: dict[tuple[str, int], tuple[float, ...]] = {}
+        self._ground_friction = 1.0  # of a table; a floating robot's ground follows from its parameters
+        mujoco.mj_forward(model, self._data)
+
+    def _furnish(self, spec: Any) -> None:
+        """What is around the robot, and what of it touches what."""
+        robot, box, plane = self._robot, mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_PLANE
+        if robot.floating:
+            spec.body(robot.model.root).add_freejoint()
+        for geom in spec.geoms:
+            geom.contype, geom.conaffinity, geom.priority = int(geom.group != VISUAL), 0, 1
+        ground: dict[str, Any] = {"contype": 0, "conaffinity": 1, "name": "ground", "rgba": [0.75, 0.72, 0.68, 1.0]}
+        if robot.floating:
+            spec.worldbody.add_geom(type=plane, size=[0, 0, 1], **ground)
+        elif robot.table:
+            spec.worldbody.add_geom(type=box, size=TABLE_HALF, pos=TABLE_PLACE, **ground)
+        if self._rendering:
+            self._decorate(spec)
+
+    def _decorate(self, spec: Any) -> None:
+        """What only a camera sees."""
+        spec.visual.global_.fovy = FIELD_OF_VIEW
+        sky, tiles = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtTexture.mjTEXTURE_2D
+        flat, checker = mujoco.mjtBuiltin.mjBUILTIN_FLAT, mujoco.mjtBuiltin.mjBUILTIN_CHECKER
+        spec.add_texture(name="sky", type=sky, builtin=flat, rgb1=[1, 1, 1], width=8, height=8)
+        colours = {"rgb1": [0.72, 0.77, 0.96], "rgb2": [0.94, 0.94, 0.94]}
+        spec.add_texture(name="tiles", type=tiles, builtin=checker, **colours, width=256, height=256)
+        if self._robot.floating:
+            material = spec.add_material(name="tiles", texrepeat=[0.5, 0.5], texuniform=True)
+            material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
+            ground = spec.geom("ground")
+            ground.material, ground.rgba = "tiles", [1.0, 1.0, 1.0, 1.0]
+        # anywhere but in the middle: a site that is where its body is stays there
+        marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
+        spec.worldbody.add_site(name=MARKER, **marker)
+        spec.worldbody.add_light(pos=[0, 0, 4], dir=[0.3, 0.3, -1], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+
+    def _index(self) -> None:
+        model, robot = self._model, self._robot
+        names = [*robot.model.links, *ballast(robot, self._movable)]
+        bodies = {name: model.body(name).id for name in names}
+        self._root = bodies[robot.model.root]
+        moving = [i for i in range(model.njnt) if model.jnt_type[i] != mujoco.mjtJoint.mjJNT_FREE]
+        self._joint_names = [model.joint(i).name for i in moving]
+        self._q, self._v = model.jnt_qposadr[moving], model.jnt_dofadr[moving]
+        self._dof_of = {int(model.jnt_bodyid[i]): int(model.jnt_dofadr[i]) for i in moving}
+        self._geoms = {
+            body: [i for i in range(model.ngeom) if model.geom_bodyid[i] == body and model.geom_contype[i]]
+            for body in bodies.values()
+        }
+        usual = FOOT_FRICTION if robot.floating else ARM_FRICTION
+        self._friction = dict.fromkeys(bodies.values(), usual)
+        if not robot.floating:
+            given = {name: link.friction for name, link in robot.model.links.items()}
+            self._friction |= {bodies[name]: number for name, number in given.items() if number is not None}
+        self._body_of = {-1 if body == self._root else body: body for body in bodies.values()}
+        links = {name: -1 if body == self._root else body for name, body in bodies.items()}
+        nominal = {name: self._dynamics(body) for name, body in bodies.items()}
+        joints = {name: int(model.jnt_bodyid[i]) for name, i in zip(self._joint_names, moving, strict=True)}
+        self._links = links
+        self._fields = Fields(robot, self._movable, links, joints, nominal)
+        self._feet = [bodies[name] for name in robot.feet]
+        self._ground = model.geom("ground").id if robot.floating or robot.table else -1
+        self._base_place = model.body_ipos[self._root].tolist()  # of the inertial frame in the link's
+        self.base_axes = IDENTITY
+
+    def _dynamics(self, body: int) -> Dynamics:
+        x, y, z = self._model.body_inertia[body].tolist()
+        return float(self._model.body_mass[body]), self._friction[body], (x, y, z)
+
+    def apply(self, values: Mapping[str, float]) -> None:
+        model, written = self._model, self._written
+        changed = False
+        for what, link, numbers in self._fields.of(values):
+            if written.get((what, link)) == numbers:
+                continue
+            body = self._body_of[link]
+            if what in ("mass", "massAndDamping"):
+                model.body_mass[body], model.body_inertia[body] = numbers[0], numbers[1:4]
+                changed = True
+            if what in ("jointDamping", "massAndDamping"):
+                model.dof_damping[self._dof_of[body]] = numbers[-1]
+            elif what == "jointFriction":
+                model.dof_frictionloss[self._dof_of[body]] = numbers[0]
+            elif what == "lateralFriction":
+                self._friction[body] = numbers[0]
+            elif what == "groundFriction":
+                self._ground_friction = numbers[0]
+            elif what == "gravity":
+                model.opt.gravity[:] = numbers
+                self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
+            written[what, link] = numbers
+        for body, geoms in self._geoms.items():
+            model.geom_friction[geoms, 0] = self._friction[body] * self._ground_friction
+        if changed:
+            mujoco.mj_setConst(model, self._scratch)  # what follows from the masses
+        self._values = {name: values[name] for name in self._names}
+
+    def read_back(self) -> dict[str, float]:
+        """As the engine holds it."""
+        model = self._model
+        links = {
+            link: (float(model.body_mass[body]), self._friction[body], (0.0, 0.0, 0.0))
+            for link, body in self._body_of.items()
+        }
+        x, y, z = model.opt.gravity.tolist()
+        held = self._fields.held(links, (self._ground_friction, (x, y, z)) if self._robot.floating else None)
+        for joint, dof in zip(self._joint_names, self._v.tolist(), strict=True):
+            held[f"joint.{joint}.damping"] = float(model.dof_damping[dof])
+            held[f"joint.{joint}.friction"] = float(model.dof_frictionloss[dof])
+        # a mass that is written as a share of the nominal one differs from the value by rounding
+        return {n: self._values[n] if math.isclose(v, self._values[n], rel_tol=SAME) else v for n, v in held.items()}
+
+    def inertia(self, link: str) -> tuple[float, float, float]:
+        """Principal inertia [kg m^2] of a link (of a movable one's core) as the engine has it."""
+        return self._dynamics(self._body_of[self._links[link]])[2]
+
+    def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
+        model, data = self._model, self._data
+        mujoco.mj_resetData(model, data)
+        data.qpos[self._q], data.qvel[self._v] = position, velocity
+        if base:
+            place, (x, y, z, w), linear, angular = base[:3], base[3:7], base[7:10], base[10:13]
+            data.qpos[:3], data.qpos[3:7] = place, (w, x, y, z)
+            turn = rotation.from_quaternion((x, y, z, w))
+            lever = rotation.apply(turn, self._base_place)
+            # a free joint's velocities are those of the link's origin, and turning is measured in the link's axes
+            data.qvel[:3] = np.subtract(linear, rotation.cross(angular, lever))
+            data.qvel[3:6] = rotation.apply_inverse(turn, angular)
+        mujoco.mj_forward(model, data)
+
+    def state(self) -> State:
+        q, v = self._data.qpos, self._data.qvel
+        joints = q[self._q].tolist(), v[self._v].tolist()
+        return (*joints, self._base_state()) if self._robot.floating else joints
+
+    def _base_state(self) -> list[float]:
+        """Of the inertial frame's place, in the link's axes."""
+        x, y, z, w, i, j, k = self._data.qpos[:7].tolist()
+        turn = rotation.from_quaternion((i, j, k, w))
+        lever = rotation.apply(turn, self._base_place)
+        a, b, c, *spin = self._data.qvel[:6].tolist()
+        angular = rotation.apply(turn, spin)
+        d, e, f = rotation.cross(angular, lever)
+        return [x + lever[0], y + lever[1], z + lever[2], i, j, k, w, a + d, b + e, c + f, *angular]
+
+    def push(self, velocity: Sequence[float]) -> None:
+        self._data.qvel[:3] += velocity
+
+    def step(self, torque: Sequence[float], *, base: bool = True) -> State:
+        data = self._data
+        data.qfrc_applied[self._v] = torque
+        mujoco.mj_step(self._model, data)
+        joints = data.qpos[self._q].tolist(), data.qvel[self._v].tolist()
+        if not self._robot.floating:
+            return joints
+        return (*joints, self._base_state() if base else [])
+
+    def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
+        model, data = self._nominal_model, self._nominal_data
+        data.qpos[:] = position
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_rne(model, data, 0, self._bias)
+        torque: list[float] = self._bias.tolist()
+        return torque
+
+    def in_contact(self) -> bool:
+        return any(body != self._root for body in self._touching())
+
+    def _touching(self) -> set[int]:
+        """Bodies that touch table or ground."""
+        data, of = self._data, self._model.geom_bodyid
+        found = set()
+        for contact in data.contact[: data.ncon]:
+            one, other = contact.geom.tolist()
+            if contact.dist <= 0.0 and self._ground in (one, other):
+                found.add(int(of[other if one == self._ground else one]))
+        return found
+
+    def feet(self) -> FootState:
+        model, data, touching = self._model, self._data, self._touching()
+        mujoco.mj_kinematics(model, data)  # a step leaves these as they were before it
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_comVel(model, data)
+        velocity = np.zeros(6)
+        speeds = []
+        for foot in self._feet:
+            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_BODY, foot, velocity, 0)
+            speeds.append(velocity[3:].tolist())
+        return FootState(
+            [foot in touching for foot in self._feet],
+            data.xipos[self._feet].tolist(),
+            speeds,
+            len(touching.difference(self._feet)) > 0,
+        )
+
+    def reload(self) -> None:
+        self._load()
+
+    def mark(self, position: Sequence[float], radius: float) -> None:
+        site = self._model.site(MARKER).id
+        self._model.site_pos[site], self._model.site_size[site] = position, radius
+        self._model.site_rgba[site, 3] = 1.0
+
+    def render(self, camera: Camera) -> NDArray[np.uint8]:
+        if not self._rendering:
+            raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
+        model, data = self._model, self._data
+        if self._renderer is None or (self._renderer.height, self._renderer.width) != (camera.height, camera.width):
+            self._renderer = mujoco.Renderer(model, camera.height, camera.width)
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        view = mujoco.MjvCamera()
+        x, y, z = camera.target
+        if self._robot.floating:
+            x, y = x + data.qpos[0], y + data.qpos[1]
+        view.lookat[:] = x, y, z
+        view.distance, view.azimuth, view.elevation = camera.distance, camera.yaw + 90.0, camera.pitch
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_camlight(model, data)
+        self._renderer.update_scene(data, view)
+        image: NDArray[np.uint8] = self._renderer.render()
+        return image
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
