@@ -21,6 +21,7 @@ import torch
 import simtoreal
 from simtoreal import build
 from simtoreal.algorithms import pick_device
+from simtoreal.differences import paired_difference
 from simtoreal.judge import Judge
 from simtoreal.learners import make_learner
 from simtoreal.policies.checkpoint import load_latest
@@ -28,7 +29,7 @@ from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.recorder import Recorder
 from simtoreal.robot import Target
 from simtoreal.runs import CHECKPOINTS, Run, is_finished
-from simtoreal.statistics import Episode, paired_difference, wilson
+from simtoreal.statistics import Episode, wilson
 
 STEPS = {
     "PandaReach": (10_000, 10_000),

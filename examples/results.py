@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import simtoreal
+from simtoreal.differences import paired_difference
 from simtoreal.runs import is_finished
-from simtoreal.statistics import Episode, Estimate, bootstrap_interval, paired_difference
+from simtoreal.statistics import Episode, Estimate, bootstrap_interval
 
 STEPS = {  # without randomization, with
     "CartPoleSwingUp": (30_000, 40_000),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from simtoreal.robots.catalog import Robot
-from simtoreal.robots.world import World
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simtoreal.robots.catalog import Robot
+    from simtoreal.robots.world import World
 
 ENGINES = ("pybullet", "mujoco", "mujoco-shipped")
 """MuJoCo's contacts are as hard as PyBullet's, or as MuJoCo ships them."""

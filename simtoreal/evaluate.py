@@ -14,6 +14,7 @@ from typing import Any
 from simtoreal import build
 from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
+from simtoreal.differences import PairedDifference, compare_bundles, compare_engines
 from simtoreal.episodes import Outcome, PolicySource, find_policies
 from simtoreal.jobs import Job, run_jobs
 from simtoreal.randomization.messages import nearest
@@ -23,20 +24,11 @@ from simtoreal.randomization.suites import Case, Ranges, Suite, nominal, severit
 from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
 from simtoreal.records import EPISODES, SUMMARY, write_episodes
 from simtoreal.report import write_report
+from simtoreal.robots.engines import DEFAULT_ENGINE
 from simtoreal.runs import claimed_output, output_path, versions, write_json
-from simtoreal.statistics import (
-    Episode,
-    Gate,
-    GateResult,
-    PairedDifference,
-    Summary,
-    compare_bundles,
-    reports_success,
-    summarise,
-)
+from simtoreal.statistics import Episode, Gate, GateResult, Summary, reports_success, suite_in, summarise
 
 REPORT = "report.html"
-ENGINES = ("pybullet",)
 MAX_FAULT_SHARE = 0.01  # of the episodes; beyond it the simulation, not the policy, is on trial
 CHUNK = 5  # cases a job
 MAX_EPISODES, MAX_WORKERS, MAX_SEED = 100_000, 256, 2**63 - 1
@@ -50,6 +42,18 @@ class PhysicsFailure(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A suite in an engine."""
+
+    suite: Suite
+    engine: str
+
+    @property
+    def name(self) -> str:
+        return suite_in(self.engine, self.suite.name)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A verdict and where it is written."""
 
@@ -57,6 +61,7 @@ class Evaluation:
     summary: Summary
     episodes: tuple[Episode, ...]
     comparisons: tuple[PairedDifference, ...]
+    engine_comparisons: tuple[PairedDifference, ...]
     gates: tuple[GateResult, ...]
 
     @property
@@ -75,6 +80,7 @@ class Evaluation:
             "report": str(self.report),
             "gates": [gate.to_json() for gate in self.gates],
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "engine_comparisons": [comparison.to_json() for comparison in self.engine_comparisons],
             **self.summary.to_json(),
         }
 
@@ -86,7 +92,7 @@ def evaluate(
     suites: OneOrMore = (),
     episodes: int = 20,
     seed: int = 0,
-    engine: str = "pybullet",
+    engine: str | Sequence[str] = DEFAULT_ENGINE,
     workers: int = 1,
     gates: str | Sequence[str] = (),
     task: str | None = None,
@@ -95,11 +101,13 @@ def evaluate(
 ) -> Evaluation:
     """Judge bundles and `module:function` controllers, and write `episodes.csv`, `summary.json` and `report.html`.
 
-    Where there is one policy, suite or gate, it need not be in a list.
+    Where there is one policy, suite, engine or gate, it need not be in a list.
 
     Args:
         suites: shipped names or YAML files; none means every suite shipped for the task.
         episodes: for each condition. `seed` with a case's name keys its draws, the same for every policy.
+        engine: physics engines, of `ENGINES`; each suite is run in all of them, and in any but PyBullet it is called
+            "suite@engine". Cases and draws are the same in each.
         gates: "[suite/condition:]metric op number"; they decide `passed`.
         task: needed where only controllers are judged; a bundle names its own.
 
@@ -108,13 +116,11 @@ def evaluate(
             different tasks; a suite with nothing held out.
         PhysicsFailure: more than 1 % of the episodes ended because physics broke.
     """
-    if engine not in ENGINES:
-        raise ConfigError(f"no engine {engine!r}; engines: {', '.join(ENGINES)}")
     out = output_path(out)
     episodes = _whole("episodes", episodes, 1, MAX_EPISODES)
     workers = _whole("workers", workers, 1, MAX_WORKERS)
     seed = _whole("seed", seed, 0, MAX_SEED)
-    suites, gates = _each(suites), _each(gates)
+    suites, gates, engines = _each(suites), _each(gates), list(dict.fromkeys(_each(engine)))
     parsed_gates = [Gate.parse(text) for text in gates]
     sources = find_policies(_each(policies))
     if not sources:
@@ -122,41 +128,43 @@ def evaluate(
     specs = [source.spec() for source in sources]
     full = _task_of(sources, specs, task)
     short = build.short_name(full)
-    env = build.make_env(full)
-    try:
-        table = build.parameters_of(env)
-        contract = Contract.of(full, env)
-    finally:
-        env.close()
-    for source, spec in zip(sources, specs, strict=True):
-        if spec is not None:
-            contract.check(spec, source.text)
+    for name in engines:
+        env = build.make_env(full, engine=name)
+        try:
+            table = build.parameters_of(env)
+            contract = Contract.of(full, env)
+        finally:
+            env.close()
+        for source, spec in zip(sources, specs, strict=True):
+            if spec is not None:
+                contract.check(spec, source.text)
     loaded = [_load_suite(short, name, table) for name in suites or _default_suites(short)]
     names = [suite.name for suite in loaded]
     if len(set(names)) < len(names):
         raise ConfigError(f"two suites have the same name: {', '.join(sorted(names))}")
-    _check_gates(parsed_gates, loaded)
+    stages = [Stage(suite, name) for suite in loaded for name in engines]
+    _check_gates(parsed_gates, stages)
     ranges = [{} if spec is None else dict(spec.training_ranges) for spec in specs]
     held_out = [
         {suite.name: suite.held_out_cases(seed, episodes, known, table) for suite in loaded} for known in ranges
     ]
     jobs = [
-        Job(index, suite.name, tuple(chunk))
+        Job(index, stage.suite.name, stage.engine, tuple(chunk))
         for index in range(len(sources))
-        for suite in loaded
-        for chunk in _chunks(list(suite.cases(seed, episodes)), CHUNK)
+        for stage in stages
+        for chunk in _chunks(list(stage.suite.cases(seed, episodes)), CHUNK)
     ]
     reference = reference_ranges(short, table)
     provenance = {
         "task": full,
         "seed": seed,
         "episodes_per_condition": episodes,
-        "engine": engine,
+        "engines": engines,
         "policies": {source.name: identity(source) for source in sources},
         "suites": {suite.name: {"version": suite.version, "sha256": _digest(suite.path)} for suite in loaded},
         "versions": versions(),
     }
-    heldout = [suite.name for suite in loaded if suite.held_out]
+    heldout = [stage.name for stage in stages if stage.suite.held_out]
     folder = Path(out)
     with claimed_output(folder, force=force, marker=EPISODES):
         rows: list[Episode] = []
@@ -165,7 +173,7 @@ def evaluate(
             for case, outcome in zip(job.cases, outcomes, strict=True):
                 far = severity_of(case.parameters, ranges[job.policy], reference, table)
                 outside = held_out[job.policy][job.suite][case.name]
-                rows.append(_row(sources[job.policy].name, job.suite, engine, case, outcome, outside, far))
+                rows.append(_row(sources[job.policy].name, job.suite, job.engine, case, outcome, outside, far))
             if len(rows) == len(job.cases) and not contract.parameters and not reports_success(rows):
                 for gate in parsed_gates:  # before hours are spent on it
                     gate.check_metric(told=False)
@@ -195,7 +203,7 @@ def _row(
 ) -> Episode:
     return Episode(
         bundle=bundle,
-        suite=suite,
+        suite=suite_in(engine, suite),
         condition=case.condition,
         case=case.name,
         seed=case.seed,
@@ -225,9 +233,10 @@ def _write(
     seed = int(provenance["seed"])
     summary = summarise(rows, heldout=heldout, seed=seed)
     comparisons = compare_bundles(rows, seed, heldout=heldout)
+    engines = compare_engines(rows, seed)
     results = tuple(gate.check(summary) for gate in gates)
     write_episodes(folder / EPISODES, rows)
-    evaluation = Evaluation(folder, summary, tuple(rows), comparisons, results)
+    evaluation = Evaluation(folder, summary, tuple(rows), comparisons, engines, results)
     several = len(summary.bundles) > 1
 
     def command(e: Episode) -> str:
@@ -245,6 +254,7 @@ def _write(
         replay_command=command,
         provenance=provenance,
         comparisons=comparisons,
+        engine_comparisons=engines,
         gates=results,
         units=units,
     )
@@ -267,9 +277,9 @@ def _task_of(sources: Sequence[PolicySource], specs: Sequence[Any], task: str | 
     return next(iter(tasks))
 
 
-def _check_gates(gates: Sequence[Gate], suites: Sequence[Suite]) -> None:
+def _check_gates(gates: Sequence[Gate], stages: Sequence[Stage]) -> None:
     """Raises ConfigError for a gate on a condition that is not about to be judged."""
-    known = [f"{suite.name}/{condition}" for suite in suites for condition in suite.conditions]
+    known = [f"{stage.name}/{condition}" for stage in stages for condition in stage.suite.conditions]
     for gate in gates:
         if gate.suite is not None and (asked := f"{gate.suite}/{gate.condition}") not in known:
             raise ConfigError(f"gate {str(gate)!r}: {asked} is not judged; {nearest(asked, known)}")

@@ -16,13 +16,14 @@ from simtoreal import build
 from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
-from simtoreal.evaluate import ENGINES, Progress, identity, reference_ranges, severity_of
+from simtoreal.evaluate import Progress, identity, reference_ranges, severity_of
 from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.suites import is_held_out
 from simtoreal.records import read_evaluation
+from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.runs import RunError
-from simtoreal.statistics import Episode
+from simtoreal.statistics import Episode, base_suite, suite_in
 from simtoreal.video import check_display, filming
 
 SAME_SEVERITY = 1e-5  # [range widths] what an engine's read-back may lose of a value that was drawn
@@ -65,6 +66,7 @@ def play(
     randomization: str | None = "none",
     parameters: Mapping[str, float] | None = None,
     goal: Mapping[str, Sequence[float]] | None = None,
+    engine: str = DEFAULT_ENGINE,
     force: bool = False,
     progress: Progress | None = None,
 ) -> PlayResult:
@@ -74,7 +76,7 @@ def play(
     `force` replaces an earlier file. `progress` gets the control steps done and the most there can be.
 
     Raises:
-        ConfigError: no such task or policy, no episodes, a bundle of another task, no display and no `video`.
+        ConfigError: no such task, engine or policy, no episodes, a bundle of another task, no display and no `video`.
         ValueError: no such parameter or goal, or a value out of its bounds.
     """
     if episodes < 1:
@@ -89,7 +91,7 @@ def play(
     path = None if video is None else Path(video)
     if path is None:
         check_display()
-    env = build.make_env(full, render_mode="human" if path is None else "rgb_array")
+    env = build.make_env(full, render_mode="human" if path is None else "rgb_array", engine=engine)
     try:
         contract = Contract.of(full, env)
         if (parameters or goal) and not contract.parameters:
@@ -184,10 +186,12 @@ def replay(
     (row,) = here
     if row.engine not in ENGINES:
         raise RunError(f"{folder}: case {case} is of engine {row.engine!r}; engines: {', '.join(ENGINES)}")
+    if (called := suite_in(row.engine, base_suite(row.suite))) != row.suite:
+        raise RunError(f"{folder}: case {case} is of engine {row.engine}, whose suite would be called {called}")
     full = _recorded_task(Path(folder), provenance, task)
     source = _recorded_policy(Path(folder), row.bundle, provenance, asked=bundle)
     path = None if video is None else Path(video)
-    env = build.make_env(full, render_mode=None if path is None else "rgb_array")
+    env = build.make_env(full, render_mode=None if path is None else "rgb_array", engine=row.engine)
     try:
         contract = Contract.of(full, env)
         with filming(env, path, contract.control_dt, force=force) as each_step:

@@ -22,33 +22,36 @@ from simtoreal.randomization.suites import Case
 
 @dataclass(frozen=True)
 class Job:
-    """Some cases of one suite for one policy."""
+    """Some cases of one suite for one policy in one engine."""
 
     policy: int
     suite: str
+    engine: str
     cases: tuple[Case, ...]
 
 
 class Bench:
-    """One environment and the opened policies: what a worker keeps between jobs."""
+    """An environment for each engine and the opened policies: what a worker keeps between jobs."""
 
     def __init__(self, task: str, sources: Sequence[PolicySource]) -> None:
         self._sources = sources
         self._policies: dict[int, Policy] = {}
-        self._env: gym.Env[Any, Any] = build.make_env(task)
-        self._contract = Contract.of(task, self._env)
+        self._task = task
+        self._envs: dict[str, tuple[gym.Env[Any, Any], Contract]] = {}
 
     def run(self, job: Job) -> list[Outcome]:
         if job.policy not in self._policies:
             self._policies[job.policy] = self._sources[job.policy].open()
         policy = self._policies[job.policy]
-        return [
-            run_episode(self._env, self._contract, policy, seed=case.seed, parameters=case.parameters)
-            for case in job.cases
-        ]
+        if job.engine not in self._envs:
+            env = build.make_env(self._task, engine=job.engine)
+            self._envs[job.engine] = env, Contract.of(self._task, env)
+        env, contract = self._envs[job.engine]
+        return [run_episode(env, contract, policy, seed=case.seed, parameters=case.parameters) for case in job.cases]
 
     def close(self) -> None:
-        self._env.close()
+        for env, _ in self._envs.values():
+            env.close()
 
 
 _bench: Bench | None = None

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib as mpl
@@ -22,8 +22,9 @@ from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from simtoreal.differences import PairedDifference
 from simtoreal.intervals import CVAR_LEVEL, RESAMPLES, wilson
-from simtoreal.statistics import Episode, Figures, GateResult, PairedDifference, Summary, reports_success
+from simtoreal.statistics import Episode, Figures, GateResult, Summary, base_suite, reports_success, suite_in
 from simtoreal.verdict import number, percent, points, quantity, tight, verdict
 
 WORST = 5  # episodes shown per bundle
@@ -42,6 +43,7 @@ def write_report(
     replay_command: Callable[[Episode], str],
     provenance: Mapping[str, Any],
     comparisons: Sequence[PairedDifference] = (),
+    engine_comparisons: Sequence[PairedDifference] = (),
     gates: Sequence[GateResult] = (),
     units: Mapping[str, str] | None = None,
 ) -> Path:
@@ -66,7 +68,8 @@ def write_report(
     )
     filters = (percent, points, quantity, number, shade, tight)
     environment.filters.update({function.__name__: function for function in filters})
-    lead, *rest = verdict(summary, comparisons)
+    lead, *rest = verdict(summary, comparisons, engine_comparisons)
+    differences, columns = [*comparisons, *engine_comparisons], _columns(summary)
     page = environment.get_template("report.html.j2").render(
         title=title,
         lead=lead,
@@ -75,8 +78,9 @@ def write_report(
         summary=summary,
         keys=keys,
         curve=_severity_figure(episodes, keys, summary.confidence),
-        conditions=list(_condition_rows(summary)),
-        comparisons=[(c, _whisker(c, comparisons)) for c in comparisons],
+        columns=columns,
+        conditions=list(_condition_rows(summary, columns)),
+        comparisons=[(c, _whisker(c, differences)) for c in differences],
         worst={name: worst_episodes(episodes, name) for name in summary.bundles},
         stands_out=lambda e: stands_out(e, episodes, units or {}),
         replay_command=replay_command,
@@ -145,6 +149,9 @@ def severity_curve(episodes: Sequence[Episode], top: float, confidence: float, b
 
 
 def _severity_figure(episodes: Sequence[Episode], keys: Mapping[str, _Key], confidence: float) -> dict[str, Any] | None:
+    """Of the first engine's episodes, where there are several."""
+    engines = list(dict.fromkeys(e.engine for e in episodes))
+    episodes = [e for e in episodes if e.engine == engines[0]]
     finite = [e.severity for e in episodes if math.isfinite(e.severity)]
     top = max(finite, default=0.0)
     if top == 0 or not reports_success(episodes):
@@ -174,18 +181,42 @@ def _severity_figure(episodes: Sequence[Episode], keys: Mapping[str, _Key], conf
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
     left_out = len(episodes) - len(finite)
-    return {"svg": Markup(svg[svg.index("<svg") :]), "least": min(counts), "most": max(counts), "left_out": left_out}
+    return {
+        "svg": Markup(svg[svg.index("<svg") :]),
+        "least": min(counts),
+        "most": max(counts),
+        "left_out": left_out,
+        "engine": engines[0] if len(engines) > 1 else "",
+    }
 
 
-def _condition_rows(summary: Summary) -> Iterator[tuple[str, str, bool, dict[str, Figures | None]]]:
-    """Suite, condition, whether it opens its suite, and the figures of each bundle (None where it did not run)."""
-    for suite in summary.suite_names:
-        found = {bundle: summary.find(bundle, suite) for bundle in summary.bundles}
+class _Column(NamedTuple):
+    """A bundle in an engine, and what it is called."""
+
+    bundle: str
+    engine: str
+    label: str
+
+
+def _columns(summary: Summary) -> list[_Column]:
+    """Engines of a bundle side by side; unnamed where there is one."""
+    several = len({s.engine for s in summary.suites}) > 1
+    found = dict.fromkeys((s.bundle, s.engine) for s in summary.suites)
+    ordered = sorted(found, key=lambda side: summary.bundles.index(side[0]))
+    return [_Column(name, engine, f"{name} in {engine}" if several else name) for name, engine in ordered]
+
+
+def _condition_rows(
+    summary: Summary, columns: Sequence[_Column]
+) -> Iterator[tuple[str, str, bool, dict[_Column, Figures | None]]]:
+    """Suite, condition, whether it opens its suite, and the figures of each column (None where it did not run)."""
+    for suite in dict.fromkeys(map(base_suite, summary.suite_names)):
+        found = {column: summary.find(column.bundle, suite_in(column.engine, suite)) for column in columns}
         names = dict.fromkeys(str(c.condition) for s in found.values() if s for c in s.conditions)
         for i, name in enumerate(names):
             cells = {
-                bundle: next((c for c in s.conditions if c.condition == name), None) if s else None
-                for bundle, s in found.items()
+                column: next((c for c in s.conditions if c.condition == name), None) if s else None
+                for column, s in found.items()
             }
             yield suite, name, i == 0, cells
 

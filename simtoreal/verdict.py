@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from simtoreal.differences import PairedDifference
 from simtoreal.intervals import Estimate
-from simtoreal.statistics import Figures, PairedDifference, SuiteFigures, Summary, strength
+from simtoreal.statistics import Figures, SuiteFigures, Summary, strength, suite_in
 
 
-def verdict(summary: Summary, comparisons: Sequence[PairedDifference] = ()) -> list[str]:
+def verdict(
+    summary: Summary,
+    comparisons: Sequence[PairedDifference] = (),
+    engine_comparisons: Sequence[PairedDifference] = (),
+) -> list[str]:
     """The verdict as sentences, the most important first.
 
     Of several held-out suites the most severe one speaks; of more than three bundles the best and the worst.
@@ -33,12 +38,16 @@ def verdict(summary: Summary, comparisons: Sequence[PairedDifference] = ()) -> l
     if not told:
         said.append("This task reports no success, so there is no rate of it.")
     said += _weakest(judged)
+    compared = {(suite_in(_engine(c), c.suite)) for c in engine_comparisons}
     for other in summary.suite_names:
+        if other in compared:
+            continue
         found = [(s.bundle, s.pooled) for s in summary.suites if s.suite == other != name and s.bundle in spoken]
         if found:
             said.append(f"In suite {other}: {_rates(found)}.")
     metric = "success" if told else "return_mean"
     said += [_difference(c) for c in comparisons if (c.suite, c.metric) == (name, metric) and {c.a, c.b} <= spoken]
+    said += _elsewhere(summary, [c for c in engine_comparisons if c.metric == metric], spoken)
     if not unseen:
         said.append("No suite lay outside every bundle's training ranges: nothing here tells how they do beyond them.")
     faults = sum(s.pooled.faults for s in summary.suites)
@@ -73,13 +82,32 @@ def rate(figures: Figures) -> str:
     return f"a return of {quantity(figures.return_iqm)}" if figures.success is None else percent(figures.success)
 
 
+def _elsewhere(summary: Summary, differences: Sequence[PairedDifference], spoken: Collection[str]) -> list[str]:
+    """A sentence for each further engine: how each bundle does there, and by how much better than in the first."""
+    said: dict[str, list[str]] = {}
+    for c in differences:
+        engine = _engine(c)
+        bundle = c.a.removesuffix(f" in {engine}")
+        there = summary.find(bundle, suite_in(engine, c.suite))
+        if there is not None and bundle in spoken:
+            more = _size(c.metric, c.difference, "+")
+            said.setdefault(engine, []).append(f"{bundle} {rate(there.pooled)} in {c.suite}, {more}")
+    return [f"The same cases in {engine}: {'; '.join(each)}." for engine, each in said.items()]
+
+
+def _engine(c: PairedDifference) -> str:
+    """The further engine of a bundle's comparison with itself."""
+    return c.a.rpartition(" in ")[2]
+
+
 def _difference(c: PairedDifference) -> str:
     if c.difference.low > 0 or c.difference.high < 0:
         ahead, behind = (c.a, c.b) if c.difference.value > 0 else (c.b, c.a)
         low, high = sorted((abs(c.difference.low), abs(c.difference.high)))
         size = _size(c.metric, Estimate(abs(c.difference.value), low, high), sign="")
         return f"Over the same {c.n} cases {ahead} is ahead of {behind} by {size}."
-    return f"Over the same {c.n} cases {c.a} and {c.b} cannot be told apart: {_size(c.metric, c.difference, '+')}."
+    size = _size(c.metric, c.difference, "+")
+    return f"Over the same {c.n} cases {c.a} and {c.b} cannot be told apart: {size}."
 
 
 def _size(metric: str, difference: Estimate, sign: str) -> str:

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from simtoreal.arguments import count, whole
+from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.verbs.verb import DONE, NO, Outcome, make_verb
 
 
@@ -23,7 +24,7 @@ def _evaluate(verbs: Any) -> None:
                 suites=options.suite,
                 episodes=options.episodes,
                 seed=options.seed,
-                engine=options.engine,
+                engine=options.engine or DEFAULT_ENGINE,
                 workers=options.workers,
                 gates=options.gate,
                 task=options.task,
@@ -31,7 +32,7 @@ def _evaluate(verbs: Any) -> None:
                 progress=progress,
             )
         if not options.json:
-            for sentence in verdict(result.summary, result.comparisons):
+            for sentence in verdict(result.summary, result.comparisons, result.engine_comparisons):
                 print(sentence)
             for gate in result.gates:
                 print(gate.text)
@@ -46,7 +47,13 @@ def _evaluate(verbs: Any) -> None:
     verb.add_argument("--episodes", type=count, default=20, help="for each condition (default 20)")
     verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument("--out", required=True, metavar="DIR")
-    verb.add_argument("--engine", default="pybullet", metavar="NAME")
+    verb.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"repeatable; each suite is run in every one (default {DEFAULT_ENGINE}; {', '.join(ENGINES[1:])})",
+    )
     verb.add_argument("--workers", type=count, default=1, metavar="K")
     verb.add_argument(
         "--gate",

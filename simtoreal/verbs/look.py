@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from simtoreal.arguments import count, named_number, named_numbers, once_each, whole
+from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.verbs.verb import DONE, NO, Outcome, make_verb, success_text
 
 
@@ -42,6 +43,7 @@ def _play(verbs: Any) -> None:
                 randomization=options.randomization,
                 parameters=once_each("--parameter", options.parameter),
                 goal=once_each("--goal", options.goal),
+                engine=options.engine,
                 force=options.force,
                 progress=progress,
             )
@@ -59,6 +61,7 @@ def _play(verbs: Any) -> None:
         "policy", nargs="?", metavar="BUNDLE", help="a bundle or module:function; without it the robot holds still"
     )
     verb.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
+    verb.add_argument("--engine", default=DEFAULT_ENGINE, metavar="NAME", help=f"one of {', '.join(ENGINES)}")
     verb.add_argument("--episodes", type=count, default=3)
     verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", default="none")

@@ -93,11 +93,70 @@ def test_the_report_names_the_bundles_and_how_to_see_the_worst(verdict):
     assert "<script" not in text
 
 
+@pytest.fixture(scope="module")
+def in_two(randomized, tmp_path_factory):
+    """Two suites in two engines, two episodes a condition."""
+    out, engines = tmp_path_factory.mktemp("engines") / "v", ("pybullet", "mujoco")
+    gates = "nominal@mujoco/nominal: success >= 0"
+    return evaluate(
+        randomized.bundle, out=out, suites=["nominal", "train"], engine=engines, episodes=2, seed=5, gates=gates
+    )
+
+
+def test_engines_are_judged_on_the_same_cases_and_named_apart(in_two):
+    assert in_two.summary.suite_names == ("nominal", "nominal@mujoco", "train", "train@mujoco")
+    assert {(e.suite, e.engine) for e in in_two.episodes} == {
+        ("nominal", "pybullet"), ("train", "pybullet"), ("nominal@mujoco", "mujoco"), ("train@mujoco", "mujoco")
+    }  # fmt: skip
+    for suite in ("nominal", "train"):
+        here, there = (
+            [(e.case, e.seed, e.parameters) for e in in_two.episodes if e.suite == name]
+            for name in (suite, f"{suite}@mujoco")
+        )
+        assert [row[:2] for row in here] == [row[:2] for row in there]
+        for (_, _, one), (_, _, other) in zip(here, there, strict=True):
+            assert one == pytest.approx(other, rel=1e-6)  # as the engine holds it
+    returns = {(e.suite, e.case): e.return_ for e in in_two.episodes}
+    apart = [returns["train", case] - returns["train@mujoco", case] for suite, case in returns if suite == "train"]
+    assert 0 < max(map(abs, apart)) < 1e-2  # another engine, the same cart and pole
+    assert [(c.a, c.b, c.suite, c.metric, c.n) for c in in_two.engine_comparisons] == [
+        ("randomized in mujoco", "randomized in pybullet", suite, metric, 2)
+        for suite in ("nominal", "train")
+        for metric in ("success", "return_mean")
+    ]
+    assert in_two.comparisons == ()
+    assert in_two.passed
+    assert json.loads((in_two.out / "summary.json").read_text())["provenance"]["engines"] == ["pybullet", "mujoco"]
+
+
+def test_the_report_shows_engines_side_by_side(in_two):
+    text = html.unescape((in_two.out / "report.html").read_text(encoding="utf-8"))
+    assert "randomized in pybullet</th>" in text
+    assert "randomized in mujoco</th>" in text
+    assert "The same cases in mujoco: randomized 0 %" in text.replace("\u202f", " ")
+
+
+def test_an_episode_in_mujoco_is_replayed_there(in_two, cli):
+    said = cli("replay", in_two.out, "train@mujoco/train/1", "--json")
+    assert said.code == 0
+    assert said.result["identical"]
+
+
+def test_engines_are_not_for_physics_that_are_not_ours(tmp_path, cli):
+    film = tmp_path / "f.mp4"
+    cli("play", "Pendulum-v1", "--engine", "mujoco", "--video", film).refused("Pendulum-v1 brings its own physics")
+    cli("play", "PandaReach", "--engine", "ode", "--video", film).refused("no engine 'ode'")
+    assert not film.exists()
+    assert cli("play", "PandaReach", "--engine", "mujoco", "--video", film, "--episodes", 1).code == 0
+    assert film.stat().st_size > 10_000
+
+
 def test_workers_change_no_bit(randomized, tmp_path, cli):
     for workers in (1, 2):
         said = cli(
             "evaluate", randomized.bundle, "--suite", "train", "--suite", "nominal", "--episodes", 12,
             "--workers", workers, "--out", tmp_path / str(workers), "--json",
+            "--engine", "pybullet", "--engine", "mujoco",
         )  # fmt: skip
         assert said.code == 0
     one, two = (tmp_path / "1", tmp_path / "2")
@@ -285,7 +344,8 @@ def test_a_suite_of_ones_own(randomized, tmp_path):
         (["--suite", "nominal", "--suite", "nominal"], "two suites have the same name"),
         (["--gate", "success"], "cannot read gate 'success'"),
         (["--gate", "nominal/nominall: success > 0.1"], "did you mean nominal/nominal?"),
-        (["--engine", "mujoco"], "engines: pybullet"),
+        (["--engine", "ode"], "no engine 'ode'; engines: pybullet, mujoco, mujoco-shipped"),
+        (["--gate", "nominal@mujoco/nominal: success > 0.1"], "nominal@mujoco/nominal is not judged"),
         (["--seed", "-1"], "must be a whole number from 0, got '-1'"),
         (["--episodes", "0"], "must be a whole number from 1, got '0'"),
         (["--episodes", "999999999999"], "--episodes must be a whole number from 1 to 100000, got 999999999999"),

@@ -90,7 +90,8 @@ def test_a_changed_row_does_not(column, edit, mine, cli):
         ("seed", "-1", "seed must be 0 or more"),
         ("held_out", "yes", 'column held_out must be 0 or 1, got "yes"'),
         ("success", "2", 'column success must be 0 or 1, got "2"'),
-        ("engine", "mujoco", "case heldout/all/1 is of engine 'mujoco'; engines: pybullet"),
+        ("engine", "ode", "case heldout/all/1 is of engine 'ode'; engines: pybullet, mujoco, mujoco-shipped"),
+        ("engine", "mujoco", "case heldout/all/1 is of engine mujoco, whose suite would be called heldout@mujoco"),
         ("bundle", "other", "no record of what 'other' was"),
     ],
 )

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from simtoreal.differences import compare_bundles
 from simtoreal.report import severity_curve, shade, stands_out, worst_episodes, write_report
-from simtoreal.statistics import Episode, Estimate, Gate, compare_bundles, summarise
+from simtoreal.statistics import Episode, Estimate, Gate, summarise
 from simtoreal.verdict import percent, points, quantity, verdict
 
 sys.path.insert(0, str(Path(__file__).parent))

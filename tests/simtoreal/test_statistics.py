@@ -11,18 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simtoreal.statistics import (
-    Episode,
-    Gate,
-    bootstrap_interval,
-    compare_bundles,
-    cvar,
-    heldout_suites,
-    iqm,
-    paired_difference,
-    summarise,
-    wilson,
-)
+from simtoreal.differences import compare_bundles, compare_engines, paired_difference
+from simtoreal.statistics import Episode, Gate, bootstrap_interval, cvar, heldout_suites, iqm, summarise, wilson
 
 
 def episode(**changes: Any) -> Episode:
@@ -309,3 +299,16 @@ def test_a_gate_on_a_condition_that_was_not_judged_is_refused() -> None:
     for condition in ("wind", "friction"):
         with pytest.raises(ValueError, match="judged: heldout/payload"):
             Gate.parse(f"heldout/{condition}: success > 0.5").check(summary)
+
+
+def test_engines_are_compared_case_by_case_within_a_bundle() -> None:
+    """8 of 10 here, the same but one there; another bundle that ran in one engine alone is left out."""
+    here = run("dr", "ice", 8, 10, suite="nominal")
+    there = run("dr", "ice", 7, 10, suite="nominal@mujoco", engine="mujoco")
+    alone = run("plain", "ice", 2, 10, suite="nominal")
+    success, returns = compare_engines([*here, *there, *alone])
+    assert (success.a, success.b, success.suite, success.n) == ("dr in mujoco", "dr in pybullet", "nominal", 10)
+    assert (success.wins, success.losses, success.ties) == (0, 1, 9)
+    assert success.difference.value == pytest.approx(-0.1)
+    assert returns.difference.value == pytest.approx(-10.0)
+    assert compare_engines(here) == ()
