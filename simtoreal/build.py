@@ -180,7 +180,7 @@ def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Ra
 def make_training_env(config: RunConfig, index: int, seed: int, *, learning: bool = False) -> gym.Env[Any, Any]:
     """Environment `index` of a run, every reset keyed by (seed, index, episode); for `learning` with episodes that are
     cut off, and robots that begin as nominal ones, as the run has it."""
-    env = make_env(task_id(config.task), privileged=config.privileged)
+    env = make_env(task_id(config.task), privileged=config.privileged, engine=config.engine)
     if learning and config.episode_steps is not None:
         env = gym.wrappers.TimeLimit(env, config.episode_steps)
     randomizer = make_randomizer(config.randomization, env, config.task)

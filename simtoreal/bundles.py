@@ -51,6 +51,7 @@ def export(
                 "run": os.path.relpath(source.path.resolve(), target.resolve()),
                 "checkpoint": meta["step"],
                 "seed": source.config.seed,
+                "engine": source.config.engine,
                 "randomization": source.config.randomization,
                 "best": source.summary["best"],
                 "versions": versions(),

@@ -44,6 +44,7 @@ class RunConfig(BaseModel):
     algorithm: Literal["sac", "td3", "ppo", "reinforce", "sb3-sac", "sb3-td3", "sb3-ppo", "sb3-dqn"] = "sac"
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
+    engine: Literal["pybullet", "mujoco", "mujoco-shipped"] = "pybullet"  # of our tasks
     randomization: str = "none"
     randomization_ramp: tuple[int, int] = (0, 0)  # episodes of each environment from and to which draws widen
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -27,6 +27,7 @@ def train(
     seed: int | None = None,
     out: str | os.PathLike[str],
     randomization: str | None = None,
+    engine: str | None = None,
     device: str | None = None,
     envs: int | None = None,
     workers: int | None = None,
@@ -43,6 +44,7 @@ def train(
     Args:
         task: ours by short name ("PandaReach") or any gymnasium id.
         algorithm: None is "sac".
+        engine: the physics engine of a task of ours; None for PyBullet, or what a configuration says.
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         envs, workers: environments, and processes among which they are dealt (0: all in this one).
@@ -69,6 +71,7 @@ def train(
     overrides = {
         "steps": steps,
         "seed": seed,
+        "engine": engine,
         "randomization": None if randomization is None else build.find_randomization(randomization, name),
         "device": device,
         "envs": envs,
