@@ -29,6 +29,12 @@ class Inertial:
     com: Vector3
     inertia: tuple[float, float, float, float, float, float]
 
+    def about(self, axis: Vector3) -> float:
+        """The moment of inertia [kg m^2] about an axis through the link's origin."""
+        xx, yy, zz, xy, xz, yz = self.inertia
+        own = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        return float(axis @ own @ np.asarray(axis) + self.mass * np.square(np.cross(axis, self.com)).sum())
+
 
 @dataclass(frozen=True)
 class Link:
@@ -36,8 +42,13 @@ class Link:
 
     name: str
     mass: float
-    has_collision: bool
+    collisions: int  # shapes that touch
     friction: float | None = None
+    has_inertial: bool = True
+
+    @property
+    def has_collision(self) -> bool:
+        return self.collisions > 0
 
 
 @dataclass(frozen=True)
@@ -57,9 +68,25 @@ class Joint:
     upper: float
     effort: float
     velocity: float
+    damping: float = 0.0  # the file's own, which a world does not use [N m s/rad or N s/m]
+    mimics: str = ""
+
+    @property
+    def unit(self) -> str:
+        """Of its position."""
+        return "m" if self.kind == "prismatic" else "rad"
+
+    @property
+    def force_unit(self) -> str:
+        return "N" if self.kind == "prismatic" else "N m"
+
+    @property
+    def damping_unit(self) -> str:
+        return "N s/m" if self.kind == "prismatic" else "N m s/rad"
 
 
-def _numbers(element: ET.Element | None, key: str, default: str, where: str) -> list[float]:
+def numbers(element: ET.Element | None, key: str, default: str, where: str) -> list[float]:
+    """An attribute as so many numbers as the default has. Raises ModelError naming `where`."""
     text = default if element is None else element.get(key, default)
     try:
         values = [float(word) for word in text.split()]
@@ -84,10 +111,11 @@ def rotation_rpy(roll: float, pitch: float, yaw: float) -> NDArray[np.float64]:
     )
 
 
-def _transform(element: ET.Element | None, where: str) -> NDArray[np.float64]:
+def transform(element: ET.Element | None, where: str) -> NDArray[np.float64]:
+    """An `origin` as a matrix [4, 4]. Raises ModelError naming `where`."""
     out = np.eye(4)
-    out[:3, 3] = _numbers(element, "xyz", "0 0 0", where)
-    out[:3, :3] = rotation_rpy(*_numbers(element, "rpy", "0 0 0", where))
+    out[:3, 3] = numbers(element, "xyz", "0 0 0", where)
+    out[:3, :3] = rotation_rpy(*numbers(element, "rpy", "0 0 0", where))
     return out
 
 
@@ -109,6 +137,10 @@ class RobotModel:
             raise ModelError(f"{path}: no such robot file") from None
         except (ET.ParseError, DefusedXmlException) as error:
             raise ModelError(f"{path}: not a usable URDF: {error!r}") from None
+        for kind in ("link", "joint"):
+            names = [element.get("name", "") for element in self._root.findall(kind)]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ModelError(f"{path}: {kind} {twice[0]} is there {names.count(twice[0])} times")
         self.links = {link.name: link for link in map(self._link, self._root.findall("link"))}
         self.joints = {joint.name: joint for joint in map(self._joint, self._root.findall("joint"))}
         self._parent_joint: dict[str, Joint] = {}
@@ -129,12 +161,17 @@ class RobotModel:
     def _link(self, element: ET.Element) -> Link:
         name = element.get("name", "")
         where = f"{self.path}: link {name}"
-        mass = _numbers(element.find("inertial/mass"), "value", "0", where)[0]
+        mass = numbers(element.find("inertial/mass"), "value", "0", where)[0]
         if mass < 0:
             raise ModelError(f"{where}: mass {mass} kg is negative")
         surface = element.find("contact/lateral_friction")
-        friction = None if surface is None else _numbers(surface, "value", "0", where)[0]
-        return Link(name, mass, element.find("collision") is not None, friction)
+        friction = None if surface is None else numbers(surface, "value", "0", where)[0]
+        inertial = element.find("inertial") is not None
+        return Link(name, mass, len(element.findall("collision")), friction, inertial)
+
+    def element(self, link: str) -> ET.Element:
+        """A link as the file has it."""
+        return next(e for e in self._root.findall("link") if e.get("name") == link)
 
     def inertial(self, link: str) -> Inertial:
         """The inertial of a link as the file has it, in the link's axes.
@@ -142,13 +179,13 @@ class RobotModel:
         Raises:
             ModelError: the file gives none.
         """
-        element = next(e for e in self._root.findall("link") if e.get("name") == link).find("inertial")
+        element = self.element(link).find("inertial")
         where = f"{self.path}: link {link}"
         if element is None:
             raise ModelError(f"{where}: no inertial")
-        place = _transform(element.find("origin"), where)
+        place = transform(element.find("origin"), where)
         found = element.find("inertia")
-        xx, yy, zz, xy, xz, yz = (_numbers(found, k, "0", where)[0] for k in ("ixx", "iyy", "izz", "ixy", "ixz", "iyz"))
+        xx, yy, zz, xy, xz, yz = (numbers(found, k, "0", where)[0] for k in ("ixx", "iyy", "izz", "ixy", "ixz", "iyz"))
         turn = place[:3, :3]
         tensor = turn @ np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) @ turn.T
         x, y, z = place[:3, 3].tolist()
@@ -167,13 +204,14 @@ class RobotModel:
                 raise ModelError(f"{where}: {end} link {link!r} is not in the file")
             ends.append(link)
         kind = element.get("type", "fixed")
-        axis = np.array(_numbers(element.find("axis"), "xyz", "1 0 0", where))
+        axis = np.array(numbers(element.find("axis"), "xyz", "1 0 0", where))
         length = float(np.linalg.norm(axis))
         if length == 0.0 and kind in MOVING:
             raise ModelError(f"{where}: axis is zero")
         axis = axis / (length or 1.0)
+        mimic = element.find("mimic")
         lower, upper, effort, velocity = (
-            _numbers(limit, key, default, where)[0]
+            numbers(limit, key, default, where)[0]
             for key, default in (("lower", "0"), ("upper", "0"), ("effort", "0"), ("velocity", "0"))
         )
         return Joint(
@@ -181,13 +219,23 @@ class RobotModel:
             kind,
             ends[0],
             ends[1],
-            _transform(element.find("origin"), where),
+            transform(element.find("origin"), where),
             (float(axis[0]), float(axis[1]), float(axis[2])),
             lower,
             upper,
             effort,
             velocity,
+            numbers(element.find("dynamics"), "damping", "0", where)[0],
+            "" if mimic is None else mimic.get("joint", ""),
         )
+
+    def mesh_path(self, name: str) -> Path:
+        """The file that a mesh's name means. Raises ModelError where it is none beside the URDF."""
+        folder = self.path.parent.resolve()
+        target = (folder / name.removeprefix("package://")).resolve()
+        if not target.is_relative_to(folder) or not target.is_file():
+            raise ModelError(f"{self.path}: mesh {name!r} is not a file beside the URDF")
+        return target
 
     def resolved(
         self,
@@ -208,11 +256,7 @@ class RobotModel:
         """
         root = ET.fromstring(ET.tostring(self._root))
         for mesh in root.iter("mesh"):
-            name = mesh.get("filename", "").removeprefix("package://")
-            target = (self.path.parent / name).resolve()
-            if not target.is_relative_to(self.path.parent.resolve()) or not target.is_file():
-                raise ModelError(f"{self.path}: mesh {mesh.get('filename')!r} is not a file beside the URDF")
-            mesh.set("filename", str(target))
+            mesh.set("filename", str(self.mesh_path(mesh.get("filename", ""))))
         for joint in root.iter("joint"):
             name = joint.get("name", "")
             if name in lock:

@@ -44,6 +44,7 @@ _VERBS = {
     "demo": "simtoreal.demo",
     "bench": "simtoreal.bench",
     "tasks": "simtoreal.listing",
+    "inspect": "simtoreal.inspecting",
 }
 _OTHERS = {"Runtime": "simtoreal.export.onboard.runtime"}
 

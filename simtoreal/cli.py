@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from simtoreal.verbs import ONE_LINE, VERBS
 
 GROUPS = {
-    "look": ("tasks", "play"),
+    "look": ("tasks", "inspect", "play"),
     "learn": ("train", "finetune", "import"),
     "leave": ("export", "verify"),
     "judge": ("evaluate", "replay"),

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["tasks", "train", "finetune", "import", "export", "verify", "evaluate", "replay", "play", "demo", "bench"]
+VERBS = [
+    "tasks", "inspect", "train", "finetune", "import", "export", "verify", "evaluate", "replay", "play", "demo", "bench"
+]  # fmt: skip
 SOURCES = ("simtoreal", "robots", "randomization", "policies", "export", "pyproject.toml", "README.md", "LICENSE")
 SCRIPT = """
 import json, simtoreal, gymnasium

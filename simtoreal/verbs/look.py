@@ -28,6 +28,19 @@ def _tasks(verbs: Any) -> None:
     )
 
 
+def _inspect(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.inspecting import inspect, print_inspection
+
+        found = inspect(options.urdf)
+        if not options.json:
+            print_inspection(found)
+        return found.to_json(), DONE if found.usable else NO
+
+    verb = make_verb(verbs, "inspect", run)
+    verb.add_argument("urdf", metavar="URDF")
+
+
 def _play(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.film import play
@@ -114,4 +127,4 @@ def _replay(verbs: Any) -> None:
     verb.add_argument("--force", action="store_true", help="replace an earlier film")
 
 
-VERBS = (_tasks, _play, _replay)
+VERBS = (_tasks, _inspect, _play, _replay)

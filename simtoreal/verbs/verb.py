@@ -9,6 +9,7 @@ from typing import Any
 DONE, NO = 0, 1
 ONE_LINE = {
     "tasks": "list tasks, algorithms, presets and suites",
+    "inspect": "look a robot's URDF through: joints, limits, inertias, problems",
     "play": "look at a task or a policy, in a window or as a film",
     "train": "train a policy and leave a run folder",
     "finetune": "fine-tune a policy on a robot within a budget of robot seconds; keep the base unless it is better",

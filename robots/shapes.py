@@ -1,0 +1,101 @@
+"""The shapes of a robot file's links: how far they reach, and the files of their meshes."""
+
+from __future__ import annotations
+
+import itertools
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simtoreal.robots.model import ModelError, RobotModel, numbers, transform
+
+STL_HEADER, STL_FACET = 84, 50  # [bytes]
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A mesh that a link names; `path` is None where no such file lies beside the URDF."""
+
+    link: str
+    name: str
+    path: Path | None
+    visual: bool
+
+
+def meshes(model: RobotModel) -> Iterator[Mesh]:
+    """Of every link, what touches first."""
+    for link in model.links:
+        for kind in ("collision", "visual"):
+            for mesh in model.element(link).iterfind(f"{kind}/geometry/mesh"):
+                name = mesh.get("filename", "")
+                yield Mesh(link, name, _found(model, name), kind == "visual")
+
+
+def reach(model: RobotModel, link: str, point: Sequence[float]) -> float | None:
+    """How far a link's shape ends from a point [m, link frame]; None where it has none, or one that is not read here.
+
+    Of what touches; where nothing does, of what is seen. A round side counts as its square hull.
+    """
+    element, where = model.element(link), f"{model.path}: link {link}"
+    shapes = element.findall("collision") or element.findall("visual")
+    ends = [_points(model, shape, where) for shape in shapes]
+    if not ends or any(end is None for end in ends):
+        return None
+    return max(float(np.linalg.norm(end - np.asarray(point), axis=1).max()) for end in ends if end is not None)
+
+
+def _points(model: RobotModel, shape: ET.Element, where: str) -> NDArray[np.float64] | None:
+    """Corners of a shape [n, 3], link frame."""
+    geometry = shape.find("geometry")
+    kind = None if geometry is None else next(iter(geometry), None)
+    if kind is None:
+        return None
+    if kind.tag == "box":
+        half = np.divide(numbers(kind, "size", "0 0 0", where), 2.0)
+    elif kind.tag == "sphere":
+        half = np.full(3, numbers(kind, "radius", "0", where)[0])
+    elif kind.tag in ("cylinder", "capsule"):
+        (radius,), (length,) = numbers(kind, "radius", "0", where), numbers(kind, "length", "0", where)
+        half = np.array([radius, radius, length / 2.0 + (radius if kind.tag == "capsule" else 0.0)])
+    else:
+        path = _found(model, kind.get("filename", ""))
+        vertices = None if path is None else _vertices(path)
+        if vertices is None:
+            return None
+        place = transform(shape.find("origin"), where)
+        scaled: NDArray[np.float64] = vertices * numbers(kind, "scale", "1 1 1", where)
+        return scaled @ place[:3, :3].T + place[:3, 3]
+    place = transform(shape.find("origin"), where)
+    corners = np.array(list(itertools.product((-1.0, 1.0), repeat=3))) * half
+    moved: NDArray[np.float64] = corners @ place[:3, :3].T + place[:3, 3]
+    return moved
+
+
+def _found(model: RobotModel, name: str) -> Path | None:
+    try:
+        return model.mesh_path(name)
+    except ModelError:
+        return None
+
+
+def _vertices(path: Path) -> NDArray[np.float64] | None:
+    """[n, 3] of an .obj or a binary .stl; None of anything else, or of one without any."""
+    data = path.read_bytes()
+    if path.suffix.lower() == ".obj":
+        words = [line.split()[1:4] for line in data.decode(errors="replace").splitlines() if line.startswith("v ")]
+        try:
+            found = np.array(words, float).reshape(-1, 3)
+        except ValueError:
+            return None
+        return found if len(found) else None
+    count = (len(data) - STL_HEADER) // STL_FACET
+    whole = path.suffix.lower() == ".stl" and count > 0 and len(data) == STL_HEADER + count * STL_FACET
+    if not whole:
+        return None
+    facet = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("rest", "<u2")])
+    corners: NDArray[np.float64] = np.frombuffer(data, facet, count, STL_HEADER)["corners"].reshape(-1, 3).astype(float)
+    return corners if np.isfinite(corners).all() else None
