@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from simtoreal.robots.model import Inertial, RobotModel, Vector3
+from simtoreal.robots.model import Inertial, RobotModel, Vector3, possible
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -113,8 +113,8 @@ _PANDA_CAD = {
 }
 
 # Seen through its gears, a joint's motor is heavier than the links it turns (0.2-0.6 kg m^2 for this maker's FR3;
-# MuJoCo Menagerie's Panda has an armature of 0.1). PyBullet has no armature, so it is a disc on the link, about the
-# joint's axis (z): exact for the joint itself, a little too much for the joints before it.
+# MuJoCo Menagerie's Panda has an armature of 0.1; as much is taken for other arms). PyBullet has no armature, so it is
+# a disc on the link, about the joint's axis (z): exact for the joint itself, a little too much for those before it.
 _ROTOR = 0.1  # [kg m^2]
 
 
@@ -141,6 +141,46 @@ def panda() -> Robot:
         inertials=PANDA_INERTIALS,
         payload={"panda_hand": (0.0, 0.0, 0.105)},
         max_payload=3.0,
+        table=True,
+    )
+
+
+KUKA_JOINTS = tuple(f"lbr_iiwa_joint_{i}" for i in range(1, 8))
+
+
+@lru_cache
+def kuka() -> Robot:
+    """KUKA LBR iiwa 14 on a table; tool point `lbr_iiwa_link_7`, the middle of its flange's bearing."""
+    urdf = pybullet_data() / "kuka_iiwa" / "model.urdf"
+    model = RobotModel(urdf)
+    return Robot(
+        name="kuka",
+        urdf=urdf,
+        drag={joint: Drag(0.5, 10.0 if joint in KUKA_JOINTS[:4] else 3.0, 0.0, 3.0) for joint in KUKA_JOINTS},
+        inertials={link: _with_rotor(model.inertial(link)) for link in (f"lbr_iiwa_link_{i}" for i in range(1, 8))},
+        payload={"lbr_iiwa_link_7": (0.0, 0.0, 0.045)},
+        max_payload=14.0,
+        table=True,
+    )
+
+
+XARM_JOINTS = tuple(f"joint{i}" for i in range(1, 7))
+
+
+@lru_cache
+def xarm() -> Robot:
+    """UFACTORY xArm 6 on a table; tool point `link6`, its flange. The file's links 2 and 3 have a largest principal
+    moment above the sum of the others, which no body can have: here it is that sum."""
+    urdf = pybullet_data() / "xarm" / "xarm6_robot.urdf"
+    model = RobotModel(urdf)
+    links = {f"link{i}": possible(model.inertial(f"link{i}")) for i in range(1, 7)}
+    return Robot(
+        name="xarm",
+        urdf=urdf,
+        drag={joint: Drag(1.0, 10.0 if joint in XARM_JOINTS[:3] else 3.0, 0.0, 3.0) for joint in XARM_JOINTS},
+        inertials={link: _with_rotor(body) for link, body in links.items()},
+        payload={"link6": (0.0, 0.0, 0.05)},
+        max_payload=5.0,
         table=True,
     )
 

@@ -60,9 +60,8 @@ class Fields:
         nominal: Mapping[str, Dynamics],
     ) -> None:
         self._robot, self._movable, self._joints, self._nominal = robot, movable, tuple(joints), nominal
-        self._massive = [
-            name for name, (mass, *_) in nominal.items() if (links[name] >= 0 or robot.floating) and mass > 0.0
-        ]
+        still = set() if robot.floating else robot.model.standing(robot.locked)
+        self._massive = [name for name, (mass, *_) in nominal.items() if name not in still and mass > 0.0]
         model = robot.model.links
         self._gripping = [
             name for name in self._massive if (name in robot.feet if robot.feet else model[name].has_collision)

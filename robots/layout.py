@@ -52,6 +52,16 @@ class Layout:
             for name in ([f"{field.name}.{label}" for label in field.labels] or [field.name] * field.size)
         ]
 
+    def table(self, indent: str = "") -> str:
+        """Its fields as a table in Markdown: index, field, unit, frame."""
+        rows = ["| index | field | unit | frame |", "|---|---|---|---|"]
+        for field in self.fields:
+            first, after = self.slices[field.name].start, self.slices[field.name].stop
+            span = str(first) if field.size == 1 else f"{first}-{after - 1}"
+            what = f" ({field.description})" if field.description else ""
+            rows.append(f"| {span} | {field.name}{what} | {field.unit} | {field.frame} |")
+        return "\n".join(indent + row for row in rows)
+
     def space(self) -> Box:
         """The unbounded float32 box of this layout."""
         return Box(-np.inf, np.inf, (self.size,), np.float32)

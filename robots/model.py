@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,20 @@ class Inertial:
         xx, yy, zz, xy, xz, yz = self.inertia
         own = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
         return float(axis @ own @ np.asarray(axis) + self.mass * np.square(np.cross(axis, self.com)).sum())
+
+
+def possible(body: Inertial) -> Inertial:
+    """A body whose largest principal moment is no more than the sum of the others, as that of any real one."""
+    xx, yy, zz, xy, xz, yz = body.inertia
+    moments, axes = np.linalg.eigh([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    moments[2] = min(moments[2], (1.0 - 1e-6) * (moments[0] + moments[1]))
+    m = (axes * moments) @ axes.T
+    return replace(body, inertia=_moments(m))
+
+
+def _moments(tensor: NDArray[np.float64]) -> tuple[float, float, float, float, float, float]:
+    xx, yy, zz, xy, xz, yz = (float(tensor[i]) for i in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
+    return xx, yy, zz, xy, xz, yz
 
 
 @dataclass(frozen=True)
@@ -189,8 +203,7 @@ class RobotModel:
         turn = place[:3, :3]
         tensor = turn @ np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) @ turn.T
         x, y, z = place[:3, 3].tolist()
-        moments = (tensor[0, 0], tensor[1, 1], tensor[2, 2], tensor[0, 1], tensor[0, 2], tensor[1, 2])
-        return Inertial(self.links[link].mass, (x, y, z), tuple(map(float, moments)))  # type: ignore[arg-type]
+        return Inertial(self.links[link].mass, (x, y, z), _moments(tensor))
 
     def _joint(self, element: ET.Element) -> Joint:
         name = element.get("name", "")
@@ -284,6 +297,14 @@ class RobotModel:
             ET.SubElement(joint, "child", link=name)
             ET.SubElement(joint, "origin", xyz=" ".join(map(repr, point)), rpy="0 0 0")
         return ET.tostring(root, encoding="unicode")
+
+    def standing(self, locked: Sequence[str] = ()) -> set[str]:
+        """The links that nothing moves where the root is fixed to the world."""
+        found = {self.root}
+        joints = [joint for joint in self.joints.values() if joint.kind not in MOVING or joint.name in locked]
+        while more := {joint.child for joint in joints if joint.parent in found} - found:
+            found |= more
+        return found
 
     def chain(self, link: str, joints: Sequence[str]) -> Chain:
         """Forward kinematics from the root to `link`; `joints` gives the order of the position vector.

@@ -161,6 +161,7 @@ class MuJoCoWorld(World):
         self._links = links
         self._fields = Fields(robot, self._movable, links, joints, nominal)
         self._feet = [bodies[name] for name in robot.feet]
+        self._still = {bodies[name] for name in robot.model.standing(robot.locked)}
         self._ground = model.geom("ground").id if robot.floating or robot.table else -1
         self._base_place = model.body_ipos[self._root].tolist()  # of the inertial frame in the link's
         self.base_axes = IDENTITY
@@ -267,7 +268,7 @@ class MuJoCoWorld(World):
         return torque
 
     def in_contact(self) -> bool:
-        return any(body != self._root for body in self._touching())
+        return not self._still.issuperset(self._touching())
 
     def _touching(self) -> set[int]:
         """Bodies that touch table or ground."""

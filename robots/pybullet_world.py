@@ -151,6 +151,7 @@ class PyBulletWorld(World):
         joints = dict(zip(self._joint_names, self._joint_indices, strict=True))
         self._fields = Fields(self._robot, self._movable, self._link_index, joints, nominal)
         self._feet = [self._link_index[name] for name in self._robot.feet]
+        self._still = {self._link_index[name] for name in self._robot.model.standing(self._robot.locked)}
 
     def _dynamics(self, link: int) -> Dynamics:
         info = bullet.getDynamicsInfo(self._body, link, physicsClientId=self._client)
@@ -288,9 +289,9 @@ class PyBulletWorld(World):
     def in_contact(self) -> bool:
         if self._ground is None:
             return False
-        # the base link rests on the table for ever, so only moving links count
+        # what stands on the table touches it for ever, so only moving links count
         points = bullet.getContactPoints(self._body, self._ground, physicsClientId=self._client)
-        return any(point[3] >= 0 and point[8] <= 0.0 for point in points)
+        return any(point[3] not in self._still and point[8] <= 0.0 for point in points)
 
     def reload(self) -> None:
         self._load()

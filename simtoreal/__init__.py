@@ -28,7 +28,9 @@ if not (Path(__file__).parent / "robots").is_dir():
 for _id, _entry in {
     "A1Walk": "simtoreal.robots.tasks.walk:A1Walk",
     "CartPoleSwingUp": "simtoreal.robots.tasks.cartpole:CartPoleSwingUp",
+    "KukaReach": "simtoreal.robots.tasks.reach:KukaReach",
     "PandaReach": "simtoreal.robots.tasks.reach:PandaReach",
+    "XArmReach": "simtoreal.robots.tasks.reach:XArmReach",
 }.items():
     _gymnasium.register(f"simtoreal/{_id}-v0", entry_point=_entry)
 

@@ -98,8 +98,9 @@ def test_a_script(way, tmp_path):
     script.write_text(SCRIPT)
     found = json.loads(run(python, str(script), cwd=cwd))
     assert all(Path(file).is_relative_to(home) for file in found["files"])
-    assert found["observations"] == {"A1Walk": 46, "CartPoleSwingUp": 6, "PandaReach": len(found["first"])}
-    assert found["presets"] == ["A1Walk", "CartPoleSwingUp", "PandaReach"]
+    sizes = {"A1Walk": 46, "CartPoleSwingUp": 6, "KukaReach": 27, "PandaReach": len(found["first"]), "XArmReach": 24}
+    assert found["observations"] == sizes
+    assert found["presets"] == list(sizes)
     assert found["suites"] == {name: ["heldout", "nominal", "train"] for name in found["presets"]}
     assert found["recipes"]
 
@@ -107,11 +108,8 @@ def test_a_script(way, tmp_path):
 def test_the_module(way):
     python, cwd, _ = way
     found = json.loads(run(python, "-m", "simtoreal", "tasks", "--json", cwd=cwd))
-    assert {task["id"] for task in found["tasks"].values()} == {
-        "simtoreal/A1Walk-v0",
-        "simtoreal/CartPoleSwingUp-v0",
-        "simtoreal/PandaReach-v0",
-    }
+    names = ("A1Walk", "CartPoleSwingUp", "KukaReach", "PandaReach", "XArmReach")
+    assert {task["id"] for task in found["tasks"].values()} == {f"simtoreal/{name}-v0" for name in names}
 
 
 def test_pytest(way):

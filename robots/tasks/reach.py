@@ -1,9 +1,10 @@
-"""Bring an arm's tool to a point."""
+"""Bring an arm's tool to a point: one task family, robots as data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,36 +18,42 @@ from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
 
-JOINTS = catalog.PANDA_JOINTS
-TOOL = "panda_grasptarget"
-HOME = (0.0, -1.2, 0.0, -2.4, 0.0, 1.8, 0.785)  # [rad] the tool at (0.256, 0, 0.615) m, outside the goals' box
-KP = (500.0, 600.0, 350.0, 350.0, 100.0, 80.0, 40.0)  # [N m/rad]
-KD = (40.0, 46.0, 24.0, 24.0, 10.0, 8.0, 6.0)  # [N m s/rad]
 MAX_STEP = 0.1  # [rad] a target may move in one control step: 2 rad/s
-GOAL_LOW = (0.3, -0.35, 0.1)  # [m]
-GOAL_HIGH = (0.65, 0.35, 0.6)  # [m]
 GOAL_RADIUS = 0.02  # [m]
 HINDSIGHT_SPREAD = 0.04  # [m] of relabelled goals around the tool
 
 
-class PandaReach(Task):
-    """A Franka Panda on a table brings its tool to a goal and keeps it there.
+@dataclass(frozen=True)
+class Arm:
+    """What reaching needs to know of an arm on a table.
+
+    Attributes:
+        tool: the link whose origin is the tool point.
+        home: joint positions at which an episode starts, within 0.02 rad [rad].
+        kp, kd: gains of the drive [N m/rad, N m s/rad].
+        goal_low, goal_high: corners of the box of goals [m, base].
+    """
+
+    joints: tuple[str, ...]
+    tool: str
+    home: tuple[float, ...]
+    kp: tuple[float, ...]
+    kd: tuple[float, ...]
+    goal_low: tuple[float, float, float]
+    goal_high: tuple[float, float, float]
+
+
+DOCUMENT = """
 
     20 Hz joint position targets; explicit PD with gravity compensation of the nominal robot at 500 Hz; 2.5 s. Goals are
-    uniform in x .3-.65, y +-.35, z .1-.6 m of the base. Success: the tool is within 2 cm of the goal for the last
-    0.25 s.
+    uniform in the box from {low} to {high} m of the base.
+    Success: the tool is within 2 cm of the goal for the last 0.25 s.
 
-    Observation (27):
+    Observation ({size}):
 
-    | index | field | unit | frame |
-    |---|---|---|---|
-    | 0-6 | joint_position | rad | joint |
-    | 7-13 | joint_velocity | rad/s | joint |
-    | 14-20 | tracking_error (last target minus joint_position) | rad | joint |
-    | 21-23 | tool_position (forward kinematics of joint_position) | m | base |
-    | 24-26 | goal_from_tool | m | base |
+{table}
 
-    Action (7): the joint targets move by 0.1 rad * a, a in [-1, 1]. Command (7): `joint_target` [rad] =
+    Action ({n}): the joint targets move by 0.1 rad * a, a in [-1, 1]. Command ({n}): `joint_target` [rad] =
     clip(joint_position + tracking_error + 0.1 a, joint limits).
 
     Reward per step, d the tool's distance from the goal [m]: `distance` = -d, `near` = (1 - tanh(d / 0.1 m)) / 2,
@@ -55,7 +62,12 @@ class PandaReach(Task):
     them. A violation is a joint above its speed limit or contact with the table.
     """
 
-    robot = catalog.panda()
+
+class Reach(Task):
+    """An arm on a table brings its tool to a goal and keeps it there. A robot of the family names `robot` and `arm`,
+    and what it is in the first line of its document; the rest of that follows."""
+
+    arm: ClassVar[Arm]
     physics_dt = 0.002
     control_dt = 0.05
     horizon = 50
@@ -64,46 +76,56 @@ class PandaReach(Task):
     velocity_bound = 60.0
     compensates_gravity = True
     camera = Camera(target=(0.28, 0.0, 0.3), distance=1.35, yaw=60.0, pitch=-20.0)
-    _limits = tuple(catalog.panda().model.joints[joint] for joint in JOINTS)
-    observation_layout = Layout(
-        Field("joint_position", 7, "rad", "joint", JOINTS),
-        Field("joint_velocity", 7, "rad/s", "joint", JOINTS),
-        Field("tracking_error", 7, "rad", "joint", JOINTS, "last joint target minus joint_position"),
-        Field("tool_position", 3, "m", "base", ("x", "y", "z"), "forward kinematics of joint_position"),
-        Field("goal_from_tool", 3, "m", "base", ("x", "y", "z"), "goal minus tool_position"),
-    )
-    command_layout = CommandLayout(
-        Field("joint_target", 7, "rad", "joint", JOINTS),
-        scale=[MAX_STEP] * 7,
-        low=[joint.lower for joint in _limits],
-        high=[joint.upper for joint in _limits],
-        relative_to=("joint_position", "tracking_error"),
-    )
     reward_layout = Layout(
         Field("tool_position", 3, "m", "base", ("x", "y", "z")), Field("goal", 3, "m", "base", ("x", "y", "z"))
     )
-    sensors = (
-        JointSensor("joint_position", "position", JOINTS, "rad", 0.05, 0.05),
-        JointSensor("joint_velocity", "velocity", JOINTS, "rad/s", 0.5, 0.1),
-    )
-    commanded_joints = JOINTS
-    gains: ClassVar[Mapping[str, Sequence[float]]] = {"kp": KP, "kd": KD}
-    goals: ClassVar = {"tool_position": (GOAL_LOW, GOAL_HIGH)}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What follows from the arm."""
+        super().__init_subclass__(**options)
+        arm, n = cls.arm, len(cls.arm.joints)
+        limits = [cls.robot.model.joints[joint] for joint in arm.joints]
+        cls.commanded_joints = arm.joints
+        cls.gains = {"kp": arm.kp, "kd": arm.kd}
+        cls.goals = {"tool_position": (arm.goal_low, arm.goal_high)}
+        cls.observation_layout = Layout(
+            Field("joint_position", n, "rad", "joint", arm.joints),
+            Field("joint_velocity", n, "rad/s", "joint", arm.joints),
+            Field("tracking_error", n, "rad", "joint", arm.joints, "last joint target minus joint_position"),
+            Field("tool_position", 3, "m", "base", ("x", "y", "z"), "forward kinematics of joint_position"),
+            Field("goal_from_tool", 3, "m", "base", ("x", "y", "z"), "goal minus tool_position"),
+        )
+        cls.command_layout = CommandLayout(
+            Field("joint_target", n, "rad", "joint", arm.joints),
+            scale=[MAX_STEP] * n,
+            low=[joint.lower for joint in limits],
+            high=[joint.upper for joint in limits],
+            relative_to=("joint_position", "tracking_error"),
+        )
+        cls.sensors = (
+            JointSensor("joint_position", "position", arm.joints, "rad", 0.05, 0.05),
+            JointSensor("joint_velocity", "velocity", arm.joints, "rad/s", 0.5, 0.1),
+        )
+        layout = cls.observation_layout
+        facts = {"low": arm.goal_low, "high": arm.goal_high, "size": layout.size, "table": layout.table("    "), "n": n}
+        cls.__doc__ = (cls.__doc__ or "") + DOCUMENT.format(**facts)
 
     def make_drive(self) -> Drive:
-        self._tool = self.robot.model.chain(TOOL, self.world.joints)
-        self._goal = list(GOAL_LOW)
-        return PDDrive(KP, KD, [joint.effort for joint in self._limits])
+        arm = self.arm
+        self._tool = self.robot.model.chain(arm.tool, self.world.joints)
+        self._goal = list(arm.goal_low)
+        return PDDrive(arm.kp, arm.kd, self.limits["effort"])
 
     def apply_bias(self) -> None:
         assert isinstance(self.drive, PDDrive)
         self.drive.encoder_bias = self._readers["joint_position"].bias
 
     def start(self, rng: np.random.Generator) -> Start:
-        self._goal = uniform(rng, GOAL_LOW, GOAL_HIGH)
-        position = uniform(rng, [q - 0.02 for q in HOME], [q + 0.02 for q in HOME])
+        arm = self.arm
+        self._goal = uniform(rng, arm.goal_low, arm.goal_high)
+        position = uniform(rng, [q - 0.02 for q in arm.home], [q + 0.02 for q in arm.home])
         held = [q + b for q, b in zip(position, self._readers["joint_position"].bias, strict=True)]
-        return Start(position, [0.0] * 7, held)
+        return Start(position, [0.0] * len(position), held)
 
     def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
         """`tool_position` [3], in m of the base."""
@@ -127,7 +149,7 @@ class PandaReach(Task):
 
     @staticmethod
     def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
-        """`signals` as in `reward_layout`; `action` [7] in [-1, 1]."""
+        """`signals` as in `reward_layout`; `action` [m] in [-1, 1]."""
         d = math.dist(signals["tool_position"], signals["goal"])
         effort = sum(min(a * a, 1.0) for a in action)
         return {
@@ -151,12 +173,13 @@ class PandaReach(Task):
         """The same motions towards other goals: hindsight in the manner of Andrychowicz et al. 2017 (arXiv 1707.01495).
 
         `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and whatever
-        else, obs and next_obs [E, 27] or stacks of frames [E, k 27]; `signals` [E] the reward signals each led to. Half
+        else, obs and next_obs [E, n] or stacks of frames [E, k n]; `signals` [E] the reward signals each led to. Half
         of the new goals lie within centimetres of where the tool came to be, half are drawn as a reset draws them.
         """
         tool = np.array([s["tool_position"] for s in signals])
         near = tool + rng.normal(0.0, HINDSIGHT_SPREAD, tool.shape)
-        goals = np.where(rng.random((len(tool), 1)) < 0.5, near, rng.uniform(GOAL_LOW, GOAL_HIGH, tool.shape))
+        close = rng.random((len(tool), 1)) < 0.5
+        goals = np.where(close, near, rng.uniform(cls.arm.goal_low, cls.arm.goal_high, tool.shape))
         out = dict(rows)
         where, measured = (cls.observation_layout.slices[name] for name in ("goal_from_tool", "tool_position"))
         for name in ("obs", "next_obs"):
@@ -175,3 +198,48 @@ class PandaReach(Task):
 
     def show(self) -> None:
         self.world.mark(self._goal, GOAL_RADIUS)
+
+
+class PandaReach(Reach):
+    """A Franka Panda on a table brings its tool to a goal and keeps it there."""
+
+    robot = catalog.panda()
+    arm = Arm(
+        joints=catalog.PANDA_JOINTS,
+        tool="panda_grasptarget",
+        home=(0.0, -1.2, 0.0, -2.4, 0.0, 1.8, 0.785),  # the tool at (0.256, 0, 0.615) m, outside the goals' box
+        kp=(500.0, 600.0, 350.0, 350.0, 100.0, 80.0, 40.0),
+        kd=(40.0, 46.0, 24.0, 24.0, 10.0, 8.0, 6.0),
+        goal_low=(0.3, -0.35, 0.1),
+        goal_high=(0.65, 0.35, 0.6),
+    )
+
+
+class KukaReach(Reach):
+    """A KUKA LBR iiwa 14 on a table brings its tool to a goal and keeps it there."""
+
+    robot = catalog.kuka()
+    arm = Arm(
+        joints=catalog.KUKA_JOINTS,
+        tool="lbr_iiwa_link_7",
+        home=(0.0, -0.3, 0.0, -1.8, 0.0, 1.2, 0.0),  # the tool at (0.309, 0, 0.716) m, above the goals' box
+        kp=(1500.0, 1500.0, 1000.0, 1000.0, 300.0, 200.0, 60.0),
+        kd=(100.0, 100.0, 60.0, 50.0, 20.0, 14.0, 6.0),
+        goal_low=(0.3, -0.35, 0.1),
+        goal_high=(0.6, 0.35, 0.6),
+    )
+
+
+class XArmReach(Reach):
+    """A UFACTORY xArm 6 on a table brings its tool to a goal and keeps it there."""
+
+    robot = catalog.xarm()
+    arm = Arm(
+        joints=catalog.XARM_JOINTS,
+        tool="link6",
+        home=(0.0, -0.8, -0.8, 0.0, 1.6, 0.0),  # the tool at (0.249, 0, 0.494) m, above the goals' box
+        kp=(300.0, 400.0, 300.0, 150.0, 100.0, 60.0),
+        kd=(25.0, 30.0, 22.0, 12.0, 8.0, 6.0),
+        goal_low=(0.25, -0.3, 0.1),
+        goal_high=(0.5, 0.3, 0.45),
+    )

@@ -9,7 +9,7 @@ from simtoreal.robots.actuators import PDDrive
 from simtoreal.robots.engines import ENGINES, make_world
 from simtoreal.robots.mujoco_world import MuJoCoWorld
 from simtoreal.robots.pybullet_world import PyBulletWorld
-from simtoreal.robots.tasks.reach import HOME, KD, KP
+from simtoreal.robots.tasks.reach import KukaReach, PandaReach
 from simtoreal.robots.world import Camera
 
 STAND = (0.0, 0.9, -1.8) * 4
@@ -44,15 +44,24 @@ def driven(world, drive, position, base=(), *, steps, target):
     return np.array(found)
 
 
-@pytest.mark.parametrize("values", [{}, {"link.panda_hand.payload": 2.0, "joint.panda_joint2.damping": 5.0}])
-def test_an_arm_moves_alike_to_a_billionth(both, values):
-    target = [q + 0.2 for q in HOME]
-    effort = [catalog.panda().model.joints[joint].effort for joint in catalog.PANDA_JOINTS]
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        (PandaReach, {}),
+        (PandaReach, {"link.panda_hand.payload": 2.0, "joint.panda_joint2.damping": 5.0}),
+        (KukaReach, {}),
+        (KukaReach, {"link.lbr_iiwa_link_7.payload": 5.0, "joint.lbr_iiwa_joint_2.damping": 5.0}),
+    ],
+)
+def test_an_arm_moves_alike_to_a_billionth(both, task, values):
+    arm = task.arm
+    target = [q + 0.2 for q in arm.home]
+    effort = [task.robot.model.joints[joint].effort for joint in arm.joints]
     one, other = (
-        driven(world, PDDrive(KP, KD, effort), HOME, steps=500, target=target)
-        for world in both(catalog.panda(), values)
+        driven(world, PDDrive(arm.kp, arm.kd, effort), arm.home, steps=500, target=target)
+        for world in both(task.robot, values)
     )
-    assert np.abs(one[-1] - HOME).max() > 0.1
+    assert np.abs(one[-1] - arm.home).max() > 0.1
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
 
 
@@ -132,7 +141,7 @@ def test_both_cameras_see_the_robot_in_the_same_place():
         world.apply({p.name: p.nominal for p in world.parameters})
         for yaw in (30.0, 120.0):
             frames = []
-            for position in (HOME, (0.5, 0.3, 0.0, -1.0, 0.0, 1.5, 0.0)):
+            for position in (PandaReach.arm.home, (0.5, 0.3, 0.0, -1.0, 0.0, 1.5, 0.0)):
                 world.reset(position, [0.0] * 7)
                 frames.append(world.render(Camera((0.28, 0.0, 0.3), 1.6, yaw, -20.0, 160, 120)).astype(int))
             found.append(np.abs(frames[0] - frames[1]).sum(-1) > 40)  # where the arm was, and where it is

@@ -7,7 +7,7 @@ import pytest
 
 from simtoreal.robots import catalog
 from simtoreal.robots.inspection import inspect_robot, principal_moments
-from simtoreal.robots.model import Inertial, ModelError, RobotModel
+from simtoreal.robots.model import Inertial, ModelError, RobotModel, possible, rotation_rpy
 from simtoreal.robots.shapes import meshes, reach
 
 BOX = '<collision><geometry><box size="0.4 0.2 0.1"/></geometry></collision>'
@@ -152,6 +152,18 @@ def test_moments_about_axes_are_those_of_the_textbook():
     assert rod.about((1.0, 0.0, 0.0)) == pytest.approx(0.0)
     turned = Inertial(3.0, (0.0, 0.0, 0.0), (0.125, 0.125, 0.25, -0.125, 0.0, 0.0))  # by 45 degrees about z
     assert principal_moments(turned) == pytest.approx((0.0, 0.25, 0.25), abs=1e-12)
+
+
+def test_a_body_that_cannot_be_becomes_one_that_can():
+    """A plate of moments 1, 2, 4 about turned axes: its largest moment becomes 3, its axes stay."""
+    turn = rotation_rpy(0.3, -0.5, 0.7)
+    m = turn @ np.diag([1.0, 2.0, 4.0]) @ turn.T
+    body = Inertial(1.0, (0.0, 0.0, 0.0), (m[0, 0], m[1, 1], m[2, 2], m[0, 1], m[0, 2], m[1, 2]))
+    xx, yy, zz, xy, xz, yz = possible(body).inertia
+    found = turn.T @ np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) @ turn
+    assert found == pytest.approx(np.diag([1.0, 2.0, 3.0]), abs=1e-5)
+    fine = Inertial(1.0, (0.0, 0.0, 0.0), (1.0, 2.0, 2.5, 0.0, 0.0, 0.0))
+    assert possible(fine).inertia == pytest.approx(fine.inertia)
 
 
 def stl(corners):

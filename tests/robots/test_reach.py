@@ -1,12 +1,16 @@
 """PandaReach: its goals, its success, its violations, and the payload by statics."""
 
+import functools
+import itertools
+
 import numpy as np
 import pybullet as bullet
 import pytest
+from scipy.optimize import least_squares
 
 from simtoreal.robots import catalog
 from simtoreal.robots.actuators import PDDrive
-from simtoreal.robots.tasks.reach import PandaReach
+from simtoreal.robots.tasks.reach import KukaReach, PandaReach, XArmReach
 
 G = 9.81  # [m/s^2]
 NEUTRAL = [0.1, -0.4, 0.2, -2.0, 0.1, 1.6, 0.5]  # [rad]
@@ -57,6 +61,21 @@ def test_the_tool_is_where_pybullet_has_it(reach, rollout):
     )  # fmt: skip
     state = bullet.getLinkState(w._body, index, computeForwardKinematics=True, physicsClientId=w._client)
     assert obs[reach.observation_layout.slices["tool_position"]] == pytest.approx(state[4], abs=1e-5)
+
+
+@pytest.mark.parametrize("task", [PandaReach, KukaReach, XArmReach])
+def test_every_corner_of_the_goals_is_in_reach_and_home_is_no_goal(task):
+    """Within the joints' limits, by scipy's least squares from several starts."""
+    arm, model = task.arm, task.robot.model
+    chain = model.chain(arm.tool, arm.joints)
+    bounds = [model.joints[joint].lower for joint in arm.joints], [model.joints[joint].upper for joint in arm.joints]
+    rng = np.random.default_rng(0)
+    for corner in itertools.product(*zip(arm.goal_low, arm.goal_high, strict=True)):
+        starts = [arm.home, *(rng.uniform(*np.multiply(bounds, 0.9)) for _ in range(20))]
+        away = functools.partial(lambda corner, q: np.subtract(chain.position(q), corner), corner)
+        assert min(np.linalg.norm(least_squares(away, start, bounds=bounds).fun) for start in starts) < 1e-3, corner
+    home = chain.position(arm.home)
+    assert any(not low <= x <= high for x, low, high in zip(home, arm.goal_low, arm.goal_high, strict=True))
 
 
 def test_goals_fill_their_box(reach):
