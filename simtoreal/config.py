@@ -28,6 +28,9 @@ ALGORITHMS = {
 }
 
 
+SAME_AS = {"KukaReach": "PandaReach", "XArmReach": "PandaReach"}
+"""Whose recipe a task has, where it is not its own."""
+
 MAY_DIFFER = ("steps", "workers", "step_timeout", "compile")  # between a run and its resumption
 
 
@@ -216,7 +219,8 @@ def _recipes() -> dict[str, Any]:
 def recipe(task: str, algorithm: str) -> dict[str, Any]:
     """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md. Of
     `module:Id-v0` they are under the id."""
-    found: dict[str, Any] = _recipes().get(task.rpartition(":")[2], {}).get(algorithm, {})
+    recipes, name = _recipes(), task.rpartition(":")[2]
+    found: dict[str, Any] = recipes.get(SAME_AS.get(name, name), {}).get(algorithm, {})
     return found
 
 
