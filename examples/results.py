@@ -22,10 +22,12 @@ from simtoreal.statistics import Episode, Estimate, bootstrap_interval
 STEPS = {  # without randomization, with
     "CartPoleSwingUp": (30_000, 40_000),
     "PandaReach": (10_000, 30_000),
+    "KukaReach": (5_000, 15_000),
+    "XArmReach": (5_000, 15_000),
     "A1Walk": (50_000, 120_000),
 }
 EQUAL = ("CartPoleSwingUp", "PandaReach")  # where plain policies are trained as long as randomized ones, to compare
-CHECKPOINT = {"CartPoleSwingUp": "best", "PandaReach": "last", "A1Walk": "last"}  # a swing-up's return dips at times
+BEST = ("CartPoleSwingUp",)  # a swing-up's return dips at times: the best of a run's checkpoints, not the last
 EPISODES = {"nominal": 100, "train": 300, "heldout": 20}  # for each condition
 SLOW = {"A1Walk": {"train": 100}}  # where it would take hours
 OUT = Path(__file__).parent.parent / "docs" / "results"
@@ -57,7 +59,9 @@ def bundles(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
     for seed in seeds:
         for kind in ("randomized", "plain"):
             run = train(task, kind, seed, folder)
-            chosen = {f"{kind}-{seed}": CHECKPOINT[task]} if kind == "randomized" or task in EQUAL else {}
+            chosen = (
+                {f"{kind}-{seed}": "best" if task in BEST else "last"} if kind == "randomized" or task in EQUAL else {}
+            )
             if kind == "plain":
                 chosen[f"plain-{first // 1000}k-{seed}"] = str(first)
             for name, checkpoint in chosen.items():
