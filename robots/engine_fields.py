@@ -14,6 +14,7 @@ GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and
 GRAVITY = 9.81  # [m/s^2]
 FOOT_FRICTION = 1.0  # [-] of a floating robot's links, so that the ground's number is the pair's
 ARM_FRICTION = 0.5  # [-] of a fixed robot's links, against a table of 1: what PyBullet gives a link
+SAME = 1e-9  # what an engine says that it holds, against what was written
 MAX_SLOPE = 0.35  # [rad]
 
 Dynamics = tuple[float, float, Vector3]
@@ -173,3 +174,12 @@ def gravity_on_slope(pitch: float, roll: float) -> Vector3:
         -GRAVITY * math.sin(roll),
         -GRAVITY * math.cos(pitch) * math.cos(roll),
     )
+
+
+def recalled(written: Mapping[str, float], held: Mapping[str, float]) -> dict[str, float]:
+    """What was written, where the engine holds it to rounding, else what it holds."""
+    out = dict(written)
+    for name, value in held.items():
+        if value != out[name] and not math.isclose(out[name], value, rel_tol=SAME, abs_tol=SAME):
+            out[name] = value
+    return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import mujoco
 from simtoreal.robots import rotation
 from simtoreal.robots.ballast import MovableMass
 from simtoreal.robots.catalog import Robot
-from simtoreal.robots.engine_fields import ARM_FRICTION, FOOT_FRICTION, GRAVITY, Dynamics, Fields, ballast
+from simtoreal.robots.engine_fields import ARM_FRICTION, FOOT_FRICTION, GRAVITY, Dynamics, Fields, ballast, recalled
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
 
@@ -29,7 +28,6 @@ COMPILER = (
     '<mujoco><compiler strippath="false" fusestatic="false" balanceinertia="false" discardvisual="{discard}"/></mujoco>'
 )
 STIFF = (0.01, 1.0)  # time constant [s] and damping ratio of a contact, that of one as hard as Bullet's
-SAME = 1e-9  # relative: what the engine says it holds against what was written
 ELLIPTIC_RATIO = 10.0  # of a contact's stiffness in friction to that of its normal
 NOSLIP_ITERATIONS = 5  # after each solution of the contacts: else what should stick creeps
 STIFF_IN_FRICTION = 0.9999  # of a joint: MuJoCo's largest
@@ -210,8 +208,7 @@ class MuJoCoWorld(World):
         for joint, dof in zip(self._joint_names, self._v.tolist(), strict=True):
             held[f"joint.{joint}.damping"] = float(model.dof_damping[dof])
             held[f"joint.{joint}.friction"] = float(model.dof_frictionloss[dof])
-        # a mass that is written as a share of the nominal one differs from the value by rounding
-        return {n: self._values[n] if math.isclose(v, self._values[n], rel_tol=SAME) else v for n, v in held.items()}
+        return recalled(self._values, held)
 
     def inertia(self, link: str) -> tuple[float, float, float]:
         """Principal inertia [kg m^2] of a link (of a movable one's core) as the engine has it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from simtoreal.robots.ballast import MovableMass
 from simtoreal.robots.catalog import Robot
-from simtoreal.robots.engine_fields import FOOT_FRICTION, GRAVITY, Dynamics, Fields, ballast
+from simtoreal.robots.engine_fields import FOOT_FRICTION, GRAVITY, Dynamics, Fields, ballast, recalled
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
@@ -27,7 +26,6 @@ TABLE_FRICTION = 1.0  # [-] with 1 here, a link's number is the pair's
 SOLVER_ITERATIONS = 50
 ALOFT = 10.0  # [m] above any contact
 POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
-SAME = 1e-9  # relative: what the engine says it holds against what was written
 
 
 class PyBulletWorld(World):
@@ -189,11 +187,7 @@ class PyBulletWorld(World):
     def read_back(self) -> dict[str, float]:
         """What was written, where the engine says that it holds it, else what the engine says. PyBullet has no getter
         for joint damping and motor force."""
-        out, real = dict(self._values), self._held()
-        for name, held in real.items():
-            if held != out[name] and not math.isclose(out[name], held, rel_tol=SAME, abs_tol=SAME):
-                out[name] = held
-        return out
+        return recalled(self._values, self._held())
 
     def _held(self) -> dict[str, float]:
         """The values of those parameters that the engine can be asked for."""

@@ -142,7 +142,7 @@ class HandMade(World):
 
 def test_a_second_engine_stands_behind_the_same_boundary_and_agrees(env, rollout, monkeypatch):
     """Both dampings, the coupling and gravity come out alike for a second of random pushes on another pole."""
-    monkeypatch.setattr(task_module, "PyBulletWorld", HandMade)
+    monkeypatch.setattr(task_module, "make_world", lambda engine, *made, **how: HandMade(*made, **how))
     twin = CartPoleSwingUp()
     assert twin.observation_space == env.observation_space
     assert "link.cart.mass" in twin.parameters

@@ -242,7 +242,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--algorithm", "quux"], "no algorithm 'quux'; choices: ppo, reinforce, sac"),
         (["CartPoleSwingUp", "--seed", "-1"], "argument --seed: must be a whole number from 0, got '-1'"),
         (["CartPoleSwingUp", "--envs", "0"], "argument --envs: must be a whole number from 1, got '0'"),
-        (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, CartPoleSwingUp, PandaReach"),
+        (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, CartPoleSwingUp, KukaReach, PandaReach"),
         (["CartPoleSwingUp", "--randomization", "./nope.yaml"], "no such file"),
         (["CartPoleSwingUp", "--randomization", "PandaReach"], "is a preset for PandaReach"),
         (["CartPoleSwingUp", "--set", "agent.n_critics=17"], "n_critics must be from 1 to 16, got 17"),
@@ -288,7 +288,7 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments, words, tmp_path, cl
 def test_without_its_arguments_it_says_which(cli):
     cli("train", "CartPoleSwingUp").refused("simtoreal train: the following arguments are required: --out")
     cli("trian").refused("invalid choice: 'trian'")
-    cli().refused("name a verb: tasks, play, train")
+    cli().refused("name a verb: tasks, inspect, play, train")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
