@@ -59,9 +59,9 @@ def bundles(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
     for seed in seeds:
         for kind in ("randomized", "plain"):
             run = train(task, kind, seed, folder)
-            chosen = (
-                {f"{kind}-{seed}": "best" if task in BEST else "last"} if kind == "randomized" or task in EQUAL else {}
-            )
+            chosen: dict[str, str] = {}
+            if kind == "randomized" or task in EQUAL:
+                chosen[f"{kind}-{seed}"] = "best" if task in BEST else "last"
             if kind == "plain":
                 chosen[f"plain-{first // 1000}k-{seed}"] = str(first)
             for name, checkpoint in chosen.items():

@@ -33,6 +33,24 @@ def ballast(robot: Robot, movable: Mapping[str, MovableMass]) -> dict[str, tuple
     return added
 
 
+def movable_masses(robot: Robot) -> dict[str, MovableMass]:
+    """The links whose centre of mass can move."""
+    return {
+        link: MovableMass(robot.inertials.get(link) or robot.model.inertial(link), reach)
+        for link, reach in robot.com_reach.items()
+    }
+
+
+def loaded_urdf(robot: Robot, movable: Mapping[str, MovableMass], *, visuals: bool) -> str:
+    """What every engine loads of a robot."""
+    return robot.model.resolved(
+        lock=robot.locked,
+        inertials=dict(robot.inertials) | {link: mass.core for link, mass in movable.items()},
+        ballast=ballast(robot, movable),
+        visuals=visuals,
+    )
+
+
 def _payload(link: str) -> str:
     return f"{link}_ballast"
 

@@ -17,9 +17,18 @@ if "DISPLAY" not in os.environ:
 import mujoco
 
 from simtoreal.robots import rotation
-from simtoreal.robots.ballast import MovableMass
 from simtoreal.robots.catalog import Robot
-from simtoreal.robots.engine_fields import ARM_FRICTION, FOOT_FRICTION, GRAVITY, Dynamics, Fields, ballast, recalled
+from simtoreal.robots.engine_fields import (
+    ARM_FRICTION,
+    FOOT_FRICTION,
+    GRAVITY,
+    Dynamics,
+    Fields,
+    ballast,
+    loaded_urdf,
+    movable_masses,
+    recalled,
+)
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
 
@@ -55,10 +64,7 @@ class MuJoCoWorld(World):
             raise ValueError(f"contacts must be matched or shipped, got {contacts!r}")
         self.physics_dt, self._robot, self._contacts, self._rendering = physics_dt, robot, contacts, rendering
         self._renderer: Any = None
-        self._movable = {
-            link: MovableMass(robot.inertials.get(link) or robot.model.inertial(link), reach)
-            for link, reach in robot.com_reach.items()
-        }
+        self._movable = movable_masses(robot)
         self._load()
         self.joints = tuple(self._joint_names)
         self.parameters = tuple(self._fields.parameters())
@@ -66,12 +72,7 @@ class MuJoCoWorld(World):
 
     def _load(self) -> None:
         robot = self._robot
-        text = robot.model.resolved(
-            lock=robot.locked,
-            inertials=dict(robot.inertials) | {link: movable.core for link, movable in self._movable.items()},
-            ballast=ballast(robot, self._movable),
-            visuals=self._rendering,
-        )
+        text = loaded_urdf(robot, self._movable, visuals=self._rendering)
         discard = str(not self._rendering).lower()
         text = text.replace("</robot>", COMPILER.format(discard=discard) + "</robot>")
         try:
@@ -170,29 +171,30 @@ class MuJoCoWorld(World):
 
     def apply(self, values: Mapping[str, float]) -> None:
         model, written = self._model, self._written
-        changed = False
+        heavier = rougher = False
         for what, link, numbers in self._fields.of(values):
             if written.get((what, link)) == numbers:
                 continue
             body = self._body_of[link]
             if what in ("mass", "massAndDamping"):
                 model.body_mass[body], model.body_inertia[body] = numbers[0], numbers[1:4]
-                changed = True
+                heavier = True
             if what in ("jointDamping", "massAndDamping"):
                 model.dof_damping[self._dof_of[body]] = numbers[-1]
             elif what == "jointFriction":
                 model.dof_frictionloss[self._dof_of[body]] = numbers[0]
             elif what == "lateralFriction":
-                self._friction[body] = numbers[0]
+                self._friction[body], rougher = numbers[0], True
             elif what == "groundFriction":
-                self._ground_friction = numbers[0]
+                self._ground_friction, rougher = numbers[0], True
             elif what == "gravity":
                 model.opt.gravity[:] = numbers
                 self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
             written[what, link] = numbers
-        for body, geoms in self._geoms.items():
-            model.geom_friction[geoms, 0] = self._friction[body] * self._ground_friction
-        if changed:
+        if rougher:
+            for body, geoms in self._geoms.items():
+                model.geom_friction[geoms, 0] = self._friction[body] * self._ground_friction
+        if heavier:
             mujoco.mj_setConst(model, self._scratch)  # what follows from the masses
         self._values = {name: values[name] for name in self._names}
 
@@ -295,6 +297,7 @@ class MuJoCoWorld(World):
         )
 
     def reload(self) -> None:
+        self.close()  # a renderer shows the model that it was made for
         self._load()
 
     def mark(self, position: Sequence[float], radius: float) -> None:

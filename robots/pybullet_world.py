@@ -11,9 +11,16 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from simtoreal.robots.ballast import MovableMass
 from simtoreal.robots.catalog import Robot
-from simtoreal.robots.engine_fields import FOOT_FRICTION, GRAVITY, Dynamics, Fields, ballast, recalled
+from simtoreal.robots.engine_fields import (
+    FOOT_FRICTION,
+    GRAVITY,
+    Dynamics,
+    Fields,
+    loaded_urdf,
+    movable_masses,
+    recalled,
+)
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
@@ -50,10 +57,7 @@ class PyBulletWorld(World):
         self._robot = robot
         self._floating = robot.floating
         self._rendering = rendering or gui
-        self._movable = {
-            link: MovableMass(robot.inertials.get(link) or robot.model.inertial(link), reach)
-            for link, reach in robot.com_reach.items()
-        }
+        self._movable = movable_masses(robot)
         self._client = bullet.connect(bullet.GUI if gui else bullet.DIRECT)
         self._marker: int | None = None
         try:
@@ -76,12 +80,7 @@ class PyBulletWorld(World):
         )
         bullet.setTimeStep(self.physics_dt, physicsClientId=c)
         bullet.setGravity(0, 0, -GRAVITY, physicsClientId=c)
-        text = self._robot.model.resolved(
-            lock=self._robot.locked,
-            inertials=dict(self._robot.inertials) | {link: movable.core for link, movable in self._movable.items()},
-            ballast=ballast(self._robot, self._movable),
-            visuals=self._rendering,
-        )
+        text = loaded_urdf(self._robot, self._movable, visuals=self._rendering)
         with tempfile.NamedTemporaryFile("w", suffix=".urdf") as file, quiet():
             file.write(text)
             file.flush()
