@@ -151,6 +151,22 @@ def test_both_cameras_see_the_robot_in_the_same_place():
         assert (one & other).sum() / (one | other).sum() > 0.6
 
 
+def test_a_reloaded_world_is_shown_as_it_is():
+    world = make_world("mujoco", catalog.cartpole(), 0.002, rendering=True)
+    camera = Camera((0.0, 0.0, 0.2), 3.0, width=80, height=60)
+    frames = []
+    for position in ((0.0, 0.0), (0.8, 2.0)):
+        world.reset(position, (0.0, 0.0))
+        frames.append(world.render(camera))
+    world.reload()
+    world.mark((0.0, 0.0, 0.8), 0.3)
+    world.reset((0.8, 2.0), (0.0, 0.0))
+    marked = world.render(camera)
+    world.close()
+    assert (frames[0] != frames[1]).any()
+    assert (marked != frames[1]).any()  # the new model's marker is seen
+
+
 def test_what_is_no_engine_is_refused():
     with pytest.raises(ValueError, match="no engine 'ode'; engines: pybullet, mujoco, mujoco-shipped"):
         make_world("ode", catalog.cartpole(), 0.002)
