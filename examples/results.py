@@ -25,11 +25,13 @@ STEPS = {  # without randomization, with
     "KukaReach": (5_000, 15_000),
     "XArmReach": (5_000, 15_000),
     "A1Walk": (50_000, 120_000),
+    "AliengoWalk": (50_000, 120_000),
 }
+WALKS = ("A1Walk", "AliengoWalk")  # whose figures count commands too
 EQUAL = ("CartPoleSwingUp", "PandaReach")  # where plain policies are trained as long as randomized ones, to compare
 BEST = ("CartPoleSwingUp",)  # a swing-up's return dips at times: the best of a run's checkpoints, not the last
 EPISODES = {"nominal": 100, "train": 300, "heldout": 20}  # for each condition
-SLOW = {"A1Walk": {"train": 100}}  # where it would take hours
+SLOW = {walk: {"train": 100} for walk in WALKS}  # where it would take hours
 OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
@@ -99,7 +101,7 @@ def judge(task: str, found: dict[str, Path], folder: Path) -> tuple[list[dict[st
                     "worst_success": round(figures.worst.success.value, 4),
                 }
             )
-            if task == "A1Walk":
+            if task in WALKS:
                 own = [e for e in verdict.episodes if e.bundle == figures.bundle and e.held_out >= figures.held_out]
                 rows[-1]["commands_followed"] = round(commands_followed(own), 4)
     return rows, episodes

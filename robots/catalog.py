@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -37,6 +38,7 @@ class Robot:
         floating: its base is free, on a plane at z = 0; otherwise the base is fixed to the world.
         feet: links that it stands on; where given, only their friction is a parameter.
         com_reach: link -> how far its centre of mass may be moved along x, y and z [m].
+        ranges: joint -> least and greatest position [rad or m], where the URDF's are not those to keep.
     """
 
     name: str
@@ -50,6 +52,12 @@ class Robot:
     floating: bool = False
     feet: tuple[str, ...] = ()
     com_reach: Mapping[str, Vector3] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def range(self, joint: str) -> tuple[float, float]:
+        """The least and greatest position of a joint [rad or m]."""
+        found = self.model.joints[joint]
+        return self.ranges.get(joint, (found.lower, found.upper))
 
     @cached_property
     def model(self) -> RobotModel:
@@ -185,8 +193,8 @@ def xarm() -> Robot:
     )
 
 
-A1_LEGS = ("FR", "FL", "RR", "RL")
-A1_JOINTS = tuple(f"{leg}_{part}_joint" for leg in A1_LEGS for part in ("hip", "upper", "lower"))
+QUADRUPED = ("FR", "FL", "RR", "RL")
+A1_JOINTS = tuple(f"{leg}_{part}_joint" for leg in QUADRUPED for part in ("hip", "upper", "lower"))
 
 
 @lru_cache
@@ -199,6 +207,22 @@ def a1() -> Robot:
         payload={"trunk": (0.0, 0.0, 0.1)},
         max_payload=8.0,
         floating=True,
-        feet=tuple(f"{leg}_toe" for leg in A1_LEGS),
+        feet=tuple(f"{leg}_toe" for leg in QUADRUPED),
+        com_reach={"trunk": (0.05, 0.02, 0.012)},
+    )
+
+
+@lru_cache
+def aliengo() -> Robot:
+    """Unitree Aliengo, links and joints named as the A1's. Its file leaves the thighs' joints without an end."""
+    return Robot(
+        name="aliengo",
+        urdf=pybullet_data() / "aliengo" / "aliengo.urdf",
+        drag={joint: Drag(0.0, 1.0, 0.0, 2.0) for joint in A1_JOINTS},
+        ranges={f"{leg}_upper_joint": (-math.pi, math.pi) for leg in QUADRUPED},
+        payload={"trunk": (0.0, 0.0, 0.1)},
+        max_payload=12.0,
+        floating=True,
+        feet=tuple(f"{leg}_toe" for leg in QUADRUPED),
         com_reach={"trunk": (0.05, 0.02, 0.012)},
     )

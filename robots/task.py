@@ -211,9 +211,10 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def limits(self) -> dict[str, list[float]]:
         """Limits of the commanded joints, in SI, in their order."""
         joints = [self.robot.model.joints[name] for name in self.commanded_joints]
+        ranges = [self.robot.range(name) for name in self.commanded_joints]
         return {
-            "position_low": [joint.lower for joint in joints],
-            "position_high": [joint.upper for joint in joints],
+            "position_low": [low for low, _ in ranges],
+            "position_high": [high for _, high in ranges],
             "velocity": [joint.velocity for joint in joints],
             "effort": [joint.effort for joint in joints],
         }

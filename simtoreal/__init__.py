@@ -27,6 +27,7 @@ if not (Path(__file__).parent / "robots").is_dir():
 
 for _id, _entry in {
     "A1Walk": "simtoreal.robots.tasks.walk:A1Walk",
+    "AliengoWalk": "simtoreal.robots.tasks.walk:AliengoWalk",
     "CartPoleSwingUp": "simtoreal.robots.tasks.cartpole:CartPoleSwingUp",
     "KukaReach": "simtoreal.robots.tasks.reach:KukaReach",
     "PandaReach": "simtoreal.robots.tasks.reach:PandaReach",

@@ -84,7 +84,7 @@ class Reach(Task):
         """What follows from the arm."""
         super().__init_subclass__(**options)
         arm, n = cls.arm, len(cls.arm.joints)
-        limits = [cls.robot.model.joints[joint] for joint in arm.joints]
+        ranges = [cls.robot.range(joint) for joint in arm.joints]
         cls.commanded_joints = arm.joints
         cls.gains = {"kp": arm.kp, "kd": arm.kd}
         cls.goals = {"tool_position": (arm.goal_low, arm.goal_high)}
@@ -98,8 +98,8 @@ class Reach(Task):
         cls.command_layout = CommandLayout(
             Field("joint_target", n, "rad", "joint", arm.joints),
             scale=[MAX_STEP] * n,
-            low=[joint.lower for joint in limits],
-            high=[joint.upper for joint in limits],
+            low=[low for low, _ in ranges],
+            high=[high for _, high in ranges],
             relative_to=("joint_position", "tracking_error"),
         )
         cls.sensors = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from operator import mul
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from simtoreal.robots import catalog, rotation
 from simtoreal.robots.actuators import Drive, PDDrive
 from simtoreal.robots.gait import WalkLimits, WalkScorer
-from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.legs import Legs
 from simtoreal.robots.mirror import Mirror, make_mirror, mirrored
 from simtoreal.robots.sensors import BASE, Imu, JointSensor
 from simtoreal.robots.streams import uniform
@@ -32,68 +31,35 @@ TURN = (-0.6, 0.6)  # [rad/s] of yaw-rate commands
 UPRIGHT = 0.8  # cosine of the tilt at which it has fallen
 SHARPNESS = 8.0  # of the contact schedule's edges
 LIFT = 0.04  # [m] of clearance beyond which a swing earns no more
+OTHER_SIDE = {"FR": "FL", "FL": "FR", "RR": "RL", "RL": "RR"}
+TROT = (1.0, -1.0, -1.0, 1.0)  # of FR, FL, RR, RL
 
 
-@dataclass(frozen=True)
-class Legs:
-    """What the walk of a legged robot needs to know of it; joints leg by leg, `mirror_leg` swaps left and right.
+DOCUMENT = """
 
-    Attributes:
-        stand: joint positions [rad] of one leg when standing; `mirror_sign` of each when left and right are swapped.
-        scale: an action of 1 moves the targets of one leg's joints by this [rad].
-        phase: +1 for legs that stand in the clock's first half, -1 for the others.
-        height: of the root link when an episode starts; `fallen` when it has fallen [m].
-        foot_radius: [m].
-    """
-
-    stand: tuple[float, ...]
-    scale: tuple[float, ...]
-    mirror_sign: tuple[float, ...]
-    mirror_leg: Mapping[str, str]
-    phase: tuple[float, ...]
-    kp: float  # [N m/rad]
-    kd: float  # [N m s/rad]
-    torque: float  # [N m]
-    height: float
-    fallen: float
-    foot_radius: float
-
-
-class A1Walk(Task):
-    """A Unitree A1 walks forward and turns as commanded.
-
-    50 Hz joint position targets; explicit PD (60 N m/rad, 2 N m s/rad, 33.5 N m at most) at 500 Hz; 10 s, with a new
-    command every 5 s: forward velocity uniform in 0.2-0.8 m/s and yaw rate in +-0.6 rad/s.
+    50 Hz joint position targets; explicit PD ({kp:g} N m/rad, {kd:g} N m s/rad, {torque:g} N m at most) at 500 Hz;
+    10 s, with a new command every 5 s: forward velocity uniform in 0.2-0.8 m/s and yaw rate in +-0.6 rad/s.
 
     Success: it never falls, and each command is followed, from 1 s after it was given, by a walk (`robots/gait.py`):
-    mean |velocity error| < 0.1 m/s and mean |yaw-rate error| < 0.15 rad/s in the body's frame, each foot touches down
-    1.5-4 times a second, swings at least 15 mm high and stands at most 80 % of the time; mean mechanical power < 150 W,
-    action change < 0.35 (root mean square) and slip of a standing foot < 0.2 m/s rule out shaking and skating.
+    mean |velocity error| <= 0.1 m/s and mean |yaw-rate error| <= 0.15 rad/s in the body's frame, each foot touches down
+    1.5-4 times a second, swings at least 15 mm high and stands at most 80 % of the time; mean mechanical power <=
+    {watts:g} W, action change <= 0.35 (root mean square) and slip of a standing foot <= 0.2 m/s rule out shaking and
+    skating.
 
-    Observation (46):
+    Observation ({size}):
 
-    | index | field | unit | frame |
-    |---|---|---|---|
-    | 0-2 | gravity (direction, from the IMU) | - | base |
-    | 3-5 | angular_velocity (gyro) | rad/s | base |
-    | 6-17 | joint_position | rad | joint |
-    | 18-29 | joint_velocity | rad/s | joint |
-    | 30-41 | last_target | rad | joint |
-    | 42-43 | gait_clock (sin, cos of 2.5 Hz) | - | clock |
-    | 44 | velocity_command | m/s | base |
-    | 45 | yaw_rate_command | rad/s | base |
+{table}
 
-    Action (12): `joint_target` [rad] = clip(stand + (0.15, 0.3, 0.3) a, joint limits); stand is (0, 0.9, -1.8) for
-    each leg.
+    Action ({n}): `joint_target` [rad] = clip(stand + {scale} a, joint limits); stand is {stand} for each leg.
 
     Reward per step, e and u the velocity and yaw-rate errors: `velocity` = 1.5 (1 - min(|e| / 0.5, 2)) +
     0.5 exp(-(e / 0.15)^2), `yaw` = 0.5 exp(-(u / 0.35)^2) - min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
-    action_change, `power` = -0.002 power, `roll_pitch` = -0.02 (wx^2 + wy^2), `upright` = -0.5 (gx^2 + gy^2), `gait` =
-    mean over the feet of s - 0.5, s = D while a foot stands and 1 - D else, D = sigmoid(+-8 sin(clock)): + for FR and
-    RL, - for FL and RR, a trot; `lift` = 2 mean over the feet of (1 - D) min(clearance / 0.04 m, 1); `slip` = -1.5 mean
-    slip.
-    Terminates, as a failure with -15, when the trunk leans by more than 37 degrees or is below 0.15 m. Truncates after
-    500 steps.
+    action_change, `power` = -0.3 power / {watts:g} W, `roll_pitch` = -0.02 (wx^2 + wy^2), `upright` = -0.5 (gx^2 +
+    gy^2), `gait` = mean over the feet of s - 0.5, s = D while a foot stands and 1 - D else, D = sigmoid(+-8
+    sin(clock)): + for {first}, - for {second}; `lift` = 2 mean over the feet of (1 - D) min(clearance / 0.04 m, 1);
+    `slip` = -1.5 mean slip.
+    Terminates, as a failure with -15, when the trunk leans by more than 37 degrees or is below {fallen:g} m. Truncates
+    after 500 steps.
 
     Reward signals, as motion capture, an IMU, foot switches and a power meter give them: base_velocity [m/s],
     base_angular_velocity [rad/s], gravity, base_height [m], foot_contact, foot_clearance [m], foot_slip [m/s],
@@ -101,20 +67,12 @@ class A1Walk(Task):
     yaw_rate_command [rad/s], command_age [s].
     """
 
-    robot = catalog.a1()
-    legs: ClassVar[Legs] = Legs(
-        stand=(0.0, 0.9, -1.8),
-        scale=(0.15, 0.3, 0.3),
-        mirror_sign=(-1.0, 1.0, 1.0),
-        mirror_leg={"FR": "FL", "FL": "FR", "RR": "RL", "RL": "RR"},
-        phase=(1.0, -1.0, -1.0, 1.0),
-        kp=60.0,
-        kd=2.0,
-        torque=33.5,
-        height=0.262,
-        fallen=0.15,
-        foot_radius=0.02,
-    )
+
+class Walk(Task):
+    """A legged robot walks forward and turns as commanded. A robot of the family names `robot` and `legs`, and what it
+    is in the first line of its document; the rest of that follows."""
+
+    legs: ClassVar[Legs]
     physics_dt = 0.002
     control_dt = 0.02
     horizon = 500
@@ -123,62 +81,49 @@ class A1Walk(Task):
     failure_reward = -15.0
     lowest_reward = -10.0  # thrashing at full effort: -5
     camera = Camera(target=(0.0, 0.0, 0.2), distance=1.3, yaw=35.0, pitch=-15.0)
-    walk_limits: ClassVar[WalkLimits] = WalkLimits()
-    commanded_joints = catalog.A1_JOINTS
+    walk_limits: ClassVar[WalkLimits]
     goals: ClassVar = {
         "velocity_command": (FORWARD[:1], FORWARD[1:]),
         "yaw_rate_command": (TURN[:1], TURN[1:]),
     }
     mirrors = True
-    _limits = tuple(catalog.a1().model.joints[joint] for joint in catalog.A1_JOINTS)
-    observation_layout = Layout(
-        Field("gravity", 3, "-", "base", ("x", "y", "z"), "direction of gravity"),
-        Field("angular_velocity", 3, "rad/s", "base", ("x", "y", "z")),
-        Field("joint_position", 12, "rad", "joint", catalog.A1_JOINTS),
-        Field("joint_velocity", 12, "rad/s", "joint", catalog.A1_JOINTS),
-        Field("last_target", 12, "rad", "joint", catalog.A1_JOINTS, "the command given one control step ago"),
-        Field("gait_clock", 2, "-", "clock", ("sin", "cos"), "of 2 pi 2.5 Hz t; any phase at the start"),
-        Field("velocity_command", 1, "m/s", "base", (), "forward"),
-        Field("yaw_rate_command", 1, "rad/s", "base", (), "positive to the left"),
-    )
-    command_layout = CommandLayout(
-        Field("joint_target", 12, "rad", "joint", catalog.A1_JOINTS),
-        scale=legs.scale * 4,
-        offset=legs.stand * 4,
-        low=[joint.lower for joint in _limits],
-        high=[joint.upper for joint in _limits],
-    )
-    reward_layout = Layout(
-        Field("base_velocity", 3, "m/s", "base", ("x", "y", "z"), "of the trunk's centre of mass"),
-        Field("base_angular_velocity", 3, "rad/s", "base", ("x", "y", "z")),
-        Field("gravity", 3, "-", "base", ("x", "y", "z")),
-        Field("base_height", 1, "m", "ground"),
-        Field("foot_contact", 4, "-", "", catalog.A1_LEGS, "1 while it touches the ground"),
-        Field("foot_clearance", 4, "m", "ground", catalog.A1_LEGS),
-        Field("foot_slip", 4, "m/s", "ground", catalog.A1_LEGS, "horizontal speed while it touches the ground, else 0"),
-        Field("power", 1, "W", "", (), "sum over the joints of |torque times velocity|"),
-        Field("action_change", 1, "-", "", (), "sum of squares of the change of the action"),
-        Field("gait_clock", 2, "-", "clock", ("sin", "cos")),
-        Field("velocity_command", 1, "m/s", "base"),
-        Field("yaw_rate_command", 1, "rad/s", "base"),
-        Field("command_age", 1, "s", "", (), "since the command was given"),
-    )
     privileged_signals = ("base_velocity", "base_height", "foot_contact")
-    sensors = (
-        JointSensor("joint_position", "position", catalog.A1_JOINTS, "rad", 0.05, 0.1),
-        JointSensor("joint_velocity", "velocity", catalog.A1_JOINTS, "rad/s", 3.0, 0.0),
-        Imu(),
-    )
-    gains: ClassVar[Mapping[str, Sequence[float]]] = {"kp": (legs.kp,) * 12, "kd": (legs.kd,) * 12}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What follows from the legs."""
+        super().__init_subclass__(**options)
+        legs = cls.legs
+        cls.commanded_joints = legs.joints
+        cls.gains = {"kp": (legs.kp,) * len(legs.joints), "kd": (legs.kd,) * len(legs.joints)}
+        cls.observation_layout = legs.observation()
+        cls.command_layout = legs.command(cls.robot)
+        cls.reward_layout = legs.rewarded()
+        cls.walk_limits = WalkLimits(power=legs.power)
+        cls.sensors = (
+            JointSensor("joint_position", "position", legs.joints, "rad", 0.05, 0.1),
+            JointSensor("joint_velocity", "velocity", legs.joints, "rad/s", 3.0, 0.0),
+            Imu(),
+        )
+        first, second = (
+            " and ".join(leg for leg, phase in zip(legs.names, legs.phase, strict=True) if phase * sign > 0)
+            for sign in (1, -1)
+        )
+        cls.__doc__ = (cls.__doc__ or "") + DOCUMENT.format(
+            size=cls.observation_layout.size,
+            table=cls.observation_layout.table("    "),
+            n=len(legs.joints),
+            watts=legs.power,
+            first=first,
+            second=second,
+            **vars(legs),
+        )
 
     @cached_property
     def _mirrors(self) -> tuple[Mirror, Mirror, Mirror]:
         """Of observations, privileged observations and actions."""
-        signs = self.legs.mirror_sign * len(self.robot.feet)
-        turned = [joint for joint, sign in zip(self.commanded_joints, signs, strict=True) if sign < 0]
         privileged = [name.removeprefix("parameters.") for name in self.privileged_layout.element_names()]
         seen, true, action = (
-            make_mirror(names, self.legs.mirror_leg, turned)
+            make_mirror(names, self.legs.mirror_leg, self.legs.turned)
             for names in (self.observation_layout.element_names(), privileged, self.command_layout.element_names())
         )
         return seen, true, action
@@ -209,7 +154,7 @@ class A1Walk(Task):
         self._commands = [(velocity, turn) for velocity, turn in (uniform(rng, low, high) for _ in range(segments))]
         self._phase = float(rng.uniform(0.0, 2.0 * math.pi))
         self._last_action = [0.0] * len(self.commanded_joints)
-        stand = self.legs.stand * len(self.robot.feet)
+        stand = self.legs.standing
         position = uniform(rng, [q - 0.05 for q in stand], [q + 0.05 for q in stand])
         base = (0.0, 0.0, self.legs.height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
         return Start(position, [0.0] * len(position), stand, base)
@@ -280,7 +225,7 @@ class A1Walk(Task):
 
     @classmethod
     def reward_terms(cls, signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
-        """`signals` as in `reward_layout`; `action` [12] in [-1, 1]."""
+        """`signals` as in `reward_layout`; `action` [m] in [-1, 1]."""
         (vx, vy, _), (wx, wy, wz), (gx, gy, _) = (
             signals[name] for name in ("base_velocity", "base_angular_velocity", "gravity")
         )
@@ -300,7 +245,7 @@ class A1Walk(Task):
             "yaw": 0.5 * math.exp(-((u / 0.35) ** 2)) - min(abs(u), 1.0),
             "sideways": -0.3 * abs(vy),
             "smooth": -0.03 * signals["action_change"][0],
-            "power": -0.002 * signals["power"][0],
+            "power": -0.3 / cls.legs.power * signals["power"][0],
             "roll_pitch": -0.02 * (wx * wx + wy * wy),
             "upright": -0.5 * (gx * gx + gy * gy),
             "gait": gait / feet,
@@ -331,7 +276,7 @@ class A1Walk(Task):
         """The same motions under other commands: hindsight, as of Andrychowicz et al. 2017 (arXiv 1707.01495).
 
         `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated, obs and
-        next_obs [E, 46] or stacks of frames [E, k 46]; `signals` [E] the reward signals each led to. Half of the new
+        next_obs [E, n] or stacks of frames [E, k n]; `signals` [E] the reward signals each led to. Half of the new
         commands lie near to how the robot moved, half are drawn as a reset draws them. Where the command changed within
         a row it stays as it was.
         """
@@ -387,3 +332,47 @@ class A1Walk(Task):
         `augment`."""
         seen, true, action = self._mirrors
         return mirrored(rows, seen=seen, privileged=true, action=action)
+
+
+class A1Walk(Walk):
+    """A Unitree A1 walks forward and turns as commanded."""
+
+    robot = catalog.a1()
+    legs = Legs(
+        names=catalog.QUADRUPED,
+        joints=catalog.A1_JOINTS,
+        stand=(0.0, 0.9, -1.8),
+        scale=(0.15, 0.3, 0.3),
+        mirror_sign=(-1.0, 1.0, 1.0),
+        mirror_leg=OTHER_SIDE,
+        phase=TROT,
+        kp=60.0,
+        kd=2.0,
+        torque=33.5,
+        height=0.262,
+        fallen=0.15,
+        foot_radius=0.02,
+        power=150.0,  # a cost of transport of 2.4 for 12.5 kg at 0.5 m/s
+    )
+
+
+class AliengoWalk(Walk):
+    """A Unitree Aliengo walks forward and turns as commanded."""
+
+    robot = catalog.aliengo()
+    legs = Legs(
+        names=catalog.QUADRUPED,
+        joints=catalog.A1_JOINTS,
+        stand=(0.0, 0.9, -1.8),
+        scale=(0.15, 0.3, 0.3),
+        mirror_sign=(-1.0, 1.0, 1.0),
+        mirror_leg=OTHER_SIDE,
+        phase=TROT,
+        kp=120.0,
+        kd=3.0,
+        torque=44.4,
+        height=0.338,
+        fallen=0.2,
+        foot_radius=0.0265,
+        power=247.0,  # the A1's cost of transport, for 20.6 kg
+    )

@@ -133,8 +133,8 @@ def test_one_command_not_followed_fails_the_episode():
 def walk():
     made = []
 
-    def build(**options):
-        made.append(gym.make("simtoreal/A1Walk-v0", disable_env_checker=True, **options).unwrapped)
+    def build(task="A1Walk", **options):
+        made.append(gym.make(f"simtoreal/{task}-v0", disable_env_checker=True, **options).unwrapped)
         return made[-1]
 
     yield build
@@ -142,9 +142,10 @@ def walk():
         env.close()
 
 
-def test_the_mirror_image_of_a_motion_is_the_motion_of_the_mirrored_robot(walk):
+@pytest.mark.parametrize("task", ["A1Walk", "AliengoWalk"])
+def test_the_mirror_image_of_a_motion_is_the_motion_of_the_mirrored_robot(walk, task):
     """Seen from behind a mirror, a robot with mirrored parameters, start and actions does what the other one does."""
-    env, twin = walk(privileged=True), walk(privileged=True)
+    env, twin = walk(task, privileged=True), walk(task, privileged=True)
     seen, true, act = env._mirrors
     values = {
         "link.FR_lower.mass": 0.25, "link.trunk.com.y": 0.01, "ground.slope.roll": 0.1,
@@ -159,7 +160,7 @@ def test_the_mirror_image_of_a_motion_is_the_motion_of_the_mirrored_robot(walk):
     # the trunk's own centre of mass and inertia are not quite symmetric: both robots get it from the same file
     q, qd, _ = env.world.state()
     order, sign = act
-    start = (0.0, 0.0, 0.262, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
+    start = (0.0, 0.0, env.legs.height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
     env.world.reset(q, qd, start)
     twin.world.reset((np.array(q)[order] * sign).tolist(), qd, start)
     for each in (env, twin):
@@ -411,3 +412,11 @@ def test_limits_are_those_of_the_issue():
     assert (limits.velocity, limits.yaw_rate, limits.settle) == (0.1, 0.15, 1.0)
     assert (limits.touchdowns, limits.swing_height, limits.duty) == ((1.5, 4.0), 0.015, 0.8)
     assert replace(limits) == WalkLimits()
+
+
+def test_a_joint_that_the_file_leaves_endless_has_the_range_of_the_robots_description(walk):
+    env = walk("AliengoWalk")
+    thighs = [i for i, joint in enumerate(env.commanded_joints) if "upper" in joint]
+    assert [env.limits["position_high"][i] for i in thighs] == [math.pi] * 4
+    assert np.abs(env.command_layout.low[thighs]) == pytest.approx(math.pi)
+    assert env.limits["position_low"][0] == pytest.approx(-1.2217304764)  # the file's own
