@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from simtoreal.robots.model import Inertial, RobotModel, Vector3, possible
+from simtoreal.robots.model import Inertial, RobotModel, Vector3, possible, with_rotor
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -38,7 +38,9 @@ class Robot:
         floating: its base is free, on a plane at z = 0; otherwise the base is fixed to the world.
         feet: links that it stands on; where given, only their friction is a parameter.
         com_reach: link -> how far its centre of mass may be moved along x, y and z [m].
-        ranges: joint -> least and greatest position [rad or m], where the URDF's are not those to keep.
+        ranges: joint -> least and greatest position [rad or m], where the URDF's are not those to keep; `efforts`
+            [N m or N] and `velocities` [rad/s or m/s] likewise.
+        joints: its moving joints in the order of every joint vector; without, the URDF's order.
     """
 
     name: str
@@ -53,11 +55,26 @@ class Robot:
     feet: tuple[str, ...] = ()
     com_reach: Mapping[str, Vector3] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    efforts: Mapping[str, float] = field(default_factory=dict)
+    velocities: Mapping[str, float] = field(default_factory=dict)
+    joints: tuple[str, ...] = ()
 
     def range(self, joint: str) -> tuple[float, float]:
         """The least and greatest position of a joint [rad or m]."""
         found = self.model.joints[joint]
         return self.ranges.get(joint, (found.lower, found.upper))
+
+    def effort(self, joint: str) -> float:
+        """The most torque or force of a joint [N m or N]."""
+        return self.efforts.get(joint, self.model.joints[joint].effort)
+
+    def velocity(self, joint: str) -> float:
+        """The highest speed of a joint [rad/s or m/s]."""
+        return self.velocities.get(joint, self.model.joints[joint].velocity)
+
+    def ordered(self, joints: Sequence[str]) -> list[str]:
+        """All moving joints, given in the URDF's order, in that of every joint vector."""
+        return list(self.joints or joints)
 
     @cached_property
     def model(self) -> RobotModel:
@@ -126,13 +143,8 @@ _PANDA_CAD = {
 _ROTOR = 0.1  # [kg m^2]
 
 
-def _with_rotor(body: Inertial) -> Inertial:
-    xx, yy, zz, xy, xz, yz = body.inertia
-    return replace(body, inertia=(xx + _ROTOR / 2, yy + _ROTOR / 2, zz + _ROTOR, xy, xz, yz))
-
-
 PANDA_INERTIALS = {
-    link: _with_rotor(body) if link.startswith("panda_link") else body for link, body in _PANDA_CAD.items()
+    link: with_rotor(body, _ROTOR) if link.startswith("panda_link") else body for link, body in _PANDA_CAD.items()
 }
 
 PANDA_JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
@@ -165,7 +177,9 @@ def kuka() -> Robot:
         name="kuka",
         urdf=urdf,
         drag={joint: Drag(0.5, 10.0 if joint in KUKA_JOINTS[:4] else 3.0, 0.0, 3.0) for joint in KUKA_JOINTS},
-        inertials={link: _with_rotor(model.inertial(link)) for link in (f"lbr_iiwa_link_{i}" for i in range(1, 8))},
+        inertials={
+            link: with_rotor(model.inertial(link), _ROTOR) for link in (f"lbr_iiwa_link_{i}" for i in range(1, 8))
+        },
         payload={"lbr_iiwa_link_7": (0.0, 0.0, 0.045)},
         max_payload=14.0,
         table=True,
@@ -186,7 +200,7 @@ def xarm() -> Robot:
         name="xarm",
         urdf=urdf,
         drag={joint: Drag(1.0, 10.0 if joint in XARM_JOINTS[:3] else 3.0, 0.0, 3.0) for joint in XARM_JOINTS},
-        inertials={link: _with_rotor(body) for link, body in links.items()},
+        inertials={link: with_rotor(body, _ROTOR) for link, body in links.items()},
         payload={"link6": (0.0, 0.0, 0.05)},
         max_payload=5.0,
         table=True,

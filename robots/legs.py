@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.model import ModelError, RobotModel
+
+ALIKE = 1e-3  # of unit axes, and [rad] of standing joints, on both sides
 
 
 @dataclass(frozen=True)
 class Legs:
-    """The legs of a robot, all alike; everything of a joint is in the order hip to foot, joints and feet leg by leg.
+    """The legs of a robot whose root link looks along x and has y to its left, z up.
 
     Attributes:
-        names: of the legs; joints carry them as a whole word, up to an underscore.
-        joints: the names of all their joints.
-        stand: joint positions [rad] of one leg when standing.
-        scale: an action of 1 moves the targets of one leg's joints by this [rad].
-        mirror_sign: of each joint of one leg when left and right are swapped, -1 where its angle changes sign.
-        mirror_leg: leg -> the leg on the other side.
+        names: of the legs, in the order of the robot's feet.
+        joints: leg by leg, as many in each, in the order from hip to foot.
+        stand: positions of the joints when standing [rad].
+        scale: an action of 1 moves the joints' targets by this [rad].
+        other_side: leg -> the leg that is its mirror image.
         phase: of each leg +1 if it stands in the clock's first half, -1 if in the second.
-        kp, kd, torque: of every joint's drive [N m/rad, N m s/rad, N m at most].
+        kp, kd, torque: of each joint's drive [N m/rad, N m s/rad, N m at most].
         height: of the root link when an episode starts; `fallen` when it has fallen [m].
         foot_radius: [m].
         power: [W] mean mechanical power of a walk, at most.
@@ -31,31 +36,27 @@ class Legs:
     joints: tuple[str, ...]
     stand: tuple[float, ...]
     scale: tuple[float, ...]
-    mirror_sign: tuple[float, ...]
-    mirror_leg: Mapping[str, str]
+    other_side: Mapping[str, str]
     phase: tuple[float, ...]
-    kp: float
-    kd: float
-    torque: float
+    kp: tuple[float, ...]
+    kd: tuple[float, ...]
+    torque: tuple[float, ...]
     height: float
     fallen: float
     foot_radius: float
     power: float
 
     def __post_init__(self) -> None:
-        if len(self.joints) != len(self.names) * len(self.stand):
-            raise ValueError(f"{len(self.names)} legs of {len(self.stand)} joints need as many, not {len(self.joints)}")
+        if not self.names or len(self.joints) % len(self.names):
+            raise ValueError(f"{len(self.joints)} joints are not as many for each of {len(self.names)} legs")
+        if {*self.other_side} != {*self.names} or any(self.other_side[b] != a for a, b in self.other_side.items()):
+            raise ValueError(f"each of the legs {', '.join(self.names)} needs one on the other side, and is that one's")
 
-    @property
-    def standing(self) -> tuple[float, ...]:
-        """The positions of all joints when standing [rad]."""
-        return self.stand * len(self.names)
-
-    @property
-    def turned(self) -> list[str]:
-        """The joints whose angle changes sign in a mirror."""
-        signs = self.mirror_sign * len(self.names)
-        return [joint for joint, sign in zip(self.joints, signs, strict=True) if sign < 0]
+    @cached_property
+    def by_leg(self) -> dict[str, tuple[str, ...]]:
+        """The joints of each leg."""
+        k = len(self.joints) // len(self.names)
+        return {leg: self.joints[i * k : (i + 1) * k] for i, leg in enumerate(self.names)}
 
     def observation(self) -> Layout:
         """What the robot's sensors and its controller know while it walks."""
@@ -76,8 +77,8 @@ class Legs:
         ranges = [robot.range(joint) for joint in self.joints]
         return CommandLayout(
             Field("joint_target", len(self.joints), "rad", "joint", self.joints),
-            scale=self.scale * len(self.names),
-            offset=self.standing,
+            scale=self.scale,
+            offset=self.stand,
             low=[low for low, _ in ranges],
             high=[high for _, high in ranges],
         )
@@ -100,3 +101,56 @@ class Legs:
             Field("yaw_rate_command", 1, "rad/s", "base"),
             Field("command_age", 1, "s", "", (), "since the command was given"),
         )
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Left and right of a robot: each name -> that of its image in a mirror, for legs, joints and links; and the joints
+    whose angle changes sign there."""
+
+    swap: Mapping[str, str]
+    turned: tuple[str, ...]
+
+
+def find_sides(model: RobotModel, legs: Legs) -> Sides:
+    """From the tree of joints and their axes.
+
+    Raises:
+        ModelError: the legs of both sides are no images of each other, or do not stand as such.
+    """
+    swap: dict[str, str] = dict(legs.other_side)
+    turned = []
+    stand = dict(zip(legs.joints, legs.stand, strict=True))
+    axes = {joint: model.axis(joint) for joint in legs.joints}
+    for leg, other in legs.other_side.items():
+        for joint, image in zip(legs.by_leg[leg], legs.by_leg[other], strict=True):
+            x, y, z = axes[joint]
+            sign = float(np.dot((-x, y, -z), axes[image]))  # of a rotation, the part along the mirror changes sides
+            where = f"{model.path}: joints {joint} and {image}"
+            if abs(abs(sign) - 1.0) > ALIKE:
+                raise ModelError(f"{where} are no mirror images: their axes are {axes[joint]} and {axes[image]}")
+            if abs(stand[image] - sign * stand[joint]) > ALIKE:
+                raise ModelError(
+                    f"{where} do not stand as mirror images: {stand[joint]:g} and {stand[image]:g} rad, where the "
+                    f"second should be {round(sign) * stand[joint]:g}"
+                )
+            swap[joint] = image
+            swap.update(_links(model, model.joints[joint].child, model.joints[image].child, legs.joints))
+            if sign < 0.0:
+                turned.append(joint)
+    return Sides(swap, tuple(turned))
+
+
+def _links(model: RobotModel, one: str, other: str, joints: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """A link, what is fixed to it, and their images, as far as to the next joint."""
+    yield one, other
+    mine, theirs = (
+        [joint.child for joint in model.joints.values() if joint.parent == link and joint.name not in joints]
+        for link in (one, other)
+    )
+    if len(mine) != len(theirs):
+        raise ModelError(
+            f"{model.path}: links {one} and {other} are no mirror images: {mine} and {theirs} hang on them"
+        )
+    for a, b in zip(mine, theirs, strict=True):
+        yield from _links(model, a, b, joints)

@@ -27,16 +27,17 @@ def make_mirror(names: Sequence[str], swap: Mapping[str, str], turned: Sequence[
     """The mirror of numbers called `names`.
 
     Args:
-        swap: leg -> the leg on the other side; a leg's name is a whole word, up to an underscore.
+        swap: a leg's, joint's or link's name -> that of the one on the other side.
         turned: joints whose angle changes sign; a name that ends in one of them is such a joint's angle or speed.
 
     Raises:
         ValueError: a name's image is not among the names.
     """
-    legs = re.compile(rf"(?<![A-Za-z0-9])({'|'.join(swap)})(?=_|$)")
+    words = sorted(map(re.escape, swap), key=len, reverse=True)
+    sides = re.compile(rf"(?:(?<=\.)|^)({'|'.join(words)})(?=\.|$)")
     sided = re.compile("|".join([*SIDED, *(rf"\.{re.escape(joint)}$" for joint in turned)]))
     place = {name: i for i, name in enumerate(names)}
-    images = [legs.sub(lambda match: swap[match[1]], name) for name in names]
+    images = [sides.sub(lambda match: swap[match[1]], name) for name in names]
     if missing := [image for image in images if image not in place]:
         raise ValueError(f"{missing[0]} is the mirror image of a name, but not among them")
     signs = [-1.0 if sided.search(name) else 1.0 for name in names]

@@ -45,6 +45,15 @@ def possible(body: Inertial) -> Inertial:
     return replace(body, inertia=_moments(m))
 
 
+def with_rotor(body: Inertial, rotor: float, axis: Vector3 = (0.0, 0.0, 1.0)) -> Inertial:
+    """A body with the disc of a motor [kg m^2 about the unit `axis`] that turns with it."""
+    xx, yy, zz, xy, xz, yz = body.inertia
+    x, y, z = axis
+    half = rotor / 2
+    moments = (xx + half * (1 + x * x), yy + half * (1 + y * y), zz + half * (1 + z * z))
+    return replace(body, inertia=(*moments, xy + half * x * y, xz + half * x * z, yz + half * y * z))
+
+
 def _moments(tensor: NDArray[np.float64]) -> tuple[float, float, float, float, float, float]:
     xx, yy, zz, xy, xz, yz = (float(tensor[i]) for i in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
     return xx, yy, zz, xy, xz, yz
@@ -305,6 +314,16 @@ class RobotModel:
         while more := {joint.child for joint in joints if joint.parent in found} - found:
             found |= more
         return found
+
+    def axis(self, joint: str) -> Vector3:
+        """The unit axis of a joint in the root's frame, all joints at zero."""
+        found: Joint | None = self.joints[joint]
+        out = np.asarray(self.joints[joint].axis)
+        while found is not None:
+            out = found.origin[:3, :3] @ out
+            found = self._parent_joint.get(found.parent)
+        x, y, z = out.tolist()
+        return x, y, z
 
     def chain(self, link: str, joints: Sequence[str]) -> Chain:
         """Forward kinematics from the root to `link`; `joints` gives the order of the position vector.

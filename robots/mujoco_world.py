@@ -140,8 +140,10 @@ class MuJoCoWorld(World):
         names = [*robot.model.links, *ballast(robot, self._movable)]
         bodies = {name: model.body(name).id for name in names}
         self._root = bodies[robot.model.root]
-        moving = [i for i in range(model.njnt) if model.jnt_type[i] != mujoco.mjtJoint.mjJNT_FREE]
-        self._joint_names = [model.joint(i).name for i in moving]
+        free = mujoco.mjtJoint.mjJNT_FREE
+        found = {model.joint(i).name: i for i in range(model.njnt) if model.jnt_type[i] != free}
+        self._joint_names = robot.ordered([*found])
+        moving = [found[name] for name in self._joint_names]
         self._q, self._v = model.jnt_qposadr[moving], model.jnt_dofadr[moving]
         self._dof_of = {int(model.jnt_bodyid[i]): int(model.jnt_dofadr[i]) for i in moving}
         self._geoms = {
@@ -259,11 +261,11 @@ class MuJoCoWorld(World):
 
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
         model, data = self._nominal_model, self._nominal_data
-        data.qpos[:] = position
+        data.qpos[self._q] = position
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_rne(model, data, 0, self._bias)
-        torque: list[float] = self._bias.tolist()
+        torque: list[float] = self._bias[self._v].tolist()
         return torque
 
     def in_contact(self) -> bool:

@@ -129,15 +129,17 @@ class PyBulletWorld(World):
 
     def _index_links(self) -> None:
         c = self._client
-        self._joint_names: list[str] = []
-        self._joint_indices: list[int] = []
+        found: dict[str, int] = {}
         self._link_index: dict[str, int] = {bullet.getBodyInfo(self._body, physicsClientId=c)[0].decode(): -1}
         for i in range(bullet.getNumJoints(self._body, physicsClientId=c)):
             info = bullet.getJointInfo(self._body, i, physicsClientId=c)
             self._link_index[info[12].decode()] = i
             if info[2] != FIXED:
-                self._joint_names.append(info[1].decode())
-                self._joint_indices.append(i)
+                found[info[1].decode()] = i
+        self._joint_names = self._robot.ordered([*found])
+        self._joint_indices = [found[name] for name in self._joint_names]
+        self._in_file = [self._joint_names.index(name) for name in found]  # for what Bullet counts in the URDF's order
+        self._in_order = self._in_file == sorted(self._in_file)
         if self._robot.floating:
             for link in self._link_index.values():
                 bullet.changeDynamics(self._body, link, lateralFriction=FOOT_FRICTION, physicsClientId=c)
@@ -274,10 +276,18 @@ class PyBulletWorld(World):
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
         # Bullet builds its inverse-dynamics tree once, at the first call (in _load, at nominal), and later mass
         # changes do not reach it: here that is what is wanted, and a test holds it.
-        torque: Sequence[float] = bullet.calculateInverseDynamics(
-            self._body, position, self._zero, self._zero, physicsClientId=self._client
+        if self._in_order:
+            torque: Sequence[float] = bullet.calculateInverseDynamics(
+                self._body, position, self._zero, self._zero, physicsClientId=self._client
+            )
+            return torque
+        counted = bullet.calculateInverseDynamics(
+            self._body, [position[i] for i in self._in_file], self._zero, self._zero, physicsClientId=self._client
         )
-        return torque
+        out = [0.0] * len(counted)
+        for i, value in zip(self._in_file, counted, strict=True):
+            out[i] = value
+        return out
 
     def in_contact(self) -> bool:
         if self._ground is None:

@@ -210,13 +210,12 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     @property
     def limits(self) -> dict[str, list[float]]:
         """Limits of the commanded joints, in SI, in their order."""
-        joints = [self.robot.model.joints[name] for name in self.commanded_joints]
         ranges = [self.robot.range(name) for name in self.commanded_joints]
         return {
             "position_low": [low for low, _ in ranges],
             "position_high": [high for _, high in ranges],
-            "velocity": [joint.velocity for joint in joints],
-            "effort": [joint.effort for joint in joints],
+            "velocity": [self.robot.velocity(name) for name in self.commanded_joints],
+            "effort": [self.robot.effort(name) for name in self.commanded_joints],
         }
 
     @property

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simtoreal.robots import catalog, rotation
 from simtoreal.robots.actuators import Drive, PDDrive
 from simtoreal.robots.gait import WalkLimits, WalkScorer
-from simtoreal.robots.legs import Legs
+from simtoreal.robots.legs import Legs, find_sides
 from simtoreal.robots.mirror import Mirror, make_mirror, mirrored
 from simtoreal.robots.sensors import BASE, Imu, JointSensor
 from simtoreal.robots.streams import uniform
@@ -37,8 +37,8 @@ TROT = (1.0, -1.0, -1.0, 1.0)  # of FR, FL, RR, RL
 
 DOCUMENT = """
 
-    50 Hz joint position targets; explicit PD ({kp:g} N m/rad, {kd:g} N m s/rad, {torque:g} N m at most) at 500 Hz;
-    10 s, with a new command every 5 s: forward velocity uniform in 0.2-0.8 m/s and yaw rate in +-0.6 rad/s.
+    50 Hz joint position targets; explicit PD (gains below) at 500 Hz; 10 s, with a new command every 5 s: forward
+    velocity uniform in 0.2-0.8 m/s and yaw rate in +-0.6 rad/s.
 
     Success: it never falls, and each command is followed, from 1 s after it was given, by a walk (`robots/gait.py`):
     mean |velocity error| <= 0.1 m/s and mean |yaw-rate error| <= 0.15 rad/s in the body's frame, each foot touches down
@@ -50,7 +50,9 @@ DOCUMENT = """
 
 {table}
 
-    Action ({n}): `joint_target` [rad] = clip(stand + {scale} a, joint limits); stand is {stand} for each leg.
+    Action ({n}): `joint_target` [rad] = clip(stand + scale a, joint limits), leg by leg:
+
+{targets}
 
     Reward per step, e and u the velocity and yaw-rate errors: `velocity` = 1.5 (1 - min(|e| / 0.5, 2)) +
     0.5 exp(-(e / 0.15)^2), `yaw` = 0.5 exp(-(u / 0.35)^2) - min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
@@ -66,6 +68,14 @@ DOCUMENT = """
     power [W]; and what the controller knows: action_change (sum of squares), gait_clock, velocity_command [m/s],
     yaw_rate_command [rad/s], command_age [s].
     """
+
+
+def _targets(legs: Legs) -> str:
+    """How each joint stands, how far an action moves it, and its drive, as a table."""
+    rows = ["| joint | stand [rad] | scale [rad] | kp [N m/rad] | kd [N m s/rad] | at most [N m] |", "|" + 6 * "---|"]
+    columns = zip(legs.joints, legs.stand, legs.scale, legs.kp, legs.kd, legs.torque, strict=True)
+    rows += [f"| {joint} | {' | '.join(f'{number:g}' for number in numbers)} |" for joint, *numbers in columns]
+    return "\n".join("    " + row for row in rows)
 
 
 class Walk(Task):
@@ -94,7 +104,7 @@ class Walk(Task):
         super().__init_subclass__(**options)
         legs = cls.legs
         cls.commanded_joints = legs.joints
-        cls.gains = {"kp": (legs.kp,) * len(legs.joints), "kd": (legs.kd,) * len(legs.joints)}
+        cls.gains = {"kp": legs.kp, "kd": legs.kd}
         cls.observation_layout = legs.observation()
         cls.command_layout = legs.command(cls.robot)
         cls.reward_layout = legs.rewarded()
@@ -115,6 +125,7 @@ class Walk(Task):
             watts=legs.power,
             first=first,
             second=second,
+            targets=_targets(legs),
             **vars(legs),
         )
 
@@ -122,8 +133,9 @@ class Walk(Task):
     def _mirrors(self) -> tuple[Mirror, Mirror, Mirror]:
         """Of observations, privileged observations and actions."""
         privileged = [name.removeprefix("parameters.") for name in self.privileged_layout.element_names()]
+        sides = find_sides(self.robot.model, self.legs)
         seen, true, action = (
-            make_mirror(names, self.legs.mirror_leg, self.legs.turned)
+            make_mirror(names, sides.swap, sides.turned)
             for names in (self.observation_layout.element_names(), privileged, self.command_layout.element_names())
         )
         return seen, true, action
@@ -142,7 +154,7 @@ class Walk(Task):
         self._commands: list[tuple[float, float]] = [(0.0, 0.0)]
         self._phase = 0.0
         self._action = np.zeros(n, np.float32)
-        return PDDrive([legs.kp] * n, [legs.kd] * n, [legs.torque] * n)
+        return PDDrive(legs.kp, legs.kd, legs.torque)
 
     def apply_bias(self) -> None:
         assert isinstance(self.drive, PDDrive)
@@ -154,7 +166,7 @@ class Walk(Task):
         self._commands = [(velocity, turn) for velocity, turn in (uniform(rng, low, high) for _ in range(segments))]
         self._phase = float(rng.uniform(0.0, 2.0 * math.pi))
         self._last_action = [0.0] * len(self.commanded_joints)
-        stand = self.legs.standing
+        stand = self.legs.stand
         position = uniform(rng, [q - 0.05 for q in stand], [q + 0.05 for q in stand])
         base = (0.0, 0.0, self.legs.height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
         return Start(position, [0.0] * len(position), stand, base)
@@ -341,14 +353,13 @@ class A1Walk(Walk):
     legs = Legs(
         names=catalog.QUADRUPED,
         joints=catalog.A1_JOINTS,
-        stand=(0.0, 0.9, -1.8),
-        scale=(0.15, 0.3, 0.3),
-        mirror_sign=(-1.0, 1.0, 1.0),
-        mirror_leg=OTHER_SIDE,
+        stand=(0.0, 0.9, -1.8) * 4,
+        scale=(0.15, 0.3, 0.3) * 4,
+        other_side=OTHER_SIDE,
         phase=TROT,
-        kp=60.0,
-        kd=2.0,
-        torque=33.5,
+        kp=(60.0,) * 12,
+        kd=(2.0,) * 12,
+        torque=(33.5,) * 12,
         height=0.262,
         fallen=0.15,
         foot_radius=0.02,
@@ -363,14 +374,13 @@ class AliengoWalk(Walk):
     legs = Legs(
         names=catalog.QUADRUPED,
         joints=catalog.A1_JOINTS,
-        stand=(0.0, 0.9, -1.8),
-        scale=(0.15, 0.3, 0.3),
-        mirror_sign=(-1.0, 1.0, 1.0),
-        mirror_leg=OTHER_SIDE,
+        stand=(0.0, 0.9, -1.8) * 4,
+        scale=(0.15, 0.3, 0.3) * 4,
+        other_side=OTHER_SIDE,
         phase=TROT,
-        kp=120.0,
-        kd=3.0,
-        torque=44.4,
+        kp=(120.0,) * 12,
+        kd=(3.0,) * 12,
+        torque=(44.4,) * 12,
         height=0.338,
         fallen=0.2,
         foot_radius=0.0265,

@@ -218,7 +218,7 @@ def test_mirroring_twice_changes_nothing(walk, privileged, monkeypatch):
 
 def test_a_name_without_an_image_is_refused():
     with pytest.raises(ValueError, match="FL_knee is the mirror image"):
-        make_mirror(["FR_knee"], {"FR": "FL", "FL": "FR"}, [])
+        make_mirror(["q.FR_knee"], {"FR_knee": "FL_knee", "FL_knee": "FR_knee"}, [])
 
 
 @pytest.mark.parametrize(
