@@ -8,6 +8,7 @@ A preset file:
       link.trunk.mass:    {scale: {uniform: [0.8, 1.2]}, source: Tan et al. 2018}      # times nominal
       link.*.com.x:       {offset: {uniform: [-0.01, 0.01]}, source: ...}              # plus nominal, one draw a match
       joint.*.damping:    {scale: {uniform: [0.5, 1.5]}, shared: true, source: ...}    # one draw for all matches
+    link.*.payload:     {span: {uniform: [0.0, 0.3]}, source: ...}                   # shares of the way to its bound
       ground.friction:    {uniform: [0.5, 1.25], source: ...}                          # absolute
       actuator.latency:   0.01                                                         # a constant
 
@@ -32,7 +33,8 @@ from simtoreal.randomization.messages import nearest, shown
 from simtoreal.randomization.philox import uniforms
 from simtoreal.randomization.yaml_files import ConfigFileError, YamlFile, parse_yaml, read_yaml
 
-How = Literal["absolute", "scale", "offset"]
+How = Literal["absolute", "scale", "offset", "span"]
+RELATIVE = ("scale", "offset", "span")
 _SLACK = 1e-9  # relative room for rounding when a range ends exactly on a bound
 
 
@@ -87,6 +89,9 @@ class Entry:
             resolved = Affine(resolved, scale=parameter.nominal)
         elif self.how == "offset":
             resolved = Affine(resolved, offset=parameter.nominal)
+        elif self.how == "span":
+            far = max(parameter.high - parameter.nominal, parameter.nominal - parameter.low)
+            resolved = Affine(resolved, scale=far, offset=parameter.nominal)
         low, high = resolved.bounds
         slack = _SLACK * max(abs(low), abs(high))
         if not (low >= parameter.low - slack and high <= parameter.high + slack):
@@ -242,14 +247,14 @@ def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
     pattern = keys[-1]
     if _is_number(data):
         return Entry(pattern, Constant(float(data)))
-    kinds = (*KINDS, "scale", "offset")
+    kinds = (*KINDS, *RELATIVE)
     file.mapping(*keys, allowed=(*kinds, "shared", "source"))
     given = [key for key in data if key in kinds]
     if len(given) != 1:
         got = " and ".join(given) or "none"
         raise file.error(f"{pattern} needs exactly one of {', '.join(kinds)}; got {got}", *keys)
     kind, draw, how = given[0], data[given[0]], "absolute"
-    if kind in ("scale", "offset"):
+    if kind in RELATIVE:
         how = kind
         if _is_number(draw):
             kind = "constant"

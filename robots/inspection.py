@@ -30,6 +30,7 @@ class Problem:
     severity: Literal["error", "warning"]
     element: str
     text: str
+    repairable: bool = False  # by `model.possible`
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _of_inertia(element: str, inertial: Inertial, extent: float | None) -> Itera
         return
     if most > (least + middle) * (1.0 + 1e-6):
         text = f"inertia of no real body: the largest of {found} is above the sum of the others"
-        yield Problem("error", element, f"{text}; Bullet would set it to zero")
+        yield Problem("error", element, f"{text}; Bullet would set it to zero", repairable=True)
         return
     if extent:
         radius = math.sqrt(most / inertial.mass)

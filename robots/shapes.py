@@ -48,6 +48,12 @@ def reach(model: RobotModel, link: str, point: Sequence[float]) -> float | None:
     return max(float(np.linalg.norm(end - np.asarray(point), axis=1).max()) for end in ends if end is not None)
 
 
+def ball_radius(model: RobotModel, link: str) -> float | None:
+    """The radius [m] of the ball that a link touches with; None where that is no ball."""
+    ball = model.element(link).find("collision/geometry/sphere")
+    return None if ball is None else numbers(ball, "radius", "0", f"{model.path}: link {link}")[0]
+
+
 def _points(model: RobotModel, shape: ET.Element, where: str) -> NDArray[np.float64] | None:
     """Corners of a shape [n, 3], link frame."""
     geometry = shape.find("geometry")

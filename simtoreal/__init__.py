@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings as _warnings
+from importlib.metadata import entry_points as _entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +36,12 @@ for _id, _entry in {
     "XArmReach": "simtoreal.robots.tasks.reach:XArmReach",
 }.items():
     _gymnasium.register(f"simtoreal/{_id}-v0", entry_point=_entry)
+
+for _point in _entry_points(group="simtoreal.tasks"):  # of other packages: name -> module:class, a robots.task.Task
+    if f"simtoreal/{_point.name}-v0" in _gymnasium.registry:
+        _warnings.warn(f"{_point.value} is a task called {_point.name}, which is taken", stacklevel=2)
+    else:
+        _gymnasium.register(f"simtoreal/{_point.name}-v0", entry_point=_point.value)
 
 _VERBS = {
     "train": "simtoreal.train",

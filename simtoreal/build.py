@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
@@ -22,6 +22,7 @@ from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths
 from simtoreal.randomization.wrapper import RandomizedEnv
+from simtoreal.robot_files import name_task, split_task, task_of_file
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.robots.parameters import Parameter
 from simtoreal.worker_vector import WorkerVectorEnv
@@ -43,9 +44,17 @@ def task_ids() -> dict[str, str]:
 def task_id(task: str) -> str:
     """The gymnasium id a user means: ours by short name, or any registered one (`CartPole-v1`, `module:Id-v0`).
 
+    A robot file's is called `FILE:Family`, see `robot_files`.
+
     Raises:
         ConfigError: no such task.
     """
+    try:
+        task = name_task(task, None)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if split_task(task):
+        return task
     ours = task_ids()
     if task in ours:
         return ours[task]
@@ -56,8 +65,24 @@ def task_id(task: str) -> str:
 
 
 def short_name(task: str) -> str:
-    """The name of presets, suites and recipes of a gymnasium id."""
+    """The short name of a task of ours, any other's own."""
     return {full: short for short, full in task_ids().items()}.get(task, task)
+
+
+def family(task: str) -> str:
+    """The name of a task's preset, suites and recipe."""
+    return short_name(task).rpartition(":")[2]
+
+
+def same_task(one: str, other: str) -> bool:
+    """Are they the same, or one family of two robot files, which may be the same robot's?"""
+    files = split_task(one), split_task(other)
+    return one == other or (files[0] is not None and files[1] is not None and files[0][1] == files[1][1])
+
+
+def is_ours(task: str) -> bool:
+    """Is it one of our tasks, or one that a robot file makes?"""
+    return task.startswith(NAMESPACE) or split_task(task) is not None
 
 
 def make_env(
@@ -74,23 +99,28 @@ def make_env(
         ConfigError: it cannot be made, there is no such engine, or its spaces are none that a policy here can act in.
         ModuleNotFoundError: a task of ours needs what is not installed.
     """
-    if ":" in task:
+    made_by_file = split_task(task)
+    if ":" in task and not made_by_file:
         see_working_folder()
     if engine not in ENGINES:
         raise ConfigError(f"no engine {engine!r}; engines: {', '.join(ENGINES)}")
     options: dict[str, Any] = {"privileged": privileged} if privileged else {}
     if engine != DEFAULT_ENGINE:
-        if not task.startswith(NAMESPACE):
+        if not is_ours(task):
             raise ConfigError(
                 f"task {task} brings its own physics; another engine is for ours: {', '.join(task_ids())}"
             )
         options["engine"] = engine
     if render_mode is not None:
         options["render_mode"] = render_mode
+    made: str | EnvSpec = task
+    if made_by_file:
+        found = task_of_file(*made_by_file)
+        made = EnvSpec(id=f"{NAMESPACE}{found.__name__}-v0", entry_point=partial(found))
     try:
-        env = gym.make(task, disable_env_checker=True, **options)
+        env = gym.make(made, disable_env_checker=True, **options)
     except (gym.error.Error, TypeError, ValueError, ImportError, AttributeError, SyntaxError) as error:
-        if isinstance(error, ModuleNotFoundError) and task.startswith(NAMESPACE):
+        if isinstance(error, ModuleNotFoundError) and is_ours(task):
             raise  # a dependency of ours, not a mistake of the user's
         raise ConfigError(f"task {task} cannot be made: {str(error).splitlines()[0]}") from error
     action = env.action_space
@@ -152,7 +182,7 @@ def find_randomization(name: str | None, task: str) -> str:
     None is the task's own preset where there is one. Raises FileNotFoundError naming the choices.
     """
     if name is None:
-        return task if task in preset_paths() else "none"
+        return family(task) if family(task) in preset_paths() else "none"
     if name == "none" or find_preset(name) in preset_paths().values():
         return name
     return str(Path(name).absolute())
@@ -172,7 +202,7 @@ def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Ra
             f"task {task} has no named parameters, so nothing can be randomized; use --randomization none"
         )
     preset = Preset.load(find_preset(randomization))
-    if preset.task != task:
+    if preset.task != family(task):
         raise ConfigError(f"{randomization} is a preset for {preset.task}, not for {task}")
     return Randomizer(preset, table)
 
@@ -243,6 +273,8 @@ def task_class(task: str) -> type[Task]:
     """
     from simtoreal.robots.task import Task
 
+    if made_by_file := split_task(task):
+        return task_of_file(*made_by_file)
     found = load_env_creator(gym.spec(task).entry_point) if task in task_ids().values() else None  # type: ignore[arg-type]
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError(f"task {task} is none of ours, so nobody here can score it on a robot")

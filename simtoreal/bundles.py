@@ -21,6 +21,7 @@ from simtoreal.export.onnx import ExportError, PolicyGraph
 from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
+from simtoreal.robot_files import fingerprint
 from simtoreal.runs import Run, RunError, output_path, versions
 
 RECORDED_STEPS = 1_000  # of observations that go into the golden vectors
@@ -55,6 +56,7 @@ def export(
                 "randomization": source.config.randomization,
                 "best": source.summary["best"],
                 "versions": versions(),
+                **({"robot": robot} if (robot := fingerprint(build.task_id(source.config.task))) else {}),
             },
             history=actor.history,
             recurrent=actor.recurrent,

@@ -28,7 +28,13 @@ ALGORITHMS = {
 }
 
 
-SAME_AS = {"AliengoWalk": "A1Walk", "KukaReach": "PandaReach", "XArmReach": "PandaReach"}
+SAME_AS = {
+    "AliengoWalk": "A1Walk",
+    "KukaReach": "PandaReach",
+    "Reach": "PandaReach",
+    "Walk": "A1Walk",
+    "XArmReach": "PandaReach",
+}
 """Whose recipe a task has, where it is not its own."""
 
 MAY_DIFFER = ("steps", "workers", "step_timeout", "compile")  # between a run and its resumption

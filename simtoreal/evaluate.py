@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -18,15 +19,14 @@ from simtoreal.differences import PairedDifference, compare_bundles, compare_eng
 from simtoreal.episodes import Outcome, PolicySource, find_policies
 from simtoreal.jobs import Job, run_jobs
 from simtoreal.randomization.messages import nearest
-from simtoreal.randomization.randomizer import Preset, Randomizer
-from simtoreal.randomization.shipped import find_suite, preset_paths, suite_paths
-from simtoreal.randomization.suites import Case, Ranges, Suite, nominal, severity
-from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
+from simtoreal.randomization.suites import Case, Suite
 from simtoreal.records import EPISODES, SUMMARY, write_episodes
 from simtoreal.report import write_report
+from simtoreal.robot_files import fingerprint, name_task, split_task
 from simtoreal.robots.engines import DEFAULT_ENGINE
 from simtoreal.runs import claimed_output, output_path, versions, write_json
 from simtoreal.statistics import Episode, Gate, GateResult, Summary, reports_success, suite_in, summarise
+from simtoreal.task_suites import default_suites, load_suite, reference_ranges, severity_of
 
 REPORT = "report.html"
 MAX_FAULT_SHARE = 0.01  # of the episodes; beyond it the simulation, not the policy, is on trial
@@ -96,6 +96,7 @@ def evaluate(
     workers: int = 1,
     gates: str | Sequence[str] = (),
     task: str | None = None,
+    robot: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -110,6 +111,7 @@ def evaluate(
             "suite@engine". Cases and draws are the same in each.
         gates: "[suite/condition:]metric op number"; they decide `passed`.
         task: needed where only controllers are judged; a bundle names its own.
+        robot: the robot file to judge on, where the task is made by one and it is not the bundle's own.
 
     Raises:
         ValueError: unknown policy, suite, gate, engine; a number that is not whole or out of range; bundles of
@@ -126,8 +128,9 @@ def evaluate(
     if not sources:
         raise ConfigError("nothing to evaluate: name a bundle or a module:function")
     specs = [source.spec() for source in sources]
-    full = _task_of(sources, specs, task)
-    short = build.short_name(full)
+    full = _task_of(sources, specs, task, robot)
+    short = build.family(full)
+    robot_now = fingerprint(full)
     for name in engines:
         env = build.make_env(full, engine=name)
         try:
@@ -138,7 +141,9 @@ def evaluate(
         for source, spec in zip(sources, specs, strict=True):
             if spec is not None:
                 contract.check(spec, source.text)
-    loaded = [_load_suite(short, name, table) for name in suites or _default_suites(short)]
+                if spec.provenance.get("robot", robot_now) != robot_now:
+                    warnings.warn(f"{source.text} was made with another version of this robot", stacklevel=2)
+    loaded = [load_suite(short, name, table) for name in suites or default_suites(short)]
     names = [suite.name for suite in loaded]
     if len(set(names)) < len(names):
         raise ConfigError(f"two suites have the same name: {', '.join(sorted(names))}")
@@ -250,7 +255,7 @@ def _write(
         folder / REPORT,
         summary,
         rows,
-        title=f"{build.short_name(provenance['task'])}: {' and '.join(summary.bundles)}",
+        title=f"{build.short_name(provenance['task']).rpartition('/')[2]}: {' and '.join(summary.bundles)}",
         replay_command=command,
         provenance=provenance,
         comparisons=comparisons,
@@ -262,10 +267,15 @@ def _write(
     return evaluation
 
 
-def _task_of(sources: Sequence[PolicySource], specs: Sequence[Any], task: str | None) -> str:
-    tasks = {spec.task: source.name for source, spec in zip(sources, specs, strict=True) if spec is not None}
+def _task_of(sources: Sequence[PolicySource], specs: Sequence[Any], task: str | None, robot: str | None) -> str:
+    tasks = {
+        spec.task if robot is None else name_task(spec.task, robot): source.name
+        for source, spec in zip(sources, specs, strict=True)
+        if spec is not None
+    }
+    task = task if robot is None or task is None else name_task(task, robot)
     for name, bundle in tasks.items():
-        if ":" in name and task != name:
+        if ":" in name and task != name and not split_task(name):
             raise ConfigError(f"{bundle} is for {name}: to let it import that module, name it with --task {name}")
     if task is not None:
         tasks.setdefault(build.task_id(task), "--task")
@@ -283,34 +293,6 @@ def _check_gates(gates: Sequence[Gate], stages: Sequence[Stage]) -> None:
     for gate in gates:
         if gate.suite is not None and (asked := f"{gate.suite}/{gate.condition}") not in known:
             raise ConfigError(f"gate {str(gate)!r}: {asked} is not judged; {nearest(asked, known)}")
-
-
-def _default_suites(task: str) -> list[str]:
-    order = {"nominal": 0, "train": 1, "heldout": 2}
-    return sorted(suite_paths(task), key=lambda name: (order.get(name, 3), name)) or ["nominal"]
-
-
-def _load_suite(task: str, name: str, table: Mapping[str, Any]) -> Suite:
-    if name == "nominal" and not suite_paths(task):
-        import json
-
-        return Suite.parse(parse_yaml(json.dumps(nominal(task)), "nominal"), table)
-    suite = Suite.parse(read_yaml(find_suite(task, name)), table)
-    if suite.task != task:
-        raise ConfigError(f"suite {name} is for {suite.task}, not for {task}")
-    return suite
-
-
-def reference_ranges(task: str, table: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """The ranges from which severity is measured: the task's shipped preset, the same for every policy."""
-    shipped = preset_paths()
-    return Randomizer(Preset.load(shipped[task]), table).ranges if task in shipped and table else {}
-
-
-def severity_of(values: Mapping[str, float], training: Ranges, reference: Ranges, table: Mapping[str, Any]) -> float:
-    """How far a case lies outside `reference`, or where a task ships no preset outside the policy's `training` ranges;
-    0 where nothing has a name."""
-    return severity(values, reference or training, table) if table else 0.0
 
 
 def _chunks(cases: list[Case], size: int) -> Iterator[list[Case]]:

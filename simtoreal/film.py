@@ -16,14 +16,16 @@ from simtoreal import build
 from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
 from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
-from simtoreal.evaluate import Progress, identity, reference_ranges, severity_of
+from simtoreal.evaluate import Progress, identity
 from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.suites import is_held_out
 from simtoreal.records import read_evaluation
+from simtoreal.robot_files import name_task, split_task
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.runs import RunError
 from simtoreal.statistics import Episode, base_suite, suite_in
+from simtoreal.task_suites import reference_ranges, severity_of
 from simtoreal.video import check_display, filming
 
 SAME_SEVERITY = 1e-5  # [range widths] what an engine's read-back may lose of a value that was drawn
@@ -67,12 +69,14 @@ def play(
     parameters: Mapping[str, float] | None = None,
     goal: Mapping[str, Sequence[float]] | None = None,
     engine: str = DEFAULT_ENGINE,
+    robot: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> PlayResult:
     """Show a task, driven by a bundle or a `module:function` or holding still, in a window or, with `video`, in a file.
 
-    `parameters` and `goal` go beyond the randomization: a payload, a push; a command to follow, a point to reach.
+    `robot` is the robot file, or an installed robot, that `task` is made of where that is a family. `parameters` and
+    `goal` go beyond the randomization: a payload, a push; a command to follow, a point to reach.
     `force` replaces an earlier file. `progress` gets the control steps done and the most there can be.
 
     Raises:
@@ -81,12 +85,12 @@ def play(
     """
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
-    full = build.task_id(task)
+    full = build.task_id(name_task(task, robot))
     source: PolicySource | None = None
     if policy is not None:
         (source,) = find_policies([policy])
         spec = source.spec()
-        if spec is not None and spec.task != full:
+        if spec is not None and not build.same_task(spec.task, full):
             raise ConfigError(f"{policy} is a bundle for {spec.task}, not for {full}")
     path = None if video is None else Path(video)
     if path is None:
@@ -96,8 +100,7 @@ def play(
         contract = Contract.of(full, env)
         if (parameters or goal) and not contract.parameters:
             raise ConfigError(f"{task} is not one of our tasks: it has no parameters and no goal to set")
-        short = build.short_name(full)
-        randomizer = build.make_randomizer(build.find_randomization(randomization, short), env, short)
+        randomizer = build.make_randomizer(build.find_randomization(randomization, full), env, full)
         driver: Policy = HoldStill(contract) if source is None else source.open()
         outcomes = []
         if source is not None and spec is not None:
@@ -221,7 +224,7 @@ def _labels(task: str, table: Mapping[str, Any], source: PolicySource, outcome: 
     training = {} if spec is None else dict(spec.training_ranges)
     applied = {name: value for name, value in outcome.parameters.items() if name in table}
     drawn = {name: value for name, value in applied.items() if value != table[name].nominal}
-    reference = reference_ranges(build.short_name(task), table)
+    reference = reference_ranges(build.family(task), table)
     return is_held_out(applied, training, table), severity_of(drawn, training, reference, table)
 
 
@@ -239,11 +242,13 @@ def _differing(row: Episode, outcome: Outcome, labels: tuple[bool, float]) -> tu
 def _recorded_task(folder: Path, provenance: Mapping[str, Any], asked: str | None) -> str:
     """The gymnasium id of an evaluation. Raises RunError when `asked` is another, or a module's was not asked for."""
     full = str(provenance["task"])
-    if asked is None and ":" in full:
+    if asked is None:
+        if ":" not in full or split_task(full):
+            return full
         raise RunError(f"{folder} is of {full}: to let it import that module, name it with --task {full}")
-    if asked is not None and build.task_id(asked) != full:
+    if not build.same_task(found := build.task_id(asked), full):
         raise RunError(f"{folder} is of {full}, not of {asked}")
-    return full
+    return found
 
 
 def _recorded_policy(folder: Path, name: str, provenance: Mapping[str, Any], asked: str | None) -> PolicySource:

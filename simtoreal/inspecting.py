@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.table import Table
 
+from simtoreal import build
+from simtoreal.config import ConfigError
 from simtoreal.progress import console as make_console
+from simtoreal.proposals import propose
+from simtoreal.randomization.yaml_files import write_yaml
+from simtoreal.robot_files import SUFFIXES
 from simtoreal.robots.inspection import Inspection, inspect_robot
 from simtoreal.robots.model import MOVING, Joint
+
+TRIAL = 2.0  # [s]
 
 
 def inspect(urdf: str | os.PathLike[str]) -> Inspection:
@@ -21,6 +30,47 @@ def inspect(urdf: str | os.PathLike[str]) -> Inspection:
         ModelError: no such file, no URDF, or no tree of links and joints.
     """
     return inspect_robot(Path(urdf))
+
+
+def write_robot_file(
+    urdf: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False
+) -> dict[str, Any]:
+    """Propose a robot file (`robot_files`) for a URDF; what is written.
+
+    Raises:
+        ModelError: no usable URDF, or neither legs nor an arm; nothing is written then.
+        FileExistsError: there is one already, and no `force`; ConfigError: not a .yaml.
+    """
+    path = Path(out)
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: a robot file ends in .yaml")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already; --force replaces it")
+    data, header = propose(Path(urdf), path)
+    write_yaml(path, data, header)
+    return data | {"trial": _trial(f"{path.absolute()}:{'Walk' if 'walk' in data else 'Reach'}")}
+
+
+def _trial(task: str) -> str:
+    """What the robot does for a while when its policy does nothing, in words."""
+    env = build.make_env(task)
+    try:
+        env.reset(seed=0)
+        still = np.zeros(env.action_space.shape or (1,), np.float32)
+        most, limits = 0.0, np.array(env.get_wrapper_attr("limits")["effort"])
+        for step in range(round(TRIAL / env.get_wrapper_attr("control_dt"))):
+            _, _, terminated, truncated, info = env.step(still)
+            seconds = (step + 1) * env.get_wrapper_attr("control_dt")
+            if info.get("physics_fault"):
+                return f"physics broke after {seconds:.2f} s: lower kd, or raise drive.rotor"
+            if terminated:
+                return f"it fell after {seconds:.2f} s: look at the joints' positions and at kp"
+            if truncated:
+                break
+            most = max(most, float((np.abs(env.get_wrapper_attr("torque")) / limits).max()))
+        return f"it holds its pose for {seconds:.1f} s, with {most:.0%} of a joint's effort at most"
+    finally:
+        env.close()
 
 
 def print_inspection(found: Inspection) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 from rich.table import Table
 
 from simtoreal import build
-from simtoreal.config import ALGORITHMS
+from simtoreal.config import ALGORITHMS, ConfigError
 from simtoreal.contract import Contract
 from simtoreal.progress import console as make_console
 from simtoreal.randomization.distributions import to_data
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths, suite_paths
+from simtoreal.robot_files import FAMILIES, installed_robots
 
 
 def tasks() -> dict[str, Any]:
@@ -34,7 +35,13 @@ def tasks() -> dict[str, Any]:
             "suites": list(suite_paths(short)),
         }
         env.close()
-    return {"tasks": found, "algorithms": ALGORITHMS, "presets": list(preset_paths())}
+    return {
+        "tasks": found,
+        "families": list(FAMILIES),
+        "robots": list(installed_robots()),
+        "algorithms": ALGORITHMS,
+        "presets": list(preset_paths()),
+    }
 
 
 def print_listing(found: dict[str, Any]) -> None:
@@ -55,6 +62,8 @@ def print_listing(found: dict[str, Any]) -> None:
             ", ".join(task["suites"]),
         )
     console.print(table)
+    robots = f" (installed: {', '.join(found['robots'])})" if found["robots"] else ""
+    console.print(f"of your own robot, with --robot FILE: {', '.join(found['families'])}{robots}")
     console.print("algorithms: " + "; ".join(f"{name} ({what})" for name, what in found["algorithms"].items()))
     console.print(f"presets: {', '.join(found['presets'])}; see one with --preset NAME")
 
@@ -62,6 +71,8 @@ def print_listing(found: dict[str, Any]) -> None:
 def print_preset(name: str, *, quiet: bool) -> dict[str, Any]:
     """One preset, resolved on its task's robot: each entry's range in SI, how it applies, and its source."""
     preset = Preset.load(Path(find_preset(name)))
+    if preset.task in FAMILIES:
+        raise ConfigError(f"{name} is for any {preset.task} of a robot file, so its ranges depend on the robot")
     env = build.make_env(build.task_id(preset.task))
     try:
         parameters = build.parameters_of(env)

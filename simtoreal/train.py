@@ -16,6 +16,7 @@ from simtoreal.judge import Judge
 from simtoreal.learners import make_learner
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
+from simtoreal.robot_files import name_task
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
 
 
@@ -28,6 +29,7 @@ def train(
     out: str | os.PathLike[str],
     randomization: str | None = None,
     engine: str | None = None,
+    robot: str | None = None,
     device: str | None = None,
     envs: int | None = None,
     workers: int | None = None,
@@ -45,6 +47,7 @@ def train(
         task: ours by short name ("PandaReach") or any gymnasium id.
         algorithm: None is "sac".
         engine: the physics engine of a task of ours; None for PyBullet, or what a configuration says.
+        robot: the robot file, or an installed robot, that `task` is made of where that is a family (Walk, Reach).
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         envs, workers: environments, and processes among which they are dealt (0: all in this one).
@@ -67,7 +70,7 @@ def train(
 
     Where there is no checkpoint yet, an exception leaves nothing behind of a run that was not resumed.
     """
-    name, folder = build.short_name(build.task_id(task)), output_path(out)
+    name, folder = build.short_name(build.task_id(name_task(task, robot))), output_path(out)
     overrides = {
         "steps": steps,
         "seed": seed,
@@ -95,7 +98,7 @@ def train(
             raise ConfigError("steps are missing: how long is the training to be?")
         algorithm = algorithm or "sac"
         defaults = {"randomization": build.find_randomization(None, name)}
-        defaults |= image_defaults(build.task_id(task), algorithm)
+        defaults |= image_defaults(build.task_id(name), algorithm)
         config = used = complete_config(make_config(name, algorithm=algorithm, defaults=defaults, **arguments))
     check_unlocked(folder)
     chosen = pick_device(config.device)

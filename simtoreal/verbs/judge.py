@@ -8,7 +8,7 @@ from typing import Any
 
 from simtoreal.arguments import count, whole
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
-from simtoreal.verbs.verb import DONE, NO, Outcome, make_verb
+from simtoreal.verbs.verb import DONE, NO, Outcome, add_robot, make_verb
 
 
 def _evaluate(verbs: Any) -> None:
@@ -28,6 +28,7 @@ def _evaluate(verbs: Any) -> None:
                 workers=options.workers,
                 gates=options.gate,
                 task=options.task,
+                robot=options.robot,
                 force=options.force,
                 progress=progress,
             )
@@ -63,6 +64,7 @@ def _evaluate(verbs: Any) -> None:
         help="[suite/condition:]metric op number, e.g. 'success >= 0.9'",
     )
     verb.add_argument("--task", metavar="TASK", help="where only controllers are judged")
+    add_robot(verb)
     verb.add_argument("--force", action="store_true", help="replace an earlier evaluation")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from simtoreal.arguments import count, seconds, whole
 from simtoreal.robots.engines import ENGINES
-from simtoreal.verbs.verb import DONE, NO, Outcome, make_verb
+from simtoreal.verbs.verb import DONE, NO, Outcome, add_robot, make_verb
 
 
 def _train(verbs: Any) -> None:
@@ -26,6 +26,7 @@ def _train(verbs: Any) -> None:
                 out=options.out,
                 randomization=options.randomization,
                 engine=options.engine,
+                robot=options.robot,
                 device=options.device,
                 envs=options.envs,
                 workers=options.workers,
@@ -55,6 +56,7 @@ def _train(verbs: Any) -> None:
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", help="default: the task's own preset")
     verb.add_argument("--engine", metavar="NAME", help=f"of a task of ours: {', '.join(ENGINES)}")
+    add_robot(verb)
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"))
     verb.add_argument("--envs", type=count, metavar="K", help="environments stepped together")
     verb.add_argument("--workers", type=whole, metavar="W", help="processes they are dealt to (default 0: this one)")

@@ -7,7 +7,7 @@ from typing import Any
 
 from simtoreal.arguments import count, named_number, named_numbers, once_each, whole
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
-from simtoreal.verbs.verb import DONE, NO, Outcome, make_verb, success_text
+from simtoreal.verbs.verb import DONE, NO, Outcome, add_robot, make_verb, success_text
 
 
 def _tasks(verbs: Any) -> None:
@@ -30,15 +30,22 @@ def _tasks(verbs: Any) -> None:
 
 def _inspect(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
-        from simtoreal.inspecting import inspect, print_inspection
+        from simtoreal.inspecting import inspect, print_inspection, write_robot_file
 
         found = inspect(options.urdf)
+        result = found.to_json()
+        if options.write is not None:
+            result["robot_file"] = write_robot_file(options.urdf, options.write, force=options.force)
         if not options.json:
             print_inspection(found)
-        return found.to_json(), DONE if found.usable else NO
+            if options.write is not None:
+                print(f"robot file: {options.write}; {result['robot_file']['trial']}")
+        return result, DONE if found.usable else NO
 
     verb = make_verb(verbs, "inspect", run)
     verb.add_argument("urdf", metavar="URDF")
+    verb.add_argument("--write", metavar="FILE", help="propose a robot.yaml, which makes it a walker or a reacher")
+    verb.add_argument("--force", action="store_true", help="replace an earlier robot.yaml")
 
 
 def _play(verbs: Any) -> None:
@@ -57,6 +64,7 @@ def _play(verbs: Any) -> None:
                 parameters=once_each("--parameter", options.parameter),
                 goal=once_each("--goal", options.goal),
                 engine=options.engine,
+                robot=options.robot,
                 force=options.force,
                 progress=progress,
             )
@@ -75,6 +83,7 @@ def _play(verbs: Any) -> None:
     )
     verb.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
     verb.add_argument("--engine", default=DEFAULT_ENGINE, metavar="NAME", help=f"one of {', '.join(ENGINES)}")
+    add_robot(verb)
     verb.add_argument("--episodes", type=count, default=3)
     verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", default="none")

@@ -35,6 +35,13 @@ def make_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Outcome
     return verb
 
 
+def add_robot(verb: argparse.ArgumentParser) -> None:
+    """The option that makes a family a task."""
+    verb.add_argument(
+        "--robot", metavar="FILE|NAME", help="of a family (Walk, Reach): a robot.yaml, or a robot that is installed"
+    )
+
+
 def success_text(reached: bool | None) -> str:
     """In words."""
     return {True: "success", False: "no success", None: "this task reports no success"}[reached]

@@ -1,0 +1,114 @@
+"""What may stand in a robot file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Vector = tuple[float, float, float]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class JointEntry(_Entry):
+    """A driven joint: where it is when an episode starts, and what of it is not as the URDF or `drive` has it."""
+
+    at: float = 0.0
+    kp: Positive | None = None
+    kd: NotNegative | None = None
+    effort: Positive | None = None
+    velocity: Positive | None = None
+    range: tuple[float, float] | None = None
+
+
+class DriveEntry(_Entry):
+    """Of every driven joint: gains of its explicit PD at 500 Hz, limits where the URDF gives none, and the inertia of a
+    motor's rotor as seen at the joint, through its gears [kg m^2]; the nominal viscous damping of the joints."""
+
+    kp: Positive
+    kd: NotNegative
+    effort: Positive | None = None
+    velocity: Positive | None = None
+    rotor: NotNegative = 0.0
+    damping: NotNegative = 0.0
+
+
+class PayloadEntry(_Entry):
+    """Where it may carry a point mass [m, link frame], of at most so many kg."""
+
+    link: str
+    point: Vector = (0.0, 0.0, 0.0)
+    most: Positive
+
+
+class CentreEntry(_Entry):
+    """A link whose centre of mass may be moved, and how far along x, y and z [m]."""
+
+    link: str
+    reach: tuple[Positive, Positive, Positive]
+
+
+class InertialEntry(_Entry):
+    """What replaces the URDF's inertial of a link, in the link's axes."""
+
+    mass: Positive
+    com: Vector = (0.0, 0.0, 0.0)
+    inertia: tuple[float, float, float, float, float, float]
+
+
+class WalkEntry(_Entry):
+    """Legs and their feet's links; the leg on the other side of each (one direction is enough); the legs that stand
+    together in the clock's first half; the rest follows from the robot where it is not given, see `Legs`."""
+
+    legs: dict[str, str] = Field(min_length=2)
+    other_side: dict[str, str]
+    together: tuple[str, ...]
+    scale: tuple[Positive, ...] | None = None  # of one leg's joints [rad]
+    height: Positive | None = None
+    fallen: Positive | None = None
+    foot_radius: Positive | None = None
+    power: Positive | None = None
+
+
+class ReachEntry(_Entry):
+    """The tool's link, and the corners of the box of goals [m, base]."""
+
+    tool: str
+    low: Vector
+    high: Vector
+
+
+class RobotEntry(_Entry):
+    """A robot file."""
+
+    robot: str
+    urdf: str
+    joints: dict[str, JointEntry | float] = Field(min_length=1)
+    drive: DriveEntry
+    lock: tuple[str, ...] = ()
+    inertials: dict[str, InertialEntry] = Field(default_factory=dict)
+    repair_inertias: bool = False
+    payload: PayloadEntry | None = None
+    com: CentreEntry | None = None
+    walk: WalkEntry | None = None
+    reach: ReachEntry | None = None
+
+    def driven(self) -> dict[str, JointEntry]:
+        """The joints with all that is said of them."""
+        return {
+            name: joint if isinstance(joint, JointEntry) else JointEntry(at=joint)
+            for name, joint in self.joints.items()
+        }
+
+    def gains(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """kp and kd of each driven joint."""
+        joints, drive = self.driven().values(), self.drive
+        return (
+            tuple(drive.kp if joint.kp is None else joint.kp for joint in joints),
+            tuple(drive.kd if joint.kd is None else joint.kd for joint in joints),
+        )

@@ -1,0 +1,338 @@
+"""A robot of one's own: a robot.yaml makes it a task, from `inspect --write` to a verdict."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from simtoreal.build import make_env, task_id
+from simtoreal.config import recipe
+from simtoreal.proposals import propose
+from simtoreal.randomization.yaml_files import ConfigFileError, dump_yaml
+from simtoreal.robot_files import name_task, task_of_file
+from simtoreal.robots.catalog import A1_JOINTS, KUKA_JOINTS, QUADRUPED, a1, kuka, pybullet_data
+from simtoreal.robots.model import ModelError
+from simtoreal.robots.tasks.reach import KukaReach
+from simtoreal.robots.tasks.walk import A1Walk
+
+SPIRIT = pybullet_data() / "quadruped" / "spirit40.urdf"
+CHEETAH = pybullet_data() / "mini_cheetah" / "mini_cheetah.urdf"
+STAND = dict(zip(("hip", "upper", "lower"), (0.0, 0.9, -1.8), strict=True))
+A1 = {
+    "robot": "my_a1",
+    "urdf": str(a1().urdf),
+    "joints": {name: STAND[name.split("_")[1]] for name in A1_JOINTS},
+    "drive": {"kp": 60, "kd": 2},
+    "payload": {"link": "trunk", "point": [0.0, 0.0, 0.1], "most": 8.0},
+    "com": {"link": "trunk", "reach": [0.05, 0.02, 0.012]},
+    "walk": {
+        "legs": {leg: f"{leg}_toe" for leg in QUADRUPED},
+        "other_side": {"FR": "FL", "RR": "RL"},
+        "together": ["FR", "RL"],
+        "height": 0.262,
+        "fallen": 0.15,
+        "power": 150,
+    },
+}
+KUKA = {
+    "robot": "my_iiwa",
+    "urdf": str(kuka().urdf),
+    "joints": {
+        name: {"at": at, "kp": kp, "kd": kd}
+        for name, at, kp, kd in zip(KUKA_JOINTS, KukaReach.arm.home, KukaReach.arm.kp, KukaReach.arm.kd, strict=True)
+    },
+    "drive": {"kp": 100, "kd": 10, "rotor": 0.1, "damping": 0.5},
+    "payload": {"link": "lbr_iiwa_link_7", "point": [0.0, 0.0, 0.045], "most": 14.0},
+    "reach": {"tool": "lbr_iiwa_link_7", "low": list(KukaReach.arm.goal_low), "high": list(KukaReach.arm.goal_high)},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a robot file; its path."""
+
+    def build(data, name="robot.yaml"):
+        path = tmp_path / name
+        path.write_text(dump_yaml(data))
+        return path
+
+    return build
+
+
+def change(data, **sections):
+    """A robot file with some sections changed, those of None left out."""
+    return {key: value for key, value in (data | sections).items() if value is not None}
+
+
+@pytest.fixture
+def opened():
+    made = []
+
+    def build(task, **options):
+        made.append(make_env(task, **options) if isinstance(task, str) else task(**options))
+        return made[-1]
+
+    yield build
+    for env in made:
+        env.close()
+
+
+def follow(env, actions, parameters=None):
+    """The observations and rewards of an episode under these actions."""
+    seen = [env.reset(seed=3, options={"parameters": parameters or {}})[0]]
+    rewards = []
+    for action in actions:
+        obs, reward, *_ = env.step(action)
+        seen.append(obs)
+        rewards.append(reward)
+    return np.array(seen), np.array(rewards)
+
+
+ACTIONS = np.random.default_rng(0).uniform(-1, 1, (30, 12)).astype(np.float32)
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+def test_a_catalogue_robot_described_by_a_file_is_the_same_robot(write, opened, engine):
+    """Where both limit the torque alike: the A1's drive is stronger than its URDF says."""
+    path = write(change(A1, joints={name: {"at": at, "effort": 33.5} for name, at in A1["joints"].items()}))
+    mine, ours = opened(f"{path}:Walk", engine=engine), opened(A1Walk, engine=engine)
+    values = {"link.trunk.payload": 2.0, "link.trunk.com.x": 0.02, "actuator.latency": 0.013}
+    for parameters in ({}, values):
+        a, b = (follow(env, ACTIONS, parameters) for env in (mine, ours))
+        assert (a[0] == b[0]).all()
+        assert a[1] == pytest.approx(b[1], abs=1e-9)
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+def test_the_order_of_the_joints_is_the_files(write, opened, engine):
+    legs = ("RL", "FL", "RR", "FR")
+    order = [A1_JOINTS.index(f"{leg}_{part}_joint") for leg in legs for part in STAND]
+    walk = A1["walk"] | {"legs": {leg: f"{leg}_toe" for leg in legs}}
+    shuffled = change(A1, joints={A1_JOINTS[i]: A1["joints"][A1_JOINTS[i]] for i in order}, walk=walk)
+    straight = opened(f"{write(A1, 'a.yaml')}:Walk", engine=engine)
+    mine = opened(f"{write(shuffled, 'b.yaml')}:Walk", engine=engine)
+    where = straight.get_wrapper_attr("observation_layout").slices
+    start = np.array(straight.unwrapped.legs.stand)
+    for env, joints in ((straight, np.arange(12)), (mine, np.array(order))):
+        env.reset(seed=0)
+        env.unwrapped.world.reset(start[joints], np.zeros(12), (0, 0, 0.262, 0, 0, 0, 1, *[0.0] * 6))
+        env.unwrapped._state = env.unwrapped.world.state()
+        env.unwrapped._ring.fill(env.unwrapped._state)
+        env.unwrapped._phase = 0.0
+        env.unwrapped._commands = straight.unwrapped._commands
+    for action in ACTIONS[:10]:
+        a, reward, *_ = straight.step(action)
+        b, other, *_ = mine.step(action[order])
+        for name in ("joint_position", "joint_velocity", "last_target"):
+            assert b[where[name]] == pytest.approx(a[where[name]][order], abs=1e-4)
+        assert other == pytest.approx(reward, abs=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+def test_an_arm_described_by_a_file_is_the_same_arm(write, opened, engine):
+    mine, ours = opened(f"{write(KUKA)}:Reach", engine=engine), opened(KukaReach, engine=engine)
+    a, b = (follow(env, ACTIONS[:, :7]) for env in (mine, ours))
+    assert (a[0] == b[0]).all()
+    assert (a[1] == b[1]).all()
+    shuffled = change(KUKA, joints=dict(reversed(KUKA["joints"].items())))
+    turned = opened(f"{write(shuffled, 'turned.yaml')}:Reach", engine=engine).unwrapped.world
+    pose = [0.3, -0.4, 0.5, -1.2, 0.2, 1.0, 0.1]
+    assert turned.gravity_torque(pose[::-1]) == pytest.approx(list(ours.world.gravity_torque(pose))[::-1], abs=1e-9)
+
+
+def test_its_recipe_preset_and_suites_are_its_familys(write, opened):
+    path = write(A1)
+    task = task_id(f"{path}:Walk")
+    assert recipe(task, "sac") == recipe("A1Walk", "sac")
+    assert name_task("Walk", str(path)) == task == name_task("/elsewhere/robot.yaml:Walk", str(path))
+    assert opened(task).unwrapped.__doc__.startswith("my_a1 walks")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"drive": {"kp": -1, "kd": 2}}, r"robot.yaml:16: drive.kp: .* greater than 0, got -1"),
+        ({"drive": {"kp": 60}}, "robot.yaml:16: drive.kd: is missing"),
+        ({"gait": "trot"}, "gait: "),
+        ({"joints": {**A1["joints"], "tail": 0.0}}, "joints: no joint 'tail'"),
+        ({"joints": {**A1["joints"], "FR_toe_fixed": 0.0}}, "joint FR_toe_fixed is fixed"),
+        (
+            {"joints": dict(list(A1["joints"].items())[:-1])},
+            "RL_lower_joint moves, and is neither in joints nor in lock",
+        ),
+        ({"joints": {**A1["joints"], "FR_lower_joint": 2.0}}, "FR_lower_joint starts at 2, outside"),
+        ({"joints": {**A1["joints"], "FR_lower_joint": -1.7}}, "do not stand as mirror images: -1.7 and -1.8 rad"),
+        ({"payload": {"link": "back", "most": 2.0}}, "payload: no link 'back'"),
+        ({"walk": A1["walk"] | {"legs": {"FR": "FR_tow", "FL": "FL_toe"}}}, "walk: no link 'FR_tow'"),
+        ({"walk": A1["walk"] | {"other_side": {"FR": "FL"}}}, "needs one on the other side"),
+        ({"walk": A1["walk"] | {"together": ["MR"]}}, "walk: no leg 'MR'"),
+        ({"walk": None}, "this robot is no Walk: there is no section walk"),
+        ({"robot": "a/b"}, "robot: a name of letters"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_line(write, cli, changed, message):
+    path = write(change(A1, **changed))
+    with pytest.raises(ConfigFileError, match=message):
+        task_of_file(path, "Walk")
+    cli("train", "Walk", "--robot", path, "--steps", 10, "--out", path.parent / "run").refused("robot.yaml")
+    assert not (path.parent / "run").exists()
+
+
+def test_bodies_that_cannot_be_are_refused_until_they_are_repaired_or_given(write):
+    assert propose(CHEETAH, Path("robot.yaml"))[0]["repair_inertias"]
+    data = cheetah()
+    with pytest.raises(ModelError, match=r"inertia of no real body.*repair_inertias: true makes it"):
+        task_of_file(write(data), "Walk")
+    repaired = task_of_file(write(change(data, repair_inertias=True), "repaired.yaml"), "Walk").robot.inertials
+    least, middle, most = sorted(repaired["thigh_fr"].inertia[:3])
+    assert most <= least + middle
+    thigh = {"mass": 0.634, "inertia": [0.001983, 0.002103, 0.000408, 0.0, 0.0, 0.0]}
+    given = data | {"inertials": {link: thigh for link in ("thigh_fr", "thigh_fl", "thigh_hr", "thigh_hl")}}
+    assert task_of_file(write(given, "given.yaml"), "Walk").robot.inertials["thigh_fr"].mass == 0.634
+
+
+def cheetah():
+    """A robot file of a URDF whose zero inertias stand in the way of a proposal."""
+    legs, parts = ("fr", "fl", "hr", "hl"), ("torso_to_abduct_{}_j", "abduct_{}_to_thigh_{}_j", "thigh_{}_to_knee_{}_j")
+    joint = {"at": 0.0, "effort": 17, "velocity": 40, "range": [-3, 3]}
+    return {
+        "robot": "cheetah",
+        "urdf": str(CHEETAH),
+        "joints": {part.format(leg, leg): joint for leg in legs for part in parts},
+        "drive": {"kp": 40, "kd": 0.8},
+        "walk": {
+            "legs": {leg: f"toe_{leg}" for leg in legs},
+            "other_side": {"fr": "fl", "hr": "hl"},
+            "together": ["fr", "hl"],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "Walk", "--steps", 10), "Walk is what a robot file makes of a robot: name one with --robot FILE"),
+        (("train", "PandaReach", "--robot", "robot.yaml", "--steps", 10), "makes a robot file a Walk or a Reach"),
+        (("train", "Walk", "--robot", "nowhere.yaml", "--steps", 10), "nowhere.yaml: no such robot file"),
+        (("train", "Walk", "--robot", "acme", "--steps", 10), "no robot 'acme', and no path of a .yaml file"),
+        (("train", "robot.yaml:Swim", "--steps", 10), "no family 'Swim'"),
+        (("train", "robot.yaml:Walk", "--steps", 10), "robot.yaml: no such robot file"),
+    ],
+)
+def test_a_family_needs_a_robot_and_a_robot_a_family(cli, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    cli(*arguments, "--out", tmp_path / "run").refused(message)
+
+
+@pytest.mark.parametrize(
+    ("urdf", "family", "says"),
+    [
+        (SPIRIT, "Walk", "holds its pose for 2.0 s"),
+        (pybullet_data() / "laikago" / "laikago_toes_zup.urdf", "Walk", "holds its pose for 2.0 s"),
+        (kuka().urdf, "Reach", "holds its pose for 2.0 s"),
+    ],
+)
+def test_a_proposed_robot_file_stands(cli, tmp_path, urdf, family, says):
+    path = tmp_path / "robot.yaml"
+    said = cli("inspect", urdf, "--write", path, "--json")
+    assert said.code == 0
+    assert says in said.result["robot_file"]["trial"]
+    assert task_of_file(path, family).__name__ == f"{urdf.stem}{family}"
+    cli("inspect", urdf, "--write", path).refused("--force replaces it")
+    if family == "Walk":
+        legs = task_of_file(path, "Walk").legs
+        assert set(legs.names) == set(QUADRUPED)
+        trot = {leg for leg, phase in zip(legs.names, legs.phase, strict=True) if phase > 0}
+        assert trot in ({"FR", "RL"}, {"FL", "RR"})
+
+
+def test_what_is_neither_legs_nor_an_arm_gets_no_proposal(cli, tmp_path):
+    path = tmp_path / "robot.yaml"
+    cli("inspect", pybullet_data() / "pendulum5.urdf", "--write", path)
+    assert not path.exists()
+
+
+def test_from_a_urdf_to_a_verdict(cli, tmp_path):
+    """A robot that is not in the catalogue: proposed, trained a little, exported, verified, judged, moved, replayed."""
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    shutil.copy(SPIRIT, folder)
+    path, run, bundle = folder / "robot.yaml", tmp_path / "run", tmp_path / "bundle"
+    assert cli("inspect", folder / SPIRIT.name, "--write", path).code == 0
+    brief = [f"{key}={value}" for key, value in {"evaluate_every": 200, "evaluate_episodes": 1}.items()]
+    settings = [word for text in (*brief, "agent.compile=false") for word in ("--set", text)]
+    assert cli("train", "Walk", "--robot", path, "--steps", 200, "--workers", 2, "--out", run, *settings).code == 0
+    assert f'task: "{path}:Walk"' in (run / "config.yaml").read_text()
+    assert "randomization: Walk" in (run / "config.yaml").read_text()
+    assert cli("export", run, "--out", bundle).code == 0
+    assert set(json.loads((bundle / "spec.json").read_text())["provenance"]["robot"]) == {"file", "urdf"}
+    assert "passed" in cli("verify", bundle).out
+    judged = cli(
+        "evaluate",
+        bundle,
+        "--suite",
+        "heldout",
+        "--suite",
+        "nominal",
+        "--episodes",
+        1,
+        "--out",
+        tmp_path / "v",
+        "--json",
+    )
+    assert judged.code == 0
+    assert {"heldout", "nominal"} <= set(json.dumps(judged.result).replace('"', " ").split())
+    assert "identical" in cli("replay", tmp_path / "v", "nominal/nominal/0").out
+    moved = folder.rename(tmp_path / "elsewhere") / "robot.yaml"
+    cli("evaluate", bundle, "--suite", "nominal", "--episodes", 1, "--out", tmp_path / "w").refused(
+        "name it with --robot FILE"
+    )
+    again = cli("evaluate", bundle, "--robot", moved, "--suite", "nominal", "--episodes", 1, "--out", tmp_path / "w")
+    assert again.code == 0
+    assert "another version" not in again.err
+    moved.write_text(re.sub(r"kp: [0-9.]+", "kp: 50.0", moved.read_text()))
+    other = moved.rename(moved.with_name("weaker.yaml"))
+    said = cli("evaluate", bundle, "--robot", other, "--suite", "nominal", "--episodes", 1, "--out", tmp_path / "x")
+    assert "made with another version of this robot" in said.err
+
+
+def test_other_packages_install_robots_and_tasks(tmp_path, write):
+    """By entry points: a robot file's path under simtoreal.robots, a task's class under simtoreal.tasks."""
+    package = tmp_path / "site"
+    info = package / "acme-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[simtoreal.robots]\nacme_dog = acme:dog\n\n"
+        "[simtoreal.tasks]\nAcmeReach = acme:AcmeReach\nA1Walk = acme:AcmeReach\n"
+    )
+    (package / "acme.py").write_text(
+        "from simtoreal.robots.tasks.reach import KukaReach\n"
+        f"def dog():\n    return {str(write(A1))!r}\n"
+        "class AcmeReach(KukaReach):\n    'An arm of another package.'\n"
+    )
+    code = (
+        "import json, simtoreal; from simtoreal.robot_files import name_task; from simtoreal.build import make_env;"
+        "found = simtoreal.tasks(); env = make_env('simtoreal/AcmeReach-v0');"
+        "print(json.dumps([found['robots'], found['tasks']['AcmeReach']['summary'], name_task('Walk', 'acme_dog'),"
+        "type(make_env('simtoreal/A1Walk-v0').unwrapped).__name__]))"
+    )
+    path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    robots, summary, task, walk = json.loads(done.stdout.splitlines()[-1])
+    assert robots == ["acme_dog"]
+    assert summary == "An arm of another package."
+    assert task.endswith("robot.yaml:Walk")
+    assert walk == "A1Walk"
+    assert "which is taken" in done.stderr
+    assert "simtoreal/AcmeReach-v0" not in gym.registry
