@@ -7,7 +7,7 @@ import html
 import io
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -22,20 +22,23 @@ from simtoreal.robots.parameters import Parameter
 
 TOLD_EVERY = 5  # snapshots: figures that change faster cannot be read
 NOTCHES = 200  # of a slider, at least
+STYLE = "margin: 0 1em; font-size: 0.85em"
+MOST_NAMED = 4  # parameters in the panel's first lines
 PUSH = 2.0  # [m/s] at most
 
 
 @dataclass
 class Knob:
-    """A slider and what it stands for: the value that a reader last gave it, and the one that applies."""
+    """A slider, and the value that it was last given: by a hand, or by `show`."""
 
     handle: Any
     given: float
 
     def show(self, value: float) -> None:
-        """Put it where `value` is, unless a hand put it there."""
+        """Put it where `value` is, unless it is there."""
         if not math.isclose(value, self.given, rel_tol=1e-6, abs_tol=1e-9):
-            self.given = self.handle.value = value
+            self.given = value
+            self.handle.value = on_scale(value, self.handle.min, self.handle.max)
 
 
 class Viewer:
@@ -55,8 +58,9 @@ class Viewer:
         self._session = session
         port = free_port(host, port)
         with redirect_stdout(io.StringIO()):  # where it says where it is
-            self._server = viser.ViserServer(host=host, port=port, label=title)
+            self._server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
         self._server.gui.configure_theme(show_logo=False, show_share_button=False, control_width="large")
+        self._server.gui.main_panel.dock_right()
         if self._server.get_port() != port:
             self.close()
             raise ConfigError(f"port {port} of {host} was taken meanwhile; choose another with --port")
@@ -76,8 +80,8 @@ class Viewer:
         with self._server.atomic():
             self._scene.show(now, follow=self._follow.value)
         if self._told % TOLD_EVERY == 0 or now.paused:
-            self._status.content = status(now)
-            self._pause.label = "Go on" if now.paused else "Pause"
+            self._status.content = status(now, self._session.task.parameters)
+            self._terms.content = table((name, f"{value:+.3f}") for name, value in now.terms.items())
         self._told += 1
         if self._session.has_wishes:
             return  # what is on its way would be taken back
@@ -89,15 +93,25 @@ class Viewer:
     def _panel(self, gui: Any) -> None:
         session = self._session
         self._status = gui.add_html("")
-        self._pause = self._button(gui, "Pause", lambda: session.pause(not session.paused))
-        self._button(gui, "One step", session.step)
-        self._button(gui, "Same episode again", session.reset)
-        self._button(gui, "Next episode", session.next_episode)
+        wishes = {
+            "Pause / go on": lambda: session.pause(not session.paused),
+            "Step": session.step,
+            "Reset": session.reset,
+            "New seed": session.next_episode,
+        }
+        buttons = gui.add_button_group("", tuple(wishes), hint="Reset begins the same episode again")
+
+        @buttons.on_click
+        async def _(event: Any) -> None:
+            session.ask(wishes[buttons.value])
+
         speed = gui.add_slider("speed [x]", *SPEEDS, 0.05, session.snapshot().speed, hint="simulated seconds a second")
         self._on_change(speed, session.set_speed)
         limit = gui.add_checkbox("end at the time limit", session.time_limit)
         self._on_change(limit, session.set_time_limit)
         self._follow = gui.add_checkbox("follow the robot", True, visible=session.task.robot.floating)
+        with gui.add_folder("Reward terms", expand_by_default=False):
+            self._terms = gui.add_html("")
         self._goal_knobs: dict[tuple[str, int], Knob] = {}
         if session.task.goals:
             with gui.add_folder("Goal"):
@@ -126,18 +140,17 @@ class Viewer:
             for index, (least, most) in enumerate(zip(low, high, strict=True)):
                 axis = f".{'xyz'[index]}" if len(low) == 3 else ""
                 value = float(now[name][index])
-                handle = gui.add_slider(name + axis, float(least), float(most), notch(least, most), value)
+                shown = on_scale(value, least, most)
+                handle = gui.add_slider(name + axis, float(least), float(most), notch(least, most), shown)
                 knob = self._goal_knobs[name, index] = Knob(handle, value)
-                self._on_change(handle, partial(self._set_goal, name), knob)
+                self._on_change(handle, partial(self._set_goal, name, index), knob)
         self._button(gui, "Draw another, in a new episode", session.draw_goal)
 
-    def _set_goal(self, name: str, value: float) -> None:
-        del value  # one of several, all of which are set
+    def _set_goal(self, name: str, index: int, value: float) -> None:
         low, high = self._session.task.goals[name]
-        knobs = [self._goal_knobs[name, index] for index in range(len(low))]
-        self._session.set_goal(
-            {name: [min(max(knob.given, a), b) for knob, a, b in zip(knobs, low, high, strict=True)]}
-        )
+        goal = list(self._session.task.goal[name])
+        goal[index] = min(max(value, low[index]), high[index])  # a notch may end beyond its bound
+        self._session.set_goal({name: goal})
 
     def _parameter(self, gui: Any, p: Parameter) -> Knob:
         value = self._session.snapshot().parameters[p.name]
@@ -147,7 +160,7 @@ class Viewer:
             p.low,
             p.high,
             notch(p.low, p.high),
-            min(max(value, p.low), p.high),
+            on_scale(value, p.low, p.high),
             disabled=p.low == p.high,
             hint=f"{p.name}: {p.description + ', ' if p.description else ''}nominal {p.nominal:g}{unit}, "
             f"from {p.low:g} to {p.high:g}",
@@ -157,7 +170,7 @@ class Viewer:
         return knob
 
     def _set_parameter(self, p: Parameter, value: float) -> None:
-        self._session.set_parameters({p.name: min(max(value, p.low), p.high)})  # a notch may end beyond its bound
+        self._session.set_parameters({p.name: min(max(value, p.low), p.high)})
 
     def _button(self, gui: Any, label: str, wish: Callable[[], None]) -> Any:
         button = gui.add_button(label)
@@ -175,14 +188,20 @@ class Viewer:
         async def _(event: Any) -> None:
             if event.client_id is None:
                 return
+            self._session.ask(partial(wish, handle.value))
             if knob is not None:
                 knob.given = handle.value
-            self._session.ask(partial(wish, handle.value))
 
 
 def notch(low: float, high: float) -> float:
     """A slider's step: a power of ten, or 1, so that there are `NOTCHES` of them or more."""
     return 10.0 ** math.floor(math.log10((high - low) / NOTCHES)) if high > low else 1.0
+
+
+def on_scale(value: float, low: float, high: float) -> float:
+    """Where a slider shows `value`: at its notch, within the bounds."""
+    step = notch(low, high)
+    return min(max(round(round(value / step) * step, 12), low), high)
 
 
 def free_port(host: str, port: int) -> int:
@@ -201,8 +220,13 @@ def free_port(host: str, port: int) -> int:
         raise ConfigError(f"cannot serve at port {port} of {host}: {error.strerror}") from None
 
 
-def status(now: Snapshot) -> str:
+def status(now: Snapshot, table_of: Mapping[str, Parameter]) -> str:
     """The panel's first lines, as HTML."""
+    off = [
+        f"{name} {value:g}{'' if table_of[name].unit == '-' else f' {table_of[name].unit}'}"
+        for name, value in now.parameters.items()
+        if not math.isclose(value, table_of[name].nominal, rel_tol=1e-5, abs_tol=1e-9)
+    ]
     judged = "" if now.time <= now.limit else f" (judged up to {now.limit:g} s)"
     rate = "" if now.real_time is None else f", really {now.real_time:.2f}"
     rows: list[tuple[str, str]] = [
@@ -213,11 +237,18 @@ def status(now: Snapshot) -> str:
         ("goal met now", "yes" if now.met else "no"),
         ("violations", f"{now.violations} control steps"),
         ("failed episodes", f"{now.falls}" + (f", physics broke {now.faults} times" if now.faults else "")),
-        *((f"reward: {name}", f"{value:+.3f}") for name, value in now.terms.items()),
+        (
+            "not nominal",
+            ", ".join(off[:MOST_NAMED]) + (f" and {len(off) - MOST_NAMED} more" if off[MOST_NAMED:] else ""),
+        ),
     ]
+    return table(rows) + f'<p style="{STYLE}; color: #c92a2a">{html.escape(now.note)}</p>'
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """What is to be read and what it is, as HTML."""
     cells = "".join(f"<tr><td>{html.escape(a)}</td><td><b>{html.escape(b)}</b></td></tr>" for a, b in rows)
-    note = f'<p style="color: #c92a2a">{html.escape(now.note)}</p>' if now.note else ""
-    return f'<div style="padding: 0 1em; font-size: 0.85em"><table>{cells}</table>{note}</div>'
+    return f'<table style="{STYLE}">{cells}</table>'
 
 
 def _success(now: Snapshot) -> str:

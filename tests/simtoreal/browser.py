@@ -19,6 +19,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--no-first-run", "--remote-debugging-pipe",
 )  # fmt: skip
+PATIENCE = 120.0  # [s] for an answer: a processor that draws as a graphics card would is slow
 NO_GL = ("--disable-gpu",)
 SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -45,7 +46,7 @@ class Browser:
             message["sessionId"] = self.session
         os.write(self.commands, json.dumps(message).encode() + b"\0")
         while True:
-            reply = self._receive(30.0)
+            reply = self._receive(PATIENCE)
             if reply.get("id") == message["id"]:
                 assert "error" not in reply, reply
                 return dict(reply["result"])
@@ -61,13 +62,13 @@ class Browser:
         line, self.buffer = self.buffer.split(b"\0", 1)
         return dict(json.loads(line))
 
-    def open(self, page: Path | str, width: int = 1100) -> None:
+    def open(self, page: Path | str, width: int = 1100, height: int = 900) -> None:
         """Load a file or an address and wait until it and what it asked for are loaded."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.events.clear()
         self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
-            self.events.append(self._receive(30.0))
+            self.events.append(self._receive(PATIENCE))
         self.evaluate("new Promise(r => requestAnimationFrame(() => setTimeout(r, 100)))")
 
     def evaluate(self, expression: str) -> Any:
