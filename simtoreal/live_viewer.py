@@ -59,6 +59,8 @@ class Viewer:
         port = free_port(host, port)
         with redirect_stdout(io.StringIO()):  # where it says where it is
             self._server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
+        # any page can talk to a port of this machine: none may have the session tunnelled to the outside
+        self._server.request_share_url = lambda verbose=True: None  # type: ignore[method-assign]
         self._server.gui.configure_theme(show_logo=False, show_share_button=False, control_width="large")
         self._server.gui.main_panel.dock_right()
         if self._server.get_port() != port:

@@ -200,6 +200,7 @@ def press(page: Browser, label: str, key: str, times: int) -> None:
             page.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
 
+@pytest.mark.slow
 def test_a_browser_shows_the_robot_and_its_goal(served, page):
     wait_for(lambda: share(page.screenshot(), ORANGE) > 0.005, "the KUKA's orange links")
     assert share(page.screenshot(), GREEN) > 0.0002
