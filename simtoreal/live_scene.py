@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ CELL = 0.5  # [m] of the ground's grid
 
 
 class Scene:
-    """Everything lies under the node `/world`, which a view that follows the robot moves: the camera is the reader's.
+    """Everything lies under the node `/world`, which is moved where the view follows the robot (the camera is the
+    reader's), and tilted where the ground slopes, for which an engine tilts gravity.
 
     Args:
         scene: viser's `SceneApi`.
@@ -57,8 +58,13 @@ class Scene:
         for name, node in self._links.items():
             place, (x, y, z, w) = snapshot.poses[name]
             node.position, node.wxyz = place, (w, x, y, z)
+        upright = _upright(snapshot.down)
+        self._world.wxyz = upright
         x, y, _ = snapshot.poses[self._robot.model.root].position
-        self._world.position = (-x, -y, 0.0) if follow and self._robot.floating else (0.0, 0.0, 0.0)
+        if follow and self._robot.floating:
+            self._world.position = trimesh.transformations.quaternion_matrix(upright)[:3, :3] @ (-x, -y, 0.0)
+        else:
+            self._world.position = (0.0, 0.0, 0.0)
         self._goal.visible = snapshot.marker is not None
         if snapshot.marker is not None:
             self._goal.position, self._goal.radius = tuple(snapshot.marker[0]), snapshot.marker[1]
@@ -71,6 +77,13 @@ def aim(initial: Any, camera: Camera) -> None:
     initial.look_at = camera.target
     initial.position = np.array(camera.target) + camera.distance * back
     initial.fov = float(np.radians(FIELD_OF_VIEW))
+
+
+def _upright(down: Sequence[float]) -> NDArray[np.float64]:
+    """The shortest turn (w, x, y, z) that takes the unit vector `down` to -z."""
+    x, y, z = down
+    turn = np.array([1.0 - z, -y, x, 0.0])  # 1 + a.b and a x b, for b = -z
+    return turn / np.linalg.norm(turn)
 
 
 def _draw(scene: Any, name: str, look: Look, shapes: dict[Path, list[trimesh.Trimesh]]) -> None:

@@ -40,6 +40,7 @@ class Snapshot:
         note: the newest thing that went wrong or happened.
         parameters, goal: what really applies.
         poses: of every link; `marker` is a sphere at the goal: middle and radius [m].
+        down: the direction of gravity, which a slope tilts, in the ground's axes.
     """
 
     time: float
@@ -62,6 +63,7 @@ class Snapshot:
     goal: Mapping[str, Sequence[float]]
     poses: Mapping[str, Pose]
     marker: tuple[Sequence[float], float] | None
+    down: tuple[float, float, float]
 
 
 class Pace:
@@ -331,4 +333,5 @@ class Session:
             goal=self.task.goal,
             poses=self.task.world.link_poses(),
             marker=self.task.marker,
+            down=self.task.world.down,
         )

@@ -246,6 +246,29 @@ def test_what_really_applies_is_what_the_sliders_show(served, page):
     wait_for(lambda: 1.2 not in page.evaluate(shown), "that all is nominal")
 
 
+def test_a_slope_is_seen_and_the_view_follows_the_robot():
+    """Nodes of the scene, as every browser gets them: gravity points down, the trunk is over the middle."""
+    env = build.make_env("simtoreal/A1Walk-v0")
+    contract = Contract.of("simtoreal/A1Walk-v0", env)
+    session = Session(env, contract, HoldStill(contract))
+    viewer = Viewer(session, "A1Walk", "127.0.0.1", 0)
+    try:
+        session.set_parameters({"ground.slope.pitch": 0.2, "ground.slope.roll": -0.1})
+        for _ in range(20):
+            session.advance()
+        now = session.snapshot()
+        viewer.show(now)
+        world = trimesh.transformations.quaternion_matrix(viewer._scene._world.wxyz)
+        assert world[:3, :3] @ now.down == pytest.approx([0.0, 0.0, -1.0], abs=1e-6)
+        x, y, _ = now.poses["trunk"].position
+        assert max(abs(x), abs(y)) > 1e-3
+        below = world[:3, :3] @ (x, y, 0.0) + viewer._scene._world.position
+        assert below == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
+    finally:
+        viewer.close()
+        env.close()
+
+
 def test_what_the_panel_says_is_escaped(served):
     session, _ = served
     now = replace(ask(session, session.snapshot), note="<script>")
