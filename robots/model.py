@@ -6,6 +6,7 @@ import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,16 @@ class RobotModel:
     def element(self, link: str) -> ET.Element:
         """A link as the file has it."""
         return next(e for e in self._root.findall("link") if e.get("name") == link)
+
+    @cached_property
+    def colours(self) -> dict[str, tuple[float, ...]]:
+        """Of the file's named materials: red, green, blue and opacity, from 0 to 1."""
+        found: dict[str, tuple[float, ...]] = {}
+        for material in self._root.iter("material"):
+            colour, name = material.find("color"), material.get("name", "")
+            if colour is not None and name not in found:
+                found[name] = tuple(numbers(colour, "rgba", "0 0 0 1", f"{self.path}: material {name}"))
+        return found
 
     def inertial(self, link: str) -> Inertial:
         """The inertial of a link as the file has it, in the link's axes.

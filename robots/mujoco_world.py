@@ -30,7 +30,7 @@ from simtoreal.robots.engine_fields import (
     recalled,
 )
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
+from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, Pose, State, World
 
 mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a file of the working folder
 COMPILER = (
@@ -246,6 +246,16 @@ class MuJoCoWorld(World):
         angular = rotation.apply(turn, spin)
         d, e, f = rotation.cross(angular, lever)
         return [x + lever[0], y + lever[1], z + lever[2], i, j, k, w, a + d, b + e, c + f, *angular]
+
+    def link_poses(self) -> dict[str, Pose]:
+        data = self._data
+        mujoco.mj_kinematics(self._model, data)  # a step leaves these as they were before it
+        poses = {}
+        for name in self._robot.model.links:
+            body = self._body_of[self._links[name]]
+            w, x, y, z = data.xquat[body].tolist()
+            poses[name] = Pose(tuple(data.xpos[body].tolist()), (x, y, z, w))
+        return poses
 
     def push(self, velocity: Sequence[float]) -> None:
         self._data.qvel[:3] += velocity

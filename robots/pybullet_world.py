@@ -23,7 +23,7 @@ from simtoreal.robots.engine_fields import (
 )
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.quiet import quiet
-from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
+from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, Pose, State, World
 
 with quiet():
     import pybullet as bullet
@@ -230,6 +230,15 @@ class PyBulletWorld(World):
         place, turn = self._base_pose()
         linear, angular = self._base_velocity()
         return [*place, *turn, *linear, *angular]
+
+    def link_poses(self) -> dict[str, Pose]:
+        c, root = self._client, self._robot.model.root
+        links = [name for name in self._robot.model.links if name != root]
+        indices = [self._link_index[name] for name in links]
+        states = bullet.getLinkStates(self._body, indices, computeForwardKinematics=1, physicsClientId=c)
+        back = bullet.invertTransform(self._base_place, self._base_turn, physicsClientId=c)
+        poses = {root: Pose(*bullet.multiplyTransforms(*self._base_pose(), *back, physicsClientId=c))}
+        return poses | {name: Pose(state[4], state[5]) for name, state in zip(links, states, strict=True)}
 
     def push(self, velocity: Sequence[float]) -> None:
         linear, angular = self._base_velocity()

@@ -144,6 +144,37 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     def start(self, rng: np.random.Generator) -> Start:
         """Begin an episode."""
 
+    @property
+    def goal(self) -> dict[str, Sequence[float]]:
+        """What is to be reached or followed now, by name of `goals`."""
+        return {}
+
+    @property
+    def marker(self) -> tuple[Sequence[float], float] | None:
+        """Where a viewer should look: middle and radius of a sphere [m]."""
+        return None
+
+    def set_goal(self, goal: Mapping[str, Sequence[float]]) -> None:
+        """Replace some of the goals now, in mid-episode; the policy sees it one control step later.
+
+        Raises:
+            ValueError: an unknown name, a wrong count or a value out of bounds; nothing is changed then.
+        """
+        self.aim(check_goal(goal, self.goals))
+
+    def push(self, velocity: Sequence[float]) -> None:
+        """Change a floating base's velocity at once by `velocity` [3] m/s, in the ground's axes.
+
+        Raises:
+            ValueError: the robot is fixed to the world, or that is no velocity.
+        """
+        if not self.robot.floating:
+            raise ValueError("a robot with a fixed base cannot be pushed")
+        if len(velocity) != 3 or not all(map(math.isfinite, velocity)):
+            raise ValueError(f"a push is three finite numbers in m/s, got {list(velocity)}")
+        self.world.push(velocity)
+        self._state = self.world.state()
+
     def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
         """Replace what `start` drew of the goal by these, names of `goals` with values within their bounds."""
         raise NotImplementedError
@@ -304,8 +335,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._given_action = given
         self._command = self.command_layout.command(action, self._observation, self.observation_layout).tolist()
         if self._pushes and (blow := self._pushes.due(self._step_count - 1)):
-            self.world.push(blow)
-            self._state = self.world.state()
+            self.push(blow)
         try:
             self._simulate(self._command)
         except PhysicsFault:
@@ -323,7 +353,9 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         terminated = self.fails(signals)
         if terminated:
             terms["failure"] = self.failure_reward
-        success = self._scorer.see(signals) and not terminated
+        if self._step_count <= self.horizon:  # what is played on beyond it is not judged
+            self._met = self._scorer.see(signals)
+        success = self._met and not terminated
         self._observation = self._make_observation()
         if self.render_mode == "human":
             self.show()
@@ -385,7 +417,9 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         return {"policy": policy, "privileged": np.concatenate([true, np.array(more, np.float32)])}
 
     def show(self) -> None:
-        """Put markers where a viewer should look; called before a frame is taken."""
+        """Put the marker where a viewer should look; called before a frame is taken."""
+        if self.marker is not None:
+            self.world.mark(*self.marker)
 
     def render(self) -> NDArray[np.uint8] | None:
         """The task's camera image [height, width, 3] in render_mode "rgb_array"."""

@@ -45,6 +45,13 @@ class FootState(NamedTuple):
     other_contact: bool
 
 
+class Pose(NamedTuple):
+    """Where a link's frame is [m] and how it is turned (xyzw), in the ground's axes."""
+
+    position: tuple[float, ...]
+    turn: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Camera:
     """A camera, placed around a target point as PyBullet's and MuJoCo's free cameras are; follows a floating base."""
@@ -106,6 +113,10 @@ class World(ABC):
     @abstractmethod
     def in_contact(self) -> bool:
         """Does a robot with a fixed base touch anything but itself?"""
+
+    @abstractmethod
+    def link_poses(self) -> dict[str, Pose]:
+        """Where every link of the robot's file is now."""
 
     def push(self, velocity: Sequence[float]) -> None:
         """Change a floating base's linear velocity at once by `velocity` [3] m/s."""

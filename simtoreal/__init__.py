@@ -51,7 +51,7 @@ _VERBS = {
     "verify": "simtoreal.bundles",
     "evaluate": "simtoreal.evaluate",
     "replay": "simtoreal.film",
-    "play": "simtoreal.film",
+    "play": "simtoreal.playing",
     "demo": "simtoreal.demo",
     "bench": "simtoreal.bench",
     "tasks": "simtoreal.listing",

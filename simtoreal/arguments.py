@@ -24,13 +24,30 @@ def count(text: str) -> int:
 
 def seconds(text: str) -> float:
     """A positive, finite number of seconds."""
+    return _positive(text, "must be a number of seconds above 0")
+
+
+def _positive(text: str, expected: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
     return value
+
+
+def port(text: str) -> int:
+    """A TCP port, 0 for any that is free."""
+    value = whole(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text!r}")
+    return value
+
+
+def rate(text: str) -> float:
+    """A positive, finite factor."""
+    return _positive(text, "must be a number above 0")
 
 
 def named_numbers(text: str) -> tuple[str, list[float]]:

@@ -69,6 +69,11 @@ def short_name(task: str) -> str:
     return {full: short for short, full in task_ids().items()}.get(task, task)
 
 
+def display_name(task: str) -> str:
+    """What a reader calls a task: its short name, a robot file's without the folders."""
+    return short_name(task).rpartition("/")[2]
+
+
 def family(task: str) -> str:
     """The name of a task's preset, suites and recipe."""
     return short_name(task).rpartition(":")[2]

@@ -16,7 +16,7 @@ from simtoreal import build
 from simtoreal.bundles import export, verify
 from simtoreal.config import ConfigError
 from simtoreal.evaluate import Evaluation, evaluate
-from simtoreal.film import play
+from simtoreal.playing import play
 from simtoreal.runs import METRICS, claimed_output, output_path, write_json
 from simtoreal.verdict import points, rate
 

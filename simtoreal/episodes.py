@@ -116,6 +116,60 @@ class Outcome:
     parameters: dict[str, float]
 
 
+class Tally:
+    """What an episode comes to, control step by control step."""
+
+    def __init__(self) -> None:
+        self.total, self.length, self.falls, self.violations, self.faults = 0.0, 0, 0, 0, 0
+        self.success: bool | None = None
+        self.unmet = ""
+        self._actions: list[NDArray[np.float32]] = []
+
+    def add(self, action: NDArray[np.float32], reward: float, terminated: bool, info: Mapping[str, Any]) -> None:
+        """One more step, with what the environment said of it."""
+        self._actions.append(action)
+        self.total += reward
+        self.length += 1
+        self.falls += terminated
+        self.violations += bool(info.get("violation", False))
+        self.faults += bool(info.get("physics_fault", False))
+        success = info.get("is_success")
+        self.success = None if success is None else bool(success)
+        self.unmet = str(info.get("unmet", ""))
+
+    def outcome(self, parameters: dict[str, float]) -> Outcome:
+        """Up to now, under the `parameters` that applied."""
+        rate = _action_rate(self._actions)
+        return Outcome(
+            self.total,
+            self.success,
+            self.length,
+            self.falls,
+            self.violations,
+            self.faults,
+            rate,
+            self.unmet,
+            parameters,
+        )
+
+
+def answer(policy: Policy, contract: Contract, obs: Any) -> NDArray[np.float32]:
+    """The action in [-1, 1]^m of a policy's command in answer to what an environment shows; not finite where the policy
+    says that its command would not be.
+
+    Raises:
+        ConfigError: a command of another size.
+    """
+    seen = policy_part(obs)
+    try:
+        command = np.asarray(policy.act(seen), float)
+    except CommandError:
+        command = np.full(contract.command.size, np.nan)
+    if command.shape != (contract.command.size,):
+        raise ConfigError(f"the policy gave a command of shape {command.shape}, expected ({contract.command.size},)")
+    return contract.action(command, seen).astype(np.float32)
+
+
 def run_episode(
     env: gym.Env[Any, Any],
     contract: Contract,
@@ -128,7 +182,8 @@ def run_episode(
 ) -> Outcome:
     """Reset `env` with `seed`, `parameters` and, where it is given, `goal`, then let `policy` drive it to its end.
 
-    A command that is not finite ends the episode as a failure; physics that breaks is counted in `faults`.
+    A command that is not finite ends the episode as a failure; physics that breaks is counted in `faults`. `each_step`
+    is called after every control step.
     """
     options: dict[str, Any] = {"parameters": dict(parameters)} if contract.parameters else {}
     if goal:
@@ -136,34 +191,15 @@ def run_episode(
     obs, info = env.reset(seed=seed, options=options or None)
     applied = {name: float(value) for name, value in info.get("parameters", {}).items()}
     policy.reset()
-    total, length, violations, faults = 0.0, 0, 0, 0
-    actions: list[NDArray[np.float32]] = []
+    tally = Tally()
     terminated = truncated = False
-    if each_step is not None:
-        each_step()
     while not (terminated or truncated):
-        seen = policy_part(obs)
-        try:
-            command = np.asarray(policy.act(seen), float)
-        except CommandError:
-            command = np.full(contract.command.size, np.nan)
-        if command.shape != (contract.command.size,):
-            raise ConfigError(
-                f"the policy gave a command of shape {command.shape}, expected ({contract.command.size},)"
-            )
-        action = contract.action(command, seen).astype(np.float32)
-        actions.append(action)
+        action = answer(policy, contract, obs)
         obs, reward, terminated, truncated, info = env.step(action)
-        total += float(reward)
-        length += 1
-        violations += bool(info.get("violation", False))
-        faults += bool(info.get("physics_fault", False))
+        tally.add(action, float(reward), terminated, info)
         if each_step is not None:
             each_step()
-    success = info.get("is_success")
-    known = None if success is None else bool(success)
-    unmet = str(info.get("unmet", ""))
-    return Outcome(total, known, length, int(terminated), violations, faults, _action_rate(actions), unmet, applied)
+    return tally.outcome(applied)
 
 
 def _action_rate(actions: list[NDArray[np.float32]]) -> float:

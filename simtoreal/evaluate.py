@@ -37,6 +37,10 @@ Progress = Callable[[int, int], None]
 OneOrMore = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+class OtherRobot(UserWarning):
+    """A bundle is judged on a later version of the robot file that it was made with."""
+
+
 class PhysicsFailure(RuntimeError):
     """Too many episodes ended because physics broke: there is no verdict."""
 
@@ -142,7 +146,9 @@ def evaluate(
             if spec is not None:
                 contract.check(spec, source.text)
                 if spec.provenance.get("robot", robot_now) != robot_now:
-                    warnings.warn(f"{source.text} was made with another version of this robot", stacklevel=2)
+                    warnings.warn(
+                        f"{source.text} was made with another version of this robot", OtherRobot, stacklevel=2
+                    )
     loaded = [load_suite(short, name, table) for name in suites or default_suites(short)]
     names = [suite.name for suite in loaded]
     if len(set(names)) < len(names):
@@ -255,7 +261,7 @@ def _write(
         folder / REPORT,
         summary,
         rows,
-        title=f"{build.short_name(provenance['task']).rpartition('/')[2]}: {' and '.join(summary.bundles)}",
+        title=f"{build.display_name(provenance['task'])}: {' and '.join(summary.bundles)}",
         replay_command=command,
         provenance=provenance,
         comparisons=comparisons,

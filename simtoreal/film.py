@@ -1,136 +1,30 @@
-"""Look at it: films of episodes, played live or replayed exactly."""
+"""One evaluated episode again, exactly, and its film."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from simtoreal import build
-from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
-from simtoreal.episodes import Outcome, Policy, PolicySource, find_policies, run_episode
-from simtoreal.evaluate import Progress, identity
+from simtoreal.episodes import Outcome, PolicySource, run_episode
+from simtoreal.evaluate import identity
 from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.suites import is_held_out
 from simtoreal.records import read_evaluation
-from simtoreal.robot_files import name_task, split_task
-from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
+from simtoreal.robot_files import split_task
+from simtoreal.robots.engines import ENGINES
 from simtoreal.runs import RunError
 from simtoreal.statistics import Episode, base_suite, suite_in
 from simtoreal.task_suites import reference_ranges, severity_of
-from simtoreal.video import check_display, filming
+from simtoreal.video import filming
 
 SAME_SEVERITY = 1e-5  # [range widths] what an engine's read-back may lose of a value that was drawn
-
-
-class HoldStill:
-    """The policy of action 0: what the robot does if nobody asks for anything."""
-
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
-
-    def reset(self) -> None:
-        """It keeps no state."""
-
-    def act(self, observation: NDArray[Any]) -> NDArray[np.floating]:
-        zero = np.zeros(self._contract.command.size)
-        return self._contract.command.command(zero, observation, self._contract.observation)
-
-
-@dataclass(frozen=True)
-class PlayResult:
-    """What was seen."""
-
-    task: str
-    policy: str
-    video: str | None
-    outcomes: tuple[Outcome, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def play(
-    task: str,
-    policy: str | None = None,
-    *,
-    video: str | os.PathLike[str] | None = None,
-    episodes: int = 3,
-    seed: int = 0,
-    randomization: str | None = "none",
-    parameters: Mapping[str, float] | None = None,
-    goal: Mapping[str, Sequence[float]] | None = None,
-    engine: str = DEFAULT_ENGINE,
-    robot: str | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> PlayResult:
-    """Show a task, driven by a bundle or a `module:function` or holding still, in a window or, with `video`, in a file.
-
-    `robot` is the robot file, or an installed robot, that `task` is made of where that is a family. `parameters` and
-    `goal` go beyond the randomization: a payload, a push; a command to follow, a point to reach.
-    `force` replaces an earlier file. `progress` gets the control steps done and the most there can be.
-
-    Raises:
-        ConfigError: no such task, engine or policy, no episodes, a bundle of another task, no display and no `video`.
-        ValueError: no such parameter or goal, or a value out of its bounds.
-    """
-    if episodes < 1:
-        raise ConfigError(f"episodes must be 1 or more, got {episodes}")
-    full = build.task_id(name_task(task, robot))
-    source: PolicySource | None = None
-    if policy is not None:
-        (source,) = find_policies([policy])
-        spec = source.spec()
-        if spec is not None and not build.same_task(spec.task, full):
-            raise ConfigError(f"{policy} is a bundle for {spec.task}, not for {full}")
-    path = None if video is None else Path(video)
-    if path is None:
-        check_display()
-    env = build.make_env(full, render_mode="human" if path is None else "rgb_array", engine=engine)
-    try:
-        contract = Contract.of(full, env)
-        if (parameters or goal) and not contract.parameters:
-            raise ConfigError(f"{task} is not one of our tasks: it has no parameters and no goal to set")
-        randomizer = build.make_randomizer(build.find_randomization(randomization, full), env, full)
-        driver: Policy = HoldStill(contract) if source is None else source.open()
-        outcomes = []
-        if source is not None and spec is not None:
-            contract.check(spec, source.text)
-        done, most = 0, episodes * build.episode_steps(env)
-        with filming(env, path, contract.control_dt, force=force) as take_frame:
-
-            def each_step() -> None:
-                nonlocal done
-                if take_frame is not None:
-                    take_frame()
-                if progress is not None:
-                    progress(done, most)
-                done += 1
-
-            for episode in range(episodes):
-                drawn = {} if randomizer is None else randomizer.draw(seed, 0, episode)
-                outcome = run_episode(
-                    env,
-                    contract,
-                    driver,
-                    seed=seed + episode,
-                    parameters=drawn | dict(parameters or {}),
-                    goal=goal,
-                    each_step=each_step,
-                )
-                outcomes.append(outcome)
-    finally:
-        env.close()
-    return PlayResult(full, policy or "hold still", None if path is None else str(path), tuple(outcomes))
 
 
 @dataclass(frozen=True)

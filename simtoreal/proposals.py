@@ -20,10 +20,7 @@ from simtoreal.robots.model import MOVING, Joint, ModelError, RobotModel
 CALM = 0.6  # kd dt / I of an explicit damper that does not ring
 CROUCH = 0.82  # of a leg's length, the height of its hip when standing
 LEG_GAIN, LEG_DAMPING = 5.0, 1 / 35  # [N m/rad] per kg of robot, [s] of kp: as on the A1 and the Aliengo
-LEG_EFFORT, LEG_SPEED = (
-    2.0,
-    20.0,
-)  # [N m] per kg of robot, [rad/s], where the URDF gives none: a little less than theirs
+LEG_EFFORT, LEG_SPEED = 2.0, 20.0  # [N m] per kg of robot, [rad/s], where the URDF gives none: less than theirs
 ARM_GAIN, ARM_DAMPING = 5.0, 0.08  # as on the Panda and the iiwa
 ROTOR = 0.1  # [kg m^2] of an arm's joint: 0.2-0.6 in the maker's model of the Panda's successor
 LEAST_LEG, LEAST_ARM = 2, 4  # joints

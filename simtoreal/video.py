@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
-import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,16 +19,19 @@ from simtoreal.config import ConfigError
 from simtoreal.runs import output_path
 
 FORMATS = (".mp4", ".gif")
+FPS = 30  # frames for each simulated second
 
 
 @contextmanager
 def filming(
     env: gym.Env[Any, Any], video: Path | None, control_dt: float, *, force: bool
 ) -> Iterator[Callable[[], None] | None]:
-    """A function that takes a frame of `env` into the file `video` (.mp4 or .gif); None when there is no video.
+    """A function to be called after each control step of `env`, that films into the file `video` (.mp4 or .gif); None
+    when there is no video.
 
-    The file appears only once it is complete. Raises ConfigError for a file that cannot be written, or is there and
-    `force` is False.
+    A film has 30 frames for each simulated second, whatever the control rate: each shows the first control step at or
+    after its end. The file appears only once it is complete. Raises ConfigError for a file that cannot be written, or
+    is there and `force` is False.
     """
     if video is None:
         yield None
@@ -45,7 +48,7 @@ def filming(
     try:
         film = _Film(video, partial, control_dt)
         try:
-            yield lambda: film.add(frame(env))
+            yield lambda: film.step(lambda: frame(env))
         except BaseException:
             with suppress(FilmError):  # what ended the film is the fault to tell
                 film.close()
@@ -75,12 +78,20 @@ class _Film:
 
     def __init__(self, video: Path, partial: Path, control_dt: float) -> None:
         self._video, self._partial, self._frames = video, partial, 0
-        self._writer = _Gif(partial, control_dt) if video.suffix == ".gif" else _mp4(partial, control_dt)
+        self._control_dt, self._steps = control_dt, 0
+        self._writer = _Gif(partial) if video.suffix == ".gif" else _mp4(partial)
 
-    def add(self, image: NDArray[np.uint8]) -> None:
+    def step(self, look: Callable[[], NDArray[np.uint8]]) -> None:
+        """A control step has passed: add the frames that are due, if any, of what `look` shows."""
+        self._steps += 1
+        due = math.ceil(FPS * self._steps * self._control_dt - 1e-6) - self._frames
+        if not due:
+            return
+        image = look()
         with self._writing():
-            self._writer.append_data(image)
-        self._frames += 1
+            for _ in range(due):
+                self._writer.append_data(image)
+                self._frames += 1
 
     def close(self) -> None:
         with self._writing():
@@ -108,17 +119,17 @@ class _Film:
             raise FilmError(f"{self._video} could not be written: {reason[0] if reason else error!r}") from error
 
 
-def _mp4(path: Path, control_dt: float) -> Any:
+def _mp4(path: Path) -> Any:
     import imageio.v2 as imageio
 
-    return imageio.get_writer(str(path), fps=1.0 / control_dt, macro_block_size=8, quality=7)
+    return imageio.get_writer(str(path), fps=FPS, macro_block_size=8, quality=7)
 
 
 class _Gif:
     """Frames for an animation, written when it is closed."""
 
-    def __init__(self, path: Path, control_dt: float) -> None:
-        self._path, self._duration = path, 1000.0 * control_dt  # [ms] of a frame
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._images: list[Image.Image] = []
 
     def append_data(self, image: NDArray[np.uint8]) -> None:
@@ -128,7 +139,9 @@ class _Gif:
         if not self._images:
             return  # nothing was shown
         first, *others = self._images
-        first.save(self._path, save_all=True, append_images=others, duration=self._duration, loop=0)
+        ends = [round(100 * k / FPS) for k in range(len(self._images) + 1)]  # this format counts hundredths
+        durations = [10 * (end - begin) for begin, end in itertools.pairwise(ends)]  # [ms]
+        first.save(self._path, save_all=True, append_images=others, duration=durations, loop=0)
 
 
 def frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
@@ -138,19 +151,3 @@ def frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
     except gym.error.Error as error:
         raise ConfigError(f"no image of {env.spec.id if env.spec else env}: {error}") from error
     return np.asarray(image, np.uint8)
-
-
-def check_display() -> None:
-    """Raises ConfigError where no window can be opened: PyBullet would hang or end the process."""
-    if not sys.platform.startswith("linux"):
-        return
-    display = os.environ.get("DISPLAY", "")
-    host, _, number = display.rpartition(":")
-    try:
-        screen = int(number.split(".")[0])
-        with socket.socket(socket.AF_INET if host else socket.AF_UNIX, socket.SOCK_STREAM) as server:
-            server.settimeout(2.0)
-            server.connect((host, 6000 + screen) if host else f"/tmp/.X11-unix/X{screen}")
-    except (OSError, ValueError):
-        found = f"nothing answers at DISPLAY={display}" if display else "no display"
-        raise ConfigError(f"{found} to open a window on; pass --video FILE") from None

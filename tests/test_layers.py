@@ -16,6 +16,8 @@ OWNERS = {
     "stable_baselines3": "policies/baselines.py",
     "onnx": "export/onnx.py",
     "torch.onnx": "export/onnx.py",
+    "viser": "simtoreal/live_viewer.py",
+    "trimesh": "simtoreal/live_scene.py",
     "onnxruntime": "export/onboard/runtime.py",
 }
 ONBOARD = {"numpy", "onnxruntime", *sys.stdlib_module_names}

@@ -131,6 +131,14 @@ class Reach(Task):
         """`tool_position` [3], in m of the base."""
         self._goal = list(goal["tool_position"])
 
+    @property
+    def goal(self) -> dict[str, Sequence[float]]:
+        return {"tool_position": self._goal}
+
+    @property
+    def marker(self) -> tuple[Sequence[float], float]:
+        return self._goal, GOAL_RADIUS
+
     def signals(self, state: State) -> dict[str, Sequence[float]]:
         return {"tool_position": self._tool.position(state[0]), "goal": self._goal}
 
@@ -195,9 +203,6 @@ class Reach(Task):
 
     def violates(self) -> bool:
         return self.too_fast() or self.world.in_contact()
-
-    def show(self) -> None:
-        self.world.mark(self._goal, GOAL_RADIUS)
 
 
 class PandaReach(Reach):

@@ -178,6 +178,13 @@ class Walk(Task):
             for forward, turn in self._commands
         ]
 
+    @property
+    def goal(self) -> dict[str, Sequence[float]]:
+        return {name: (value,) for name, value in zip(COMMANDS, self._command_at(self._step_count), strict=True)}
+
+    def _command_at(self, step: int) -> tuple[float, float]:
+        return self._commands[min(step // self._hold_steps, len(self._commands) - 1)]
+
     def _clock(self) -> tuple[float, float]:
         angle = self._phase + 2.0 * math.pi * GAIT * self.control_dt * self._step_count
         return math.sin(angle), math.cos(angle)
@@ -219,7 +226,7 @@ class Walk(Task):
         self, readings: Mapping[str, list[float]], command: Sequence[float]
     ) -> dict[str, Sequence[float] | NDArray[np.floating]]:
         imu = readings["imu"]
-        forward, turn = self._commands[min(self._step_count // self._hold_steps, len(self._commands) - 1)]
+        forward, turn = self._command_at(self._step_count)
         return {
             "gravity": imu[:3],
             "angular_velocity": imu[3:],

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import nullcontext
 from typing import Any
 
-from simtoreal.arguments import count, named_number, named_numbers, once_each, whole
+from simtoreal.arguments import count, named_number, named_numbers, once_each, port, rate, whole
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.verbs.verb import DONE, NO, Outcome, add_robot, make_verb, success_text
+
+PLAY_EXAMPLES = """examples:
+  simtoreal play A1Walk examples/bundles/a1walk
+        a page at http://127.0.0.1:8080: the robot, a slider for every parameter, pushes, the command
+  simtoreal play PandaReach runs/bundle --engine mujoco --speed 0.25 --parameter link.panda_hand.payload=2
+  simtoreal play A1Walk examples/bundles/a1walk --video walk.mp4 --episodes 1 --goal velocity_command=0.6
+
+Live it is for our own tasks; somebody else's (CartPole-v1) is filmed. docs/play.md says what the page offers."""
 
 
 def _tasks(verbs: Any) -> None:
@@ -50,10 +60,13 @@ def _inspect(verbs: Any) -> None:
 
 def _play(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
-        from simtoreal.film import play
+        from simtoreal.playing import play
         from simtoreal.progress import counting_progress
 
-        with counting_progress("steps") as progress:
+        def announce(address: str) -> None:
+            print(f"open {address} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
+
+        with counting_progress("steps") if options.video else nullcontext() as progress:
             result = play(
                 options.task,
                 options.policy,
@@ -66,7 +79,11 @@ def _play(verbs: Any) -> None:
                 engine=options.engine,
                 robot=options.robot,
                 force=options.force,
+                host=options.host,
+                port=options.port,
+                speed=options.speed,
                 progress=progress,
+                announce=announce,
             )
         if not options.json:
             for number, o in enumerate(result.outcomes):
@@ -76,15 +93,27 @@ def _play(verbs: Any) -> None:
                 print(f"film: {result.video}")
         return result.to_json(), DONE
 
-    verb = make_verb(verbs, "play", run)
+    verb = make_verb(verbs, "play", run, PLAY_EXAMPLES)
     verb.add_argument("task", metavar="TASK")
     verb.add_argument(
         "policy", nargs="?", metavar="BUNDLE", help="a bundle or module:function; without it the robot holds still"
     )
-    verb.add_argument("--video", metavar="FILE", help="write .mp4 or .gif instead of opening a window")
+    verb.add_argument(
+        "--video", metavar="FILE", help="write .mp4 or .gif, 30 frames a simulated second, instead of playing live"
+    )
+    verb.add_argument("--host", default="127.0.0.1", help="live: whom to serve (default 127.0.0.1: this machine alone)")
+    verb.add_argument("--port", type=port, default=8080, help="live: where (default 8080; 0 is any that is free)")
+    verb.add_argument(
+        "--speed", type=rate, default=1.0, metavar="X", help="live: simulated seconds a second (default 1)"
+    )
     verb.add_argument("--engine", default=DEFAULT_ENGINE, metavar="NAME", help=f"one of {', '.join(ENGINES)}")
     add_robot(verb)
-    verb.add_argument("--episodes", type=count, default=3)
+    verb.add_argument(
+        "--episodes",
+        type=count,
+        metavar="N",
+        help="of a film (default 3); live: end after so many, each cut at its time limit (default: no end)",
+    )
     verb.add_argument("--seed", type=whole, default=0)
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", default="none")
     verb.add_argument(

@@ -10,7 +10,7 @@ DONE, NO = 0, 1
 ONE_LINE = {
     "tasks": "list tasks, algorithms, presets and suites",
     "inspect": "look a robot's URDF through: joints, limits, inertias, problems",
-    "play": "look at a task or a policy, in a window or as a film",
+    "play": "look at a task or a policy, live in a browser or as a film",
     "train": "train a policy and leave a run folder",
     "finetune": "fine-tune a policy on a robot within a budget of robot seconds; keep the base unless it is better",
     "import": "make a run of somebody's Stable-Baselines3 zip, without unpickling it",
@@ -25,10 +25,16 @@ ONE_LINE = {
 Outcome = tuple[dict[str, Any], int]
 
 
-def make_verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], Outcome]) -> argparse.ArgumentParser:
-    """The parser of a verb that does `run`, among those of `verbs`."""
+def make_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], Outcome], more: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of a verb that does `run`, among those of `verbs`; its help ends with `more`, as it stands."""
     verb: argparse.ArgumentParser = verbs.add_parser(
-        name, description=ONE_LINE[name].capitalize() + ".", help=ONE_LINE[name]
+        name,
+        description=ONE_LINE[name].capitalize() + ".",
+        help=ONE_LINE[name],
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
     verb.set_defaults(run=run)

@@ -127,6 +127,9 @@ class HandMade(World):
     def in_contact(self):
         return False
 
+    def link_poses(self):
+        raise NotImplementedError
+
     def reload(self):
         pass
 

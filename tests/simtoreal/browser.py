@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from select import select
 from typing import Any
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+    "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--no-first-run", "--remote-debugging-pipe",
 )  # fmt: skip
+PATIENCE = 120.0  # [s] for an answer: a processor that draws as a graphics card would is slow
+NO_GL = ("--disable-gpu",)
+SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Browser:
@@ -40,7 +46,7 @@ class Browser:
             message["sessionId"] = self.session
         os.write(self.commands, json.dumps(message).encode() + b"\0")
         while True:
-            reply = self._receive(30.0)
+            reply = self._receive(PATIENCE)
             if reply.get("id") == message["id"]:
                 assert "error" not in reply, reply
                 return dict(reply["result"])
@@ -56,13 +62,13 @@ class Browser:
         line, self.buffer = self.buffer.split(b"\0", 1)
         return dict(json.loads(line))
 
-    def open(self, path: Path, width: int = 1100) -> None:
-        """Load a file and wait until it and what it asked for are loaded."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    def open(self, page: Path | str, width: int = 1100, height: int = 900) -> None:
+        """Load a file or an address and wait until it and what it asked for are loaded."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
-            self.events.append(self._receive(30.0))
+            self.events.append(self._receive(PATIENCE))
         self.evaluate("new Promise(r => requestAnimationFrame(() => setTimeout(r, 100)))")
 
     def evaluate(self, expression: str) -> Any:
@@ -78,6 +84,10 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def screenshot(self) -> bytes:
+        """What is seen, as PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+
     def complaints(self) -> list[str]:
         """Console messages, log entries (CSP refusals among them) and exceptions of the page."""
         kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
@@ -91,14 +101,14 @@ class Browser:
 
 
 @contextmanager
-def chromium(executable: str) -> Iterator[Browser]:
+def chromium(executable: str, gl: Sequence[str] = NO_GL) -> Iterator[Browser]:
     """Start Chromium with an empty profile, and end it again."""
     command_read, command_write = os.pipe()
     reply_read, reply_write = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         redirected = f'exec "$@" 3<&{command_read} 4>&{reply_write}'
         process = subprocess.Popen(
-            ["bash", "-c", redirected, "bash", executable, *FLAGS, f"--user-data-dir={profile}"],
+            ["bash", "-c", redirected, "bash", executable, *FLAGS, *gl, f"--user-data-dir={profile}"],
             pass_fds=(command_read, reply_write), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(command_read)

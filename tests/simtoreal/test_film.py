@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 import simtoreal
-from simtoreal.config import ConfigError
-from simtoreal.video import check_display
 
 CASE = "heldout/all/1"
 FALLS = "def act(observation):\n    return [10.0]"
@@ -152,7 +150,7 @@ def test_a_file_cannot_have_its_module_imported(controllers, tmp_path, cli):
 def test_a_film_that_a_full_disk_cuts_short_is_a_failure_and_leaves_the_earlier_one(suffix, tmp_path, cli):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here")
     try:
         film = disk / f"film{suffix}"
@@ -185,7 +183,7 @@ def test_the_command_in_the_report_is_one_that_runs_and_films(controllers, tmp_p
     assert (said.code, said.result["identical"]) == (0, True)
     pictures = frames(film)
     length = said.result["length"]
-    assert abs(len(pictures) - (length + 1)) <= 1
+    assert len(pictures) == np.ceil(30 * 0.02 * length)
     assert np.abs(pictures[0].astype(int) - pictures[-1].astype(int)).max() > 100  # the cart has gone
     cli(*commands[0][1:]).refused("exists; choose another file or pass --force")
     assert [path.name for path in tmp_path.glob("*.mp4")] == [film.name]
@@ -198,7 +196,6 @@ def test_play_films_a_function_and_nothing_half_written_stays(controllers, tmp_p
     (outcome,) = said.result["outcomes"]
     assert outcome["falls"] == 1
     assert len({picture.tobytes() for picture in frames(film)}) > 10
-    assert imageio.get_reader(film).get_meta_data()["duration"] == 20  # ms: real time
     broken = controllers("at = [0]\n\n\ndef act(o):\n    at[0] += 1\n    return [1.0] if at[0] < 5 else 1 / 0")
     cli("play", "CartPoleSwingUp", broken, "--video", film, "--force").refused("ZeroDivisionError")
     assert len(frames(film)) > 10
@@ -218,14 +215,12 @@ def test_play_films_a_function_and_nothing_half_written_stays(controllers, tmp_p
         (["CartPoleSwingUp", "--video", "there.mp4"], "there.mp4 exists; choose another file or pass --force"),
         (["CartPoleSwingUp", "--video", "x.mp4", "--seed", "-1"], "whole number"),
         (["CartPoleSwingUp", "--video", "x.mp4", "--randomization", "PandaReach"], "is a preset for PandaReach"),
-        (["CartPoleSwingUp"], "to open a window on; pass --video FILE"),
         (["CartPoleSwingUp", "--parameter", "a=1", "--parameter", "a=2"], "--parameter a is given twice"),
         (["CartPoleSwingUp", "--goal", "a=1", "--goal", "a=1"], "--goal a is given twice"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(arguments, words, tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DISPLAY", raising=False)
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "there.mp4").write_text("mine")
     cli("play", *arguments).refused(words)
@@ -237,14 +232,6 @@ def test_a_bundle_of_another_task_is_refused(randomized, tmp_path, cli):
     cli("play", "PandaReach", randomized.bundle, "--video", tmp_path / "x.mp4").refused(
         "is a bundle for simtoreal/CartPoleSwingUp-v0, not for simtoreal/PandaReach-v0"
     )
-
-
-@pytest.mark.parametrize("display", ["", ":7654", "nonsense", ":", "localhost:x"])
-def test_a_display_that_does_not_answer_is_refused(display, monkeypatch):
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("DISPLAY", display)
-    with pytest.raises(ConfigError, match="pass --video FILE"):
-        check_display()
 
 
 def test_provenance_that_was_cut_is_refused(mine, cli):

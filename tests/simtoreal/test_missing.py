@@ -24,6 +24,7 @@ sys.exit(main(sys.argv[2:]))
     [
         ("stable_baselines3", "stable-baselines3", ["train", "Pendulum-v1", "--algorithm", "sb3-sac", "--steps", "9"]),
         ("imageio", "imageio[ffmpeg]", ["play", "CartPoleSwingUp", "--video", "film.mp4"]),
+        ("viser", "viser", ["play", "CartPoleSwingUp"]),
         ("pybullet", "pybullet", ["train", "CartPoleSwingUp", "--steps", "9"]),
         ("matplotlib", "matplotlib", ["evaluate", "nothing"]),
     ],

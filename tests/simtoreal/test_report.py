@@ -19,12 +19,11 @@ from simtoreal.statistics import Episode, Estimate, Gate, summarise
 from simtoreal.verdict import percent, points, quantity, verdict
 
 sys.path.insert(0, str(Path(__file__).parent))
-from browser import Browser, chromium
+from browser import CHROMIUM, Browser, chromium
 
 HOSTILE = '<script>alert("x")</script>'
 AWKWARD = "机器人 $x_{$ \"'&<img src=x>"
 CONDITIONS = ("link.trunk.mass", "ground.friction", "actuator.latency", "all")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def episodes(robust: str = "panda-dr", plain: str = "panda-plain", n: int = 20) -> list[Episode]:
