@@ -69,55 +69,6 @@ def falling():
         each.close()
 
 
-def whole_robot(world):
-    """Total mass and centre of mass [m] in the ground's axes, link by link from the engine."""
-    import pybullet as bullet
-
-    total, moment = 0.0, np.zeros(3)
-    for link in world._link_index.values():
-        mass = bullet.getDynamicsInfo(world._body, link, physicsClientId=world._client)[0]
-        if link < 0:
-            place = bullet.getBasePositionAndOrientation(world._body, physicsClientId=world._client)[0]
-        else:
-            place = bullet.getLinkState(world._body, link, computeForwardKinematics=1, physicsClientId=world._client)[0]
-        total, moment = total + mass, moment + mass * np.array(place)
-    return total, moment / total
-
-
-def test_the_engine_has_the_shifted_centre(falling):
-    mass, centre = whole_robot(falling({}))
-    moved = {"link.trunk.com.x": 0.03, "link.trunk.com.y": -0.01, "link.trunk.com.z": 0.01}
-    same, shifted = whole_robot(falling(moved))
-    assert same == pytest.approx(mass, rel=1e-12)
-    assert shifted - centre == pytest.approx(np.array([0.03, -0.01, 0.01]) * 4.713 / mass, abs=1e-9)
-    laden, lifted = whole_robot(falling({"link.trunk.payload": 2.0}))
-    assert laden == pytest.approx(mass + 2.0, rel=1e-12)
-    assert lifted * laden - centre * mass == pytest.approx([0.0, 0.0, 2.0 * 5.1], abs=1e-6)
-
-
-@pytest.mark.parametrize("pitch", [0.0, 0.2])
-@pytest.mark.parametrize("roll", [0.0, -0.3])
-def test_free_fall_follows_the_slope(falling, pitch, roll):
-    """The centre of mass of whatever falls has v = g t, and gravity leans as the ground is tilted."""
-    world = falling({"ground.slope.pitch": pitch, "ground.slope.roll": roll})
-    _, before = whole_robot(world)
-    for _ in range(200):
-        world.step([0.0] * 12)
-    _, after = whole_robot(world)
-    g = 9.81 * np.array([-np.sin(pitch) * np.cos(roll), -np.sin(roll), -np.cos(pitch) * np.cos(roll)])
-    assert after - before == pytest.approx(g * 0.001**2 * 200 * 201 / 2, abs=1e-5)
-
-
-def test_a_push_is_an_impulse_on_the_whole_robot(falling):
-    world = falling({})
-    world.push((0.4, -0.3, 0.0))
-    _, before = whole_robot(world)
-    for _ in range(100):
-        world.step([0.0] * 12)
-    _, after = whole_robot(world)
-    assert (after - before)[:2] == pytest.approx([0.04, -0.03], abs=1e-5)
-
-
 def test_a_reset_puts_the_root_link_where_it_was_asked(falling):
     """The state speaks of the base's inertial frame, which lies at the trunk's centre of mass, in other axes."""
     world = falling({}, spin=(0.1, 0.2, 0.3))

@@ -1,0 +1,154 @@
+"""Motions of a floating robot whose outcome is known without simulating, in both engines."""
+
+import mujoco
+import numpy as np
+import pybullet as bullet
+import pytest
+
+from simtoreal.robots import catalog
+from simtoreal.robots.mujoco_world import MuJoCoWorld
+from simtoreal.robots.pybullet_world import PyBulletWorld
+from simtoreal.robots.rotation import from_quaternion
+
+STAND = [0.0, 0.9, -1.8] * 4
+G = 9.81
+ALOFT = (0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 1.0)
+HEAVY = {
+    "link.trunk.mass": 7.0,
+    "link.trunk.payload": 4.0,
+    "link.trunk.com.x": 0.03,
+    "link.FR_lower.mass": 0.4,
+    "link.RL_hip.mass": 0.3,
+}
+
+
+@pytest.fixture(params=[PyBulletWorld, MuJoCoWorld])
+def floating(request):
+    """An A1 in the air, in either engine, its base moving as asked [v, w]."""
+    made = []
+
+    def build(values=None, twist=(0.0,) * 6, dt=0.001):
+        world = request.param(catalog.a1(), dt)
+        made.append(world)
+        world.apply({p.name: p.nominal for p in world.parameters} | (values or {}))
+        world.reset(STAND, [0.0] * 12, (*ALOFT, *twist))
+        return world
+
+    yield build
+    for world in made:
+        world.close()
+
+
+def bodies(world):
+    """Of each link of some mass: mass, centre of mass, inertia about it, velocity of it, angular velocity, as the
+    engine has them, in the ground's axes."""
+    if isinstance(world, MuJoCoWorld):
+        model, data = world._model, world._data
+        mujoco.mj_forward(model, data)
+        for i in range(1, model.nbody):
+            if model.body_mass[i] > 0.0:
+                motion = np.zeros(6)
+                mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_BODY, i, motion, 0)
+                turn = data.ximat[i].reshape(3, 3)
+                tensor = turn @ np.diag(model.body_inertia[i]) @ turn.T
+                yield model.body_mass[i], data.xipos[i].copy(), tensor, motion[3:], motion[:3]
+        return
+    on = {"physicsClientId": world._client}
+    for link in world._link_index.values():
+        mass, _, moments = bullet.getDynamicsInfo(world._body, link, **on)[:3]
+        if link < 0:
+            place, attitude = bullet.getBasePositionAndOrientation(world._body, **on)
+            linear, angular = bullet.getBaseVelocity(world._body, **on)
+        else:
+            state = bullet.getLinkState(world._body, link, computeLinkVelocity=1, computeForwardKinematics=1, **on)
+            place, attitude, linear, angular = state[0], state[1], state[6], state[7]
+        turn = np.reshape(from_quaternion(attitude), (3, 3))
+        if mass > 0.0:
+            yield mass, np.array(place), turn @ np.diag(moments) @ turn.T, np.array(linear), np.array(angular)
+
+
+def whole(world):
+    """Mass, centre of mass, momentum, and angular momentum about the centre of mass of the whole robot."""
+    parts = list(bodies(world))
+    mass = sum(m for m, *_ in parts)
+    centre = sum(m * x for m, x, *_ in parts) / mass
+    momentum = sum(m * v for m, _, _, v, _ in parts)
+    drift = momentum / mass
+    spin = sum(tensor @ w + m * np.cross(x - centre, v - drift) for m, x, tensor, v, w in parts)
+    return mass, centre, momentum, spin
+
+
+def test_free_fall(floating):
+    """v = g t, x = g t^2 / 2 (of the semi-implicit steps: n (n + 1) / 2), whatever the masses and the first motion."""
+    world = floating(
+        HEAVY | {"ground.slope.pitch": 0.2, "ground.slope.roll": -0.3}, twist=(0.3, 0.2, 0.1, 0.5, 1.0, -0.5)
+    )
+    mass, before, momentum, _ = whole(world)
+    for _ in range(200):
+        world.step([0.0] * 12)
+    _, after, faster, _ = whole(world)
+    g = G * np.array([-np.sin(0.2) * np.cos(-0.3), -np.sin(-0.3), -np.cos(0.2) * np.cos(-0.3)])
+    assert (faster - momentum) / mass == pytest.approx(g * 0.2, abs=1e-3)
+    assert after - before == pytest.approx(momentum / mass * 0.2 + g * 0.001**2 * 200 * 201 / 2, abs=1e-3)
+
+
+def test_inner_torques_change_neither_momentum(floating):
+    """The legs thrash, the body turns against them: what is lost to g t alone, and what is turned, not at all."""
+    world = floating(HEAVY, twist=(0.1, -0.2, 0.0, 1.0, -2.0, 1.5), dt=0.0002)
+    mass, _, momentum, spin = whole(world)
+    steps = 500
+    for k in range(steps):
+        world.step([0.6 * np.sin(0.02 * k + i) for i in range(12)])
+    heavier, _, after, turned = whole(world)
+    thrown = max(np.linalg.norm(v - after / mass) for _, _, _, v, _ in bodies(world))
+    assert heavier == pytest.approx(mass, rel=1e-12)
+    assert mass == pytest.approx(sum(link.mass for link in catalog.a1().model.links.values()) + extra(), rel=1e-6)
+    assert thrown > 1.0  # a foot, against the whole
+    assert after - momentum == pytest.approx([0.0, 0.0, -mass * G * 0.0002 * steps], abs=2e-3 * mass)
+    assert turned == pytest.approx(spin, abs=0.01 * np.linalg.norm(spin))
+
+
+def extra():
+    """What HEAVY adds to the robot [kg]."""
+    links = catalog.a1().model.links
+    own = {"trunk": 7.0, "FR_lower": 0.4, "RL_hip": 0.3}
+    return 4.0 + sum(mass - links[name].mass for name, mass in own.items())
+
+
+def test_a_push_is_an_impulse_on_the_whole_robot(floating):
+    world = floating(HEAVY)
+    mass, _, before, _ = whole(world)
+    world.push((0.4, -0.3, 0.0))
+    _, _, after, _ = whole(world)
+    assert after - before == pytest.approx(np.array([0.4, -0.3, 0.0]) * mass, abs=1e-5)
+
+
+def test_the_centre_of_mass_is_where_the_parameters_put_it(floating):
+    mass, centre, *_ = whole(floating())
+    same, shifted, *_ = whole(floating({"link.trunk.com.x": 0.03, "link.trunk.com.y": -0.01, "link.trunk.com.z": 0.01}))
+    assert same == pytest.approx(mass, rel=1e-12)
+    assert shifted - centre == pytest.approx(np.array([0.03, -0.01, 0.01]) * 4.713 / mass, abs=1e-9)
+    laden, lifted, *_ = whole(floating({"link.trunk.payload": 2.0}))
+    assert laden == pytest.approx(mass + 2.0, rel=1e-12)
+    assert lifted * laden - centre * mass == pytest.approx([0.0, 0.0, 2.0 * 5.1], abs=1e-6)
+
+
+@pytest.mark.parametrize(("slope", "friction", "slides"), [(0.3, 0.2, True), (0.3, 0.4, False), (-0.3, 0.2, True)])
+def test_a_block_on_a_slope(floating, slope, friction, slides):
+    """It stays while tan(slope) is less than the coefficient, else gets faster by g (sin - mu cos): a stiff A1 that
+    stands on the slope with all four feet is a block."""
+    values = {"ground.slope.pitch": slope, "ground.friction": friction}
+    world = floating(values)
+    world.reset(STAND, [0.0] * 12, (0.0, 0.0, 0.262, *ALOFT[3:], *(0.0,) * 6))
+
+    def hold(seconds):
+        for _ in range(round(seconds / 0.001)):
+            q, qd, _ = world.state()
+            world.step([300.0 * (s - x) - 4.0 * v for s, x, v in zip(STAND, q, qd, strict=True)])
+        mass, _, momentum, _ = whole(world)
+        return momentum[0] / mass
+
+    first = hold(0.3)
+    gained = (hold(0.3) - first) / 0.3
+    wanted = -np.sign(slope) * G * (np.sin(abs(slope)) - friction * np.cos(slope)) if slides else 0.0
+    assert gained == pytest.approx(wanted, abs=0.1)
