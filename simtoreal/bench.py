@@ -21,6 +21,7 @@ from simtoreal.runs import versions
 BENCHMARKS = {
     "step": "simtoreal.benchmarks",
     "reset": "simtoreal.benchmarks",
+    "overhead": "simtoreal.bench_peers",
     "update": "simtoreal.bench_learners",
     "threads": "simtoreal.bench_learners",
     "loop": "simtoreal.bench_learners",
