@@ -19,8 +19,9 @@ import numpy as np
 
 from simtoreal.build import make_env
 from simtoreal.measuring import Row
-from simtoreal.robots.pybullet_world import bullet
+from simtoreal.robots import pybullet_world
 
+bullet = vars(pybullet_world)["bullet"]
 PEERS = (
     ("A1Walk", "pybullet_envs_gymnasium", "AntBulletEnv-v0"),
     ("A1Walk", "pybullet_envs_gymnasium", "HalfCheetahBulletEnv-v0"),
@@ -112,8 +113,8 @@ class _Stepped:
 
 
 def bench_overhead(rounds: int) -> list[Row]:
-    """Time outside Bullet of a control step, ours with what a peer's robot has not: an IMU, delays, noise streams, named
-    reward signals, a scorer."""
+    """Time outside Bullet of a control step, ours with what a peer's robot has not: an explicit drive in every physics
+    step, an IMU, delays, named reward signals, a scorer."""
     rows = []
     for task, package, name in PEERS:
         if find_spec(package) is None:
