@@ -62,8 +62,8 @@ class Legs:
         """What the robot's sensors and its controller know while it walks."""
         n = len(self.joints)
         return Layout(
-            Field("gravity", 3, "-", "base", ("x", "y", "z"), "direction of gravity, from the IMU"),
-            Field("angular_velocity", 3, "rad/s", "base", ("x", "y", "z"), "gyro"),
+            Field("gravity", 3, "-", "base", ("x", "y", "z"), "direction of gravity"),
+            Field("angular_velocity", 3, "rad/s", "base", ("x", "y", "z")),
             Field("joint_position", n, "rad", "joint", self.joints),
             Field("joint_velocity", n, "rad/s", "joint", self.joints),
             Field("last_target", n, "rad", "joint", self.joints, "the command given one control step ago"),
