@@ -63,7 +63,7 @@ class MuJoCoWorld(World):
         if contacts not in ("matched", "shipped"):
             raise ValueError(f"contacts must be matched or shipped, got {contacts!r}")
         self.physics_dt, self._robot, self._contacts, self._rendering = physics_dt, robot, contacts, rendering
-        self._renderer: Any = None
+        self._renderers: dict[tuple[int, int], Any] = {}  # by height and width
         self._movable = movable_masses(robot)
         self._load()
         self.joints = tuple(self._joint_names)
@@ -305,13 +305,16 @@ class MuJoCoWorld(World):
         self._model.site_pos[site], self._model.site_size[site] = position, radius
         self._model.site_rgba[site, 3] = 1.0
 
-    def render(self, camera: Camera) -> NDArray[np.uint8]:
+    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
         if not self._rendering:
             raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
         model, data = self._model, self._data
-        if self._renderer is None or (self._renderer.height, self._renderer.width) != (camera.height, camera.width):
-            self._renderer = mujoco.Renderer(model, camera.height, camera.width)
-            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        if position is not None:
+            data = self._scratch
+            data.qpos[:] = self._data.qpos
+            data.qpos[self._q] = position
+        size = camera.height, camera.width
+        renderer = self._renderers.get(size) or self._make_renderer(size)
         view = mujoco.MjvCamera()
         x, y, z = camera.target
         if self._robot.floating:
@@ -320,11 +323,22 @@ class MuJoCoWorld(World):
         view.distance, view.azimuth, view.elevation = camera.distance, camera.yaw + 90.0, camera.pitch
         mujoco.mj_kinematics(model, data)
         mujoco.mj_camlight(model, data)
-        self._renderer.update_scene(data, view)
-        image: NDArray[np.uint8] = self._renderer.render()
+        renderer.update_scene(data, view)
+        image: NDArray[np.uint8] = renderer.render()
         return image
 
+    def _make_renderer(self, size: tuple[int, int]) -> Any:
+        """Of frames of this height and width. Raises ValueError where there is no OpenGL without a display."""
+        try:
+            renderer = mujoco.Renderer(self._model, *size)
+        except Exception as error:  # of every kind: whatever its OpenGL's bindings raise
+            raise ValueError(
+                f"MuJoCo cannot render here: {' '.join(str(error).split())}; it needs EGL (Mesa)"
+            ) from error
+        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._renderers[size] = renderer
+        return renderer
+
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        while self._renderers:
+            self._renderers.popitem()[1].close()

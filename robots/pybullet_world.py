@@ -210,14 +210,17 @@ class PyBulletWorld(World):
             bullet.resetBasePositionAndOrientation(self._body, (0, 0, ALOFT), (0, 0, 0, 1), physicsClientId=c)
         # a step uses up whatever external force is still pending: it would leak through a reset of the joints
         bullet.stepSimulation(physicsClientId=c)
-        bullet.resetJointStatesMultiDof(
-            self._body, self._joint_indices, [[q] for q in position], [[qd] for qd in velocity], physicsClientId=c
-        )
+        self._place(position, velocity)
         if base:
             place, turn = bullet.multiplyTransforms(base[:3], base[3:7], self._base_place, self._base_turn)
             bullet.resetBasePositionAndOrientation(self._body, place, turn, physicsClientId=c)
             bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)
             bullet.performCollisionDetection(physicsClientId=c)  # else the feet report the contacts of the past
+
+    def _place(self, position: Sequence[float], velocity: Sequence[float]) -> None:
+        """Put the joints there."""
+        q, qd = [[x] for x in position], [[v] for v in velocity]
+        bullet.resetJointStatesMultiDof(self._body, self._joint_indices, q, qd, physicsClientId=self._client)
 
     def state(self) -> State:
         states = self._joint_states()
@@ -298,9 +301,16 @@ class PyBulletWorld(World):
             self._marker = bullet.createMultiBody(0, -1, look, physicsClientId=c)
         bullet.resetBasePositionAndOrientation(self._marker, position, [0, 0, 0, 1], physicsClientId=c)
 
-    def render(self, camera: Camera) -> NDArray[np.uint8]:
+    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
         if not self._rendering:
             raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
+        if position is not None:
+            now = self.state()
+            self._place(position, now[1])
+            try:
+                return self.render(camera)
+            finally:
+                self._place(now[0], now[1])
         target: Sequence[float] = camera.target
         if self._robot.floating:
             x, y, _ = bullet.getBasePositionAndOrientation(self._body, physicsClientId=self._client)[0]

@@ -124,8 +124,9 @@ class World(ABC):
         """Show a target sphere (visual only) at `position` [m]; needs a world made for rendering."""
 
     @abstractmethod
-    def render(self, camera: Camera) -> NDArray[np.uint8]:
-        """An RGB image [height, width, 3]; needs a world made for rendering."""
+    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
+        """An RGB image [height, width, 3] of the robot as it is, or as it is with its joints at `position`; needs a
+        world made for rendering, and changes nothing of the simulation."""
 
     @abstractmethod
     def close(self) -> None:

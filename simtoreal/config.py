@@ -28,7 +28,7 @@ ALGORITHMS = {
 }
 
 
-SAME_AS = {"KukaReach": "PandaReach", "XArmReach": "PandaReach"}
+SAME_AS = {"KukaReach": "PandaReach", "XArmReach": "PandaReach", "PixelCartPoleRGB": "PixelCartPole"}
 """Whose recipe a task has, where it is not its own."""
 
 MAY_DIFFER = ("steps", "workers", "step_timeout", "compile")  # between a run and its resumption
@@ -219,8 +219,18 @@ def _recipes() -> dict[str, Any]:
 def recipe(task: str, algorithm: str) -> dict[str, Any]:
     """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md. Of
     `module:Id-v0` they are under the id."""
-    recipes, name = _recipes(), task.rpartition(":")[2]
-    found: dict[str, Any] = recipes.get(SAME_AS.get(name, name), {}).get(algorithm, {})
+    found: dict[str, Any] = _recipes_of(task).get(algorithm, {})
+    return found
+
+
+def default_algorithm(task: str) -> str:
+    """Who learns a task unless someone else is asked for: the first that we have settings for, else SAC."""
+    return next(iter(_recipes_of(task)), "sac")
+
+
+def _recipes_of(task: str) -> dict[str, Any]:
+    name = task.rpartition(":")[2]
+    found: dict[str, Any] = _recipes().get(SAME_AS.get(name, name), {})
     return found
 
 
