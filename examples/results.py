@@ -1,4 +1,5 @@
-"""The figures of README.md: SAC on each task, three seeds, with the task's preset and without, judged on fresh robots.
+"""The figures of README.md: the learner of each task's recipe (SAC, of choices and of images PPO), three seeds, with the
+task's preset and without, judged on fresh robots.
 
     python examples/results.py TASK [--seeds 0 1 2] [--folder runs/results]
 
@@ -21,6 +22,10 @@ from simtoreal.statistics import Episode, Estimate, bootstrap_interval
 
 STEPS = {  # without randomization, with
     "CartPoleSwingUp": (30_000, 40_000),
+    "CartPoleBalance": (6_000, 12_000),
+    "CartPoleBalanceDiscrete": (20_000, 40_000),
+    "PixelCartPole": (60_000, 100_000),
+    "PixelCartPoleRGB": (60_000, 100_000),
     "PandaReach": (10_000, 30_000),
     "KukaReach": (5_000, 15_000),
     "XArmReach": (5_000, 15_000),

@@ -63,7 +63,7 @@ class Layout:
             rows.append(f"| {span} | {field.name}{what} | {field.unit} | {field.frame} |")
         return "\n".join(indent + row for row in rows)
 
-    def space(self) -> Box:
+    def space(self) -> Space[Any]:
         """The unbounded float32 box of this layout."""
         return Box(-np.inf, np.inf, (self.size,), np.float32)
 

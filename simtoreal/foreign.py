@@ -25,7 +25,7 @@ def image_shape(space: spaces.Space[Any]) -> Shape | None:
     return check_image(space.shape) if (space.low == 0).all() and (space.high == 255).all() else None
 
 
-class ChoiceEnv(gym.Wrapper[Any, NDArray[np.float32], Any, Any]):
+class ChoiceEnv(gym.Wrapper[Any, Any, Any, Any]):
     """An environment that takes one of `choices`, for who acts in [-1, 1]^1: -1 is the first, 1 the last, what lies
     between is rounded to the nearest. A number that is not finite goes on as it is."""
 

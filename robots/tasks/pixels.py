@@ -17,8 +17,8 @@ from simtoreal.robots.world import Camera
 
 SIDE = 84  # [pixels]
 STACK = 3  # frames: where the pole is, how fast, and what that has just done
-SEEN = 1.0  # [m] of the track each way that the camera shows
-VIEW = Camera(target=(0.0, 0.0, 0.45), distance=2.5, yaw=0.0, pitch=0.0, width=SIDE, height=SIDE)
+SEEN = 0.7  # [m] of the track each way that the camera shows
+VIEW = Camera(target=(0.0, 0.0, 0.5), distance=1.7, yaw=0.0, pitch=0.0, width=SIDE, height=SIDE)
 
 DOCUMENT = """
 
@@ -37,9 +37,9 @@ DOCUMENT = """
 
     Reward per step: `up` = 0.5, `centred` = 0.5 / (1 + (x / 0.3 m)^2), `effort` = -0.01 a^2 and `smooth` = -0.05
     (change of a)^2, as of CartPoleBalance. Terminates, as a failure, when the pole leans by more than 12 degrees or the
-    cart leaves what the camera shows of the track (|x| > 1 m). Truncates after 125 steps. Reward signals: cart_position
-    [m], pole_angle [rad], pole_velocity [rad/s], as motion capture gives them, and force_change [N], the command less
-    the one before.
+    cart leaves what the camera shows of the track (|x| > 0.7 m). Truncates after 125 steps. Reward signals:
+    cart_position [m], pole_angle [rad], pole_velocity [rad/s], as motion capture gives them, and force_change [N], the
+    command less the one before.
     """
 
 
