@@ -1,5 +1,5 @@
-"""The figures of README.md: the learner of each task's recipe (SAC, of choices and of images PPO), three seeds, with the
-task's preset and without, judged on fresh robots.
+"""The figures of README.md: each task with its learner (SAC; PPO of choices and images), three seeds, with the task's
+preset and without, judged on fresh robots.
 
     python examples/results.py TASK [--seeds 0 1 2] [--folder runs/results]
 

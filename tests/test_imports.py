@@ -19,7 +19,7 @@ VERBS = [
 SOURCES = ("simtoreal", "robots", "randomization", "policies", "export", "pyproject.toml", "README.md", "LICENSE")
 SCRIPT = """
 import json, simtoreal, gymnasium
-from simtoreal.config import recipe
+from simtoreal.config import default_algorithm, recipe
 from simtoreal.randomization.shipped import preset_paths, suite_paths
 tasks = simtoreal.tasks()["tasks"]
 found = {
@@ -29,7 +29,7 @@ found = {
     "observations": {name: task["observation"] for name, task in tasks.items()},
     "presets": sorted(preset_paths()),
     "suites": {name: sorted(suite_paths(name)) for name in tasks},
-    "recipes": all(recipe(name, algorithm) for name in tasks for algorithm in ("sac", "sb3-sac")),
+    "recipes": all(recipe(name, default_algorithm(name)) for name in tasks),
 }
 env = gymnasium.make("simtoreal/PandaReach-v0")
 found["first"] = env.reset(seed=0)[0].tolist()
@@ -98,7 +98,17 @@ def test_a_script(way, tmp_path):
     script.write_text(SCRIPT)
     found = json.loads(run(python, str(script), cwd=cwd))
     assert all(Path(file).is_relative_to(home) for file in found["files"])
-    sizes = {"A1Walk": 46, "CartPoleSwingUp": 6, "KukaReach": 27, "PandaReach": len(found["first"]), "XArmReach": 24}
+    sizes = {
+        "A1Walk": 46,
+        "CartPoleBalance": 5,
+        "CartPoleBalanceDiscrete": 4,
+        "CartPoleSwingUp": 6,
+        "KukaReach": 27,
+        "PandaReach": len(found["first"]),
+        "PixelCartPole": 3 * 84 * 84,
+        "PixelCartPoleRGB": 9 * 84 * 84,
+        "XArmReach": 24,
+    }
     assert found["observations"] == sizes
     assert found["presets"] == list(sizes)
     assert found["suites"] == {name: ["heldout", "nominal", "train"] for name in found["presets"]}
@@ -108,7 +118,8 @@ def test_a_script(way, tmp_path):
 def test_the_module(way):
     python, cwd, _ = way
     found = json.loads(run(python, "-m", "simtoreal", "tasks", "--json", cwd=cwd))
-    names = ("A1Walk", "CartPoleSwingUp", "KukaReach", "PandaReach", "XArmReach")
+    carts = ("CartPoleBalance", "CartPoleBalanceDiscrete", "CartPoleSwingUp", "PixelCartPole", "PixelCartPoleRGB")
+    names = ("A1Walk", "KukaReach", "PandaReach", "XArmReach", *carts)
     assert {task["id"] for task in found["tasks"].values()} == {f"simtoreal/{name}-v0" for name in names}
 
 

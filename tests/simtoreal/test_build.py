@@ -156,7 +156,7 @@ def test_what_randomization_means(tmp_path, monkeypatch):
     assert build.find_randomization("none", "PandaReach") == "none"
     monkeypatch.chdir(tmp_path)
     assert build.find_randomization("mine.yaml", "PandaReach") == str(tmp_path / "mine.yaml")
-    with pytest.raises(FileNotFoundError, match="choices: A1Walk, CartPoleSwingUp, KukaReach, PandaReach"):
+    with pytest.raises(FileNotFoundError, match="choices: A1Walk, CartPoleBalance, CartPoleBalanceDiscrete"):
         build.find_randomization("nope", "PandaReach")
 
 

@@ -149,7 +149,7 @@ def test_a_preset_is_shown_with_its_sources(cli):
     said = cli("tasks", "--preset", "PandaReach", "--json")
     assert said.result["task"] == "PandaReach"
     assert all(entry["source"] and entry["unit"] for entry in said.result["entries"])
-    cli("tasks", "--preset", "nope", "--json").refused("choices: A1Walk, CartPoleSwingUp, KukaReach, PandaReach")
+    cli("tasks", "--preset", "nope", "--json").refused("choices: A1Walk, CartPoleBalance, CartPoleBalanceDiscrete")
     assert "source" in cli("tasks", "--preset", "CartPoleSwingUp").out
 
 

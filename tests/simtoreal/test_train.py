@@ -242,7 +242,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--algorithm", "quux"], "no algorithm 'quux'; choices: ppo, reinforce, sac"),
         (["CartPoleSwingUp", "--seed", "-1"], "argument --seed: must be a whole number from 0, got '-1'"),
         (["CartPoleSwingUp", "--envs", "0"], "argument --envs: must be a whole number from 1, got '0'"),
-        (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, CartPoleSwingUp, KukaReach, PandaReach"),
+        (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, CartPoleBalance, CartPoleBalanceDiscrete"),
         (["CartPoleSwingUp", "--randomization", "./nope.yaml"], "no such file"),
         (["CartPoleSwingUp", "--randomization", "PandaReach"], "is a preset for PandaReach"),
         (["CartPoleSwingUp", "--set", "agent.n_critics=17"], "n_critics must be from 1 to 16, got 17"),
