@@ -22,7 +22,7 @@ from simtoreal.statistics import Episode, Estimate, bootstrap_interval
 
 STEPS = {  # without randomization, with
     "CartPoleSwingUp": (30_000, 40_000),
-    "CartPoleBalance": (6_000, 12_000),
+    "CartPoleBalance": (5_000, 10_000),
     "CartPoleBalanceDiscrete": (20_000, 40_000),
     "PixelCartPole": (60_000, 100_000),
     "PixelCartPoleRGB": (60_000, 100_000),
