@@ -23,9 +23,9 @@ from simtoreal.statistics import Episode, Estimate, bootstrap_interval
 STEPS = {  # without randomization, with
     "CartPoleSwingUp": (30_000, 40_000),
     "CartPoleBalance": (5_000, 10_000),
-    "CartPoleBalanceDiscrete": (20_000, 40_000),
-    "PixelCartPole": (60_000, 100_000),
-    "PixelCartPoleRGB": (60_000, 100_000),
+    "CartPoleBalanceDiscrete": (20_480, 40_960),
+    "PixelCartPole": (61_440, 102_400),
+    "PixelCartPoleRGB": (61_440, 102_400),
     "PandaReach": (10_000, 30_000),
     "KukaReach": (5_000, 15_000),
     "XArmReach": (5_000, 15_000),
