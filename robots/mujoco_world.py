@@ -30,7 +30,18 @@ from simtoreal.robots.engine_fields import (
     recalled,
 )
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
+from simtoreal.robots.world import (
+    FIELD_OF_VIEW,
+    TABLE_HALF,
+    TABLE_PLACE,
+    WALL_COLOUR,
+    WALL_HALF,
+    WALL_PLACE,
+    Camera,
+    FootState,
+    State,
+    World,
+)
 
 mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a file of the working folder
 COMPILER = (
@@ -130,6 +141,9 @@ class MuJoCoWorld(World):
             material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
             ground = spec.geom("ground")
             ground.material, ground.rgba = "tiles", [1.0, 1.0, 1.0, 1.0]
+        if self._robot.wall:
+            wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "rgba": WALL_COLOUR}
+            spec.worldbody.add_geom(contype=0, conaffinity=0, **wall)
         # anywhere but in the middle: a site that is where its body is stays there
         marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
         spec.worldbody.add_site(name=MARKER, **marker)

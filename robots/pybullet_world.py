@@ -23,7 +23,18 @@ from simtoreal.robots.engine_fields import (
 )
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.quiet import quiet
-from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
+from simtoreal.robots.world import (
+    FIELD_OF_VIEW,
+    TABLE_HALF,
+    TABLE_PLACE,
+    WALL_COLOUR,
+    WALL_HALF,
+    WALL_PLACE,
+    Camera,
+    FootState,
+    State,
+    World,
+)
 
 with quiet():
     import pybullet as bullet
@@ -91,6 +102,10 @@ class PyBulletWorld(World):
                 physicsClientId=c,
             )
         self._ground = self._plane() if self._robot.floating else self._table() if self._robot.table else None
+        if self._robot.wall and self._rendering:
+            wall = {"halfExtents": WALL_HALF, "rgbaColor": WALL_COLOUR}
+            look = bullet.createVisualShape(bullet.GEOM_BOX, **wall, physicsClientId=c)
+            bullet.createMultiBody(0, -1, look, WALL_PLACE, physicsClientId=c)
         for damping in ("linearDamping", "angularDamping"):
             bullet.changeDynamics(self._body, -1, **{damping: 0.0}, physicsClientId=c)
         self._index_links()

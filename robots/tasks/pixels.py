@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simtoreal.robots import catalog
 from simtoreal.robots.cameras import CameraSensor
 from simtoreal.robots.layout import ImageLayout
 from simtoreal.robots.task import Start
@@ -47,6 +49,7 @@ class SeenCartPole(CartPoleBalance):
     """Hold a pole up by images. A task of the family has a camera, and what is seen in the first line of its document;
     the rest of that follows."""
 
+    robot = replace(catalog.cartpole(), wall=True)  # before white, most features of a network are a constant
     control_dt = 0.04
     horizon = 125
     success_hold = 1.0
