@@ -1,4 +1,5 @@
-"""The figures of README.md: SAC on each task, three seeds, with the task's preset and without, judged on fresh robots.
+"""The figures of README.md: each task with its learner (SAC; PPO of choices and images), three seeds, with the task's
+preset and without, judged on fresh robots.
 
     python examples/results.py TASK [--seeds 0 1 2] [--folder runs/results]
 
@@ -21,6 +22,10 @@ from simtoreal.statistics import Episode, Estimate, bootstrap_interval
 
 STEPS = {  # without randomization, with
     "CartPoleSwingUp": (30_000, 40_000),
+    "CartPoleBalance": (5_000, 10_000),
+    "CartPoleBalanceDiscrete": (20_480, 40_960),
+    "PixelCartPole": (61_440, 102_400),
+    "PixelCartPoleRGB": (61_440, 102_400),
     "PandaReach": (10_000, 30_000),
     "KukaReach": (5_000, 15_000),
     "XArmReach": (5_000, 15_000),

@@ -35,6 +35,7 @@ class Robot:
         inertials: replaces placeholders in the URDF.
         payload: link -> point [m, link frame] where it may carry a point mass, of at most `max_payload` [kg].
         table: mounted on a table whose top is z = 0.
+        wall: stands before a black wall, which is there for cameras alone.
         floating: its base is free, on a plane at z = 0; otherwise the base is fixed to the world.
         feet: links that it stands on; where given, only their friction is a parameter.
         com_reach: link -> how far its centre of mass may be moved along x, y and z [m].
@@ -51,6 +52,7 @@ class Robot:
     payload: Mapping[str, Vector3] = field(default_factory=dict)
     max_payload: float = 0.0
     table: bool = False
+    wall: bool = False
     floating: bool = False
     feet: tuple[str, ...] = ()
     com_reach: Mapping[str, Vector3] = field(default_factory=dict)

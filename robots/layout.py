@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete, Space
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
@@ -62,11 +63,11 @@ class Layout:
             rows.append(f"| {span} | {field.name}{what} | {field.unit} | {field.frame} |")
         return "\n".join(indent + row for row in rows)
 
-    def space(self) -> Box:
+    def space(self) -> Space[Any]:
         """The unbounded float32 box of this layout."""
         return Box(-np.inf, np.inf, (self.size,), np.float32)
 
-    def pack(self, values: Mapping[str, Sequence[float] | FloatArray]) -> NDArray[np.float32]:
+    def pack(self, values: Mapping[str, Any]) -> NDArray[Any]:
         """One float32 vector [size] from a value sequence for each field name.
 
         Raises:
@@ -111,9 +112,16 @@ class CommandLayout(Layout):
         if (self.scale <= 0).any():
             raise ValueError(f"command scale must be positive, got {self.scale.tolist()}")
 
-    def space(self) -> Box:
+    def space(self) -> Space[Any]:
         """Policies act in [-1, 1]."""
         return Box(-1.0, 1.0, (self.size,), np.float32)
+
+    def numbers(self, action: Any) -> NDArray[np.float64]:
+        """An action of `space` as numbers [m], of which [-1, 1] counts. Raises ValueError for one of another shape."""
+        found = np.asarray(action, float)
+        if found.shape != (self.size,):
+            raise ValueError(f"action must have shape ({self.size},), got {found.shape}")
+        return found
 
     def reference(self, observation: FloatArray, layout: Layout) -> FloatArray:
         """The part [m] of the command that the observation brings along."""
@@ -131,6 +139,72 @@ class CommandLayout(Layout):
         """The action [m] that stands for an SI command [m]: the inverse of `command`."""
         clipped = _clip(command, self.low, self.high)
         return _clip((clipped - self.reference(observation, layout)) / self.scale, self._least, self._most)
+
+
+class ChoiceLayout(CommandLayout):
+    """A command [1] that is one of several: an action is the number of one, 0 for the least.
+
+    Where actions are numbers in [-1, 1], to learners and in a bundle's command map, -1 is the first and 1 the last.
+
+    Args:
+        field: of size 1; its description becomes the choices.
+        commands: in the field's unit, rising in even steps.
+    """
+
+    def __init__(self, field: Field, commands: Sequence[float]) -> None:
+        self.commands = tuple(map(float, commands))
+        steps = np.diff(self.commands)
+        if len(self.commands) < 2 or steps[0] <= 0 or not np.allclose(steps, steps[0]):
+            raise ValueError(f"{field.name}: choices must be two or more that rise in even steps, got {commands}")
+        low, high = self.commands[0], self.commands[-1]
+        told = replace(field, description=f"one of {', '.join(f'{c:g}' for c in self.commands)}; else the nearest")
+        super().__init__(told, scale=[(high - low) / 2], offset=[(high + low) / 2], low=[low], high=[high])
+
+    def space(self) -> Discrete:
+        """Policies choose."""
+        return Discrete(len(self.commands))
+
+    def numbers(self, action: Any) -> NDArray[np.float64]:
+        """As the base's. NaN, which is no choice, stays so; raises ValueError for any other number that is none."""
+        choice, last = np.asarray(action, float), len(self.commands) - 1
+        if choice.shape != ():
+            raise ValueError(f"action must have shape (), got {choice.shape}: it is the number of a choice")
+        if np.isfinite(choice) and choice not in range(last + 1):
+            raise ValueError(f"action must be a whole number from 0 to {last}, got {action}")
+        return 2.0 * choice.reshape(1) / last - 1.0
+
+    def command(self, action: FloatArray, observation: FloatArray, layout: Layout) -> FloatArray:
+        """The SI command [1] that is nearest to an action [1] in [-1, 1]."""
+        return np.array([self.commands[nearest_choice(float(action[0]), len(self.commands))]])
+
+
+def nearest_choice(action: float, choices: int) -> int:
+    """The number of the choice that is nearest to `action`, -1 for the first to 1 for the last."""
+    share = (min(max(action, -1.0), 1.0) + 1.0) / 2.0
+    return round(share * (choices - 1))
+
+
+class ImageLayout(Layout):
+    """An observation that is one image, or a stack of some, uint8 [C, H, W].
+
+    Args:
+        name, frame, description: of its only field, whose numbers are the image's, in 1/255 of full scale.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, int, int], frame: str, description: str) -> None:
+        super().__init__(Field(name, int(np.prod(shape)), "1/255", frame, description=description))
+        self.shape = shape
+
+    def space(self) -> Box:
+        """Every image of this shape."""
+        return Box(0, 255, self.shape, np.uint8)
+
+    def pack(self, values: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """The image under its name. Raises ValueError for one of another shape or type."""
+        image = np.asarray(values[self.fields[0].name])
+        if (image.shape, image.dtype) != (self.shape, np.uint8):
+            raise ValueError(f"an image must be uint8 {list(self.shape)}, got {image.dtype} {list(image.shape)}")
+        return image
 
 
 def _clip(x: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:

@@ -30,7 +30,19 @@ from simtoreal.robots.engine_fields import (
     recalled,
 )
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, Pose, State, World
+from simtoreal.robots.world import (
+    FIELD_OF_VIEW,
+    TABLE_HALF,
+    TABLE_PLACE,
+    WALL_COLOUR,
+    WALL_HALF,
+    WALL_PLACE,
+    Camera,
+    FootState,
+    Pose,
+    State,
+    World,
+)
 
 mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a file of the working folder
 COMPILER = (
@@ -63,7 +75,7 @@ class MuJoCoWorld(World):
         if contacts not in ("matched", "shipped"):
             raise ValueError(f"contacts must be matched or shipped, got {contacts!r}")
         self.physics_dt, self._robot, self._contacts, self._rendering = physics_dt, robot, contacts, rendering
-        self._renderer: Any = None
+        self._renderers: dict[tuple[int, int], Any] = {}  # by height and width
         self._movable = movable_masses(robot)
         self._load()
         self.joints = tuple(self._joint_names)
@@ -130,6 +142,9 @@ class MuJoCoWorld(World):
             material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
             ground = spec.geom("ground")
             ground.material, ground.rgba = "tiles", [1.0, 1.0, 1.0, 1.0]
+        if self._robot.wall:
+            wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "rgba": WALL_COLOUR}
+            spec.worldbody.add_geom(contype=0, conaffinity=0, **wall)
         # anywhere but in the middle: a site that is where its body is stays there
         marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
         spec.worldbody.add_site(name=MARKER, **marker)
@@ -317,13 +332,16 @@ class MuJoCoWorld(World):
         self._model.site_pos[site], self._model.site_size[site] = position, radius
         self._model.site_rgba[site, 3] = 1.0
 
-    def render(self, camera: Camera) -> NDArray[np.uint8]:
+    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
         if not self._rendering:
             raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
         model, data = self._model, self._data
-        if self._renderer is None or (self._renderer.height, self._renderer.width) != (camera.height, camera.width):
-            self._renderer = mujoco.Renderer(model, camera.height, camera.width)
-            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        if position is not None:
+            data = self._scratch
+            data.qpos[:] = self._data.qpos
+            data.qpos[self._q] = position
+        size = camera.height, camera.width
+        renderer = self._renderers.get(size) or self._make_renderer(size)
         view = mujoco.MjvCamera()
         x, y, z = camera.target
         if self._robot.floating:
@@ -332,11 +350,22 @@ class MuJoCoWorld(World):
         view.distance, view.azimuth, view.elevation = camera.distance, camera.yaw + 90.0, camera.pitch
         mujoco.mj_kinematics(model, data)
         mujoco.mj_camlight(model, data)
-        self._renderer.update_scene(data, view)
-        image: NDArray[np.uint8] = self._renderer.render()
+        renderer.update_scene(data, view)
+        image: NDArray[np.uint8] = renderer.render()
         return image
 
+    def _make_renderer(self, size: tuple[int, int]) -> Any:
+        """Of frames of this height and width. Raises ValueError where there is no OpenGL without a display."""
+        try:
+            renderer = mujoco.Renderer(self._model, *size)
+        except Exception as error:  # of every kind: whatever its OpenGL's bindings raise
+            raise ValueError(
+                f"MuJoCo cannot render here: {' '.join(str(error).split())}; it needs EGL (Mesa)"
+            ) from error
+        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._renderers[size] = renderer
+        return renderer
+
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        while self._renderers:
+            self._renderers.popitem()[1].close()

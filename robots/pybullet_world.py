@@ -23,7 +23,19 @@ from simtoreal.robots.engine_fields import (
 )
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.quiet import quiet
-from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, Pose, State, World
+from simtoreal.robots.world import (
+    FIELD_OF_VIEW,
+    TABLE_HALF,
+    TABLE_PLACE,
+    WALL_COLOUR,
+    WALL_HALF,
+    WALL_PLACE,
+    Camera,
+    FootState,
+    Pose,
+    State,
+    World,
+)
 
 with quiet():
     import pybullet as bullet
@@ -91,6 +103,10 @@ class PyBulletWorld(World):
                 physicsClientId=c,
             )
         self._ground = self._plane() if self._robot.floating else self._table() if self._robot.table else None
+        if self._robot.wall and self._rendering:
+            wall = {"halfExtents": WALL_HALF, "rgbaColor": WALL_COLOUR}
+            look = bullet.createVisualShape(bullet.GEOM_BOX, **wall, physicsClientId=c)
+            bullet.createMultiBody(0, -1, look, WALL_PLACE, physicsClientId=c)
         for damping in ("linearDamping", "angularDamping"):
             bullet.changeDynamics(self._body, -1, **{damping: 0.0}, physicsClientId=c)
         self._index_links()
@@ -212,14 +228,17 @@ class PyBulletWorld(World):
             bullet.resetBasePositionAndOrientation(self._body, (0, 0, ALOFT), (0, 0, 0, 1), physicsClientId=c)
         # a step uses up whatever external force is still pending: it would leak through a reset of the joints
         bullet.stepSimulation(physicsClientId=c)
-        bullet.resetJointStatesMultiDof(
-            self._body, self._joint_indices, [[q] for q in position], [[qd] for qd in velocity], physicsClientId=c
-        )
+        self._place(position, velocity)
         if base:
             place, turn = bullet.multiplyTransforms(base[:3], base[3:7], self._base_place, self._base_turn)
             bullet.resetBasePositionAndOrientation(self._body, place, turn, physicsClientId=c)
             bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)
             bullet.performCollisionDetection(physicsClientId=c)  # else the feet report the contacts of the past
+
+    def _place(self, position: Sequence[float], velocity: Sequence[float]) -> None:
+        """Put the joints there."""
+        q, qd = [[x] for x in position], [[v] for v in velocity]
+        bullet.resetJointStatesMultiDof(self._body, self._joint_indices, q, qd, physicsClientId=self._client)
 
     def state(self) -> State:
         states = self._joint_states()
@@ -317,9 +336,16 @@ class PyBulletWorld(World):
             self._marker = bullet.createMultiBody(0, -1, look, physicsClientId=c)
         bullet.resetBasePositionAndOrientation(self._marker, position, [0, 0, 0, 1], physicsClientId=c)
 
-    def render(self, camera: Camera) -> NDArray[np.uint8]:
+    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
         if not self._rendering:
             raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
+        if position is not None:
+            now = self.state()
+            self._place(position, now[1])
+            try:
+                return self.render(camera)
+            finally:
+                self._place(now[0], now[1])
         target: Sequence[float] = camera.target
         if self._robot.floating:
             x, y, _ = bullet.getBasePositionAndOrientation(self._body, physicsClientId=self._client)[0]

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
+
+from numpy.typing import NDArray
 
 from simtoreal.robots import rotation
 from simtoreal.robots.parameters import Parameter
@@ -20,10 +22,15 @@ NOTHING: State = ([], [], [])  # of a state that was not kept
 ATTITUDE = (3, 4, 5, 6, 10, 11, 12)  # of a base: its quaternion and its angular velocity
 
 
+Reading = list[float] | NDArray[Any]
+"""Numbers, or an image [height, width, channels]."""
+
+
 class Sensor(ABC):
-    """A part that measures; `name` is its reading's."""
+    """A part that measures; `name` is its reading's, and what `sees` needs a world that renders."""
 
     name: str
+    sees: ClassVar[bool] = False
 
     @abstractmethod
     def parameters(self) -> list[Parameter]: ...
@@ -187,23 +194,27 @@ class SensorReader(ABC):
         return {self._latency_name: self.latency} | dict(zip(self._noise_names, self._noise, strict=True)) | biases
 
     @abstractmethod
-    def ideal(self, state: State) -> list[float]:
+    def ideal(self, state: State) -> Reading:
         """What a perfect sensor would read in `state`."""
 
     @abstractmethod
-    def _true(self, ring: StateRing) -> list[float]:
+    def _true(self, ring: StateRing) -> Any:
         """The reading, late and misaligned, without noise and bias."""
 
-    def read(self, ring: StateRing, control_step: int) -> list[float]:
+    def read(self, ring: StateRing, control_step: int) -> Reading:
         """One reading, at control step `control_step` of the episode (the noise row follows it)."""
         true = self._true(ring)
+        row = self._row(control_step) or self._silence
+        return [v + b + s * z for v, b, s, z in zip(true, self.bias, self._noise, row, strict=True)]
+
+    def _row(self, control_step: int) -> list[float]:
+        """The noise of a control step in standard deviations, empty where there has been none in this episode."""
         if self._noisy and not self._streams:
             self._streams = True
             self._stream.restart(self._seed)
             for _ in range(control_step):
                 self._stream.row()
-        row = self._stream.row() if self._streams else self._silence
-        return [v + b + s * z for v, b, s, z in zip(true, self.bias, self._noise, row, strict=True)]
+        return self._stream.row() if self._streams else []
 
 
 class JointReader(SensorReader):

@@ -18,7 +18,7 @@ from simtoreal.robots.actuators import CommandDelay, Drive
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.disturbances import Pushes
 from simtoreal.robots.engines import DEFAULT_ENGINE, make_world
-from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.layout import CommandLayout, Field, ImageLayout, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.scoring import HoldScorer, Scorer
 from simtoreal.robots.sensors import BASE, NOTHING, Sensor, StateRing, kept_substeps
@@ -36,11 +36,11 @@ class Start:
     base: Sequence[float] = ()
 
 
-Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
+Observation = NDArray[Any] | dict[str, NDArray[np.float32]]
 Values = Mapping[str, float]
 
 
-class Task(gym.Env[Observation, NDArray[np.float32]]):
+class Task(gym.Env[Observation, Any]):
     """One robot with one goal, as a gymnasium environment.
 
     A control step is: command from the action and the observation it answers; physics substeps, in each of which the
@@ -59,7 +59,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     Args:
         privileged: observations become {"policy": [n], "privileged": [p]}; privileged holds the observation of ideal
             sensors, the task's `privileged_signals` and every parameter, scaled by its bounds, for critics and
-            teachers; with "state" the parameters are left out. Only "policy" is ever exported.
+            teachers; with "state" the parameters are left out. Only "policy" is ever exported. Not of a task that
+            shows images.
         render_mode: None, "rgb_array" or "human".
         engine: one of `engines.ENGINES`.
     """
@@ -96,6 +97,10 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
     ) -> None:
         if privileged not in (False, True, "state"):
             raise ValueError(f"privileged must be False, True or 'state', got {privileged!r}")
+        if privileged and isinstance(self.observation_layout, ImageLayout):
+            raise ValueError(
+                f"privileged must be False: {type(self).__name__} shows images, which are all there is to see"
+            )
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"no render_mode {render_mode!r}; choices: rgb_array, human")
         steps = self.control_dt / self.physics_dt
@@ -106,7 +111,11 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self.metadata = self.metadata | {"render_fps": round(1.0 / self.control_dt)}
         self._substeps = round(steps)
         self.world: World = make_world(
-            engine, self.robot, self.physics_dt, rendering=render_mode is not None, gui=render_mode == "human"
+            engine,
+            self.robot,
+            self.physics_dt,
+            rendering=render_mode is not None or any(sensor.sees for sensor in self.sensors),
+            gui=render_mode == "human",
         )
         self.drive = self.make_drive()
         self._readers = {sensor.name: sensor.reader(self.world) for sensor in self.sensors}
@@ -126,7 +135,6 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._values: dict[str, float] = {}
         self._write(self.parameters.nominal)
         self.action_space: spaces.Space[Any] = self.command_layout.space()
-        self._action_shape = (self.command_layout.size,)
         self._speed_limits = self.limits["velocity"]
         self.privileged_layout = self._privileged_layout(parameters=privileged != "state")
         self.observation_space: spaces.Space[Any] = (
@@ -185,8 +193,8 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
 
     @abstractmethod
     def observe(
-        self, readings: Mapping[str, list[float]], command: Sequence[float]
-    ) -> dict[str, Sequence[float] | NDArray[np.floating]]:
+        self, readings: Mapping[str, Any], command: Sequence[float]
+    ) -> dict[str, Sequence[float] | NDArray[Any]]:
         """The observation by field of `observation_layout`, from sensor readings and the last command."""
 
     @staticmethod
@@ -316,11 +324,9 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         self._observation = self._make_observation()
         return self._as_space(), {"parameters": self.read_parameters()}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        action = np.asarray(action, float)
-        given: list[float] = action.tolist()
-        if action.shape != self._action_shape:
-            raise ValueError(f"action must have shape {self._action_shape}, got {action.shape}")
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        numbers = self.command_layout.numbers(action)
+        given: list[float] = numbers.tolist()
         self._step_count += 1
         truncated = self._step_count >= self.horizon
         if not all(map(math.isfinite, given)):
@@ -333,7 +339,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
             }
             return self._as_space(), self.refusal_reward(self._step_count - 1), True, False, info
         self._given_action = given
-        self._command = self.command_layout.command(action, self._observation, self.observation_layout).tolist()
+        self._command = self.command_layout.command(numbers, self._observation, self.observation_layout).tolist()
         if self._pushes and (blow := self._pushes.due(self._step_count - 1)):
             self.push(blow)
         try:
@@ -401,7 +407,7 @@ class Task(gym.Env[Observation, NDArray[np.float32]]):
         """Is any joint faster than its limit? Where every joint of the world is a commanded one."""
         return any(map(gt, map(abs, self._state[1]), self._speed_limits))
 
-    def _make_observation(self) -> NDArray[np.float32]:
+    def _make_observation(self) -> NDArray[Any]:
         readings = {name: reader.read(self._ring, self._step_count) for name, reader in self._readers.items()}
         return self.observation_layout.pack(self.observe(readings, self._command))
 

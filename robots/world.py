@@ -28,6 +28,10 @@ TABLE_HALF = (0.55, 0.6, 0.05)  # [m] half its lengths
 TABLE_PLACE = (0.3, 0.0, -0.05)  # [m] of its middle: its top is z = 0
 
 
+WALL_HALF = (4.0, 0.05, 3.0)  # [m] half its lengths
+WALL_PLACE = (0.0, 1.0, 0.5)  # [m] of its middle
+WALL_COLOUR = (0.05, 0.05, 0.05, 1.0)
+
 FIELD_OF_VIEW = 50.0  # [deg] of every camera, from top to bottom
 
 
@@ -135,8 +139,9 @@ class World(ABC):
         """Show a target sphere (visual only) at `position` [m]; needs a world made for rendering."""
 
     @abstractmethod
-    def render(self, camera: Camera) -> NDArray[np.uint8]:
-        """An RGB image [height, width, 3]; needs a world made for rendering."""
+    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
+        """An RGB image [height, width, 3] of the robot as it is, or as it is with its joints at `position`; needs a
+        world made for rendering, and changes nothing of the simulation."""
 
     @abstractmethod
     def close(self) -> None:

@@ -30,9 +30,13 @@ if not (Path(__file__).parent / "robots").is_dir():
 for _id, _entry in {
     "A1Walk": "simtoreal.robots.tasks.walk:A1Walk",
     "AliengoWalk": "simtoreal.robots.tasks.walk:AliengoWalk",
+    "CartPoleBalance": "simtoreal.robots.tasks.cartpole:CartPoleBalance",
+    "CartPoleBalanceDiscrete": "simtoreal.robots.tasks.cartpole:CartPoleBalanceDiscrete",
     "CartPoleSwingUp": "simtoreal.robots.tasks.cartpole:CartPoleSwingUp",
     "KukaReach": "simtoreal.robots.tasks.reach:KukaReach",
     "PandaReach": "simtoreal.robots.tasks.reach:PandaReach",
+    "PixelCartPole": "simtoreal.robots.tasks.pixels:PixelCartPole",
+    "PixelCartPoleRGB": "simtoreal.robots.tasks.pixels:PixelCartPoleRGB",
     "XArmReach": "simtoreal.robots.tasks.reach:XArmReach",
 }.items():
     _gymnasium.register(f"simtoreal/{_id}-v0", entry_point=_entry)

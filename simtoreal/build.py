@@ -16,7 +16,7 @@ from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.foreign import MOST_STEPS, ForeignEnv, SeededEnv, image_shape
+from simtoreal.foreign import MOST_STEPS, ChoiceEnv, ForeignEnv, SeededEnv, image_shape
 from simtoreal.policies.images import Shape
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
@@ -98,7 +98,8 @@ def make_env(
     engine: str = DEFAULT_ENGINE,
 ) -> gym.Env[Any, Any]:
     """The environment of a gymnasium id, ours in a physics engine of `ENGINES`; one that is not ours is made to act and
-    fail like ours (`ForeignEnv`), and to end after 10,000 steps if it has no time limit of its own.
+    fail like ours (`ForeignEnv`), and to end after 10,000 steps if it has no time limit of its own. Choices are made
+    in [-1, 1] (`ChoiceEnv`).
 
     Raises:
         ConfigError: it cannot be made, there is no such engine, or its spaces are none that a policy here can act in.
@@ -140,7 +141,7 @@ def make_env(
     if not isinstance(seen, spaces.Box) or (image and seen is not env.observation_space):
         raise ConfigError(f"task {task} needs a Box of observations, got {env.observation_space}")
     if isinstance(env.observation_space, spaces.Dict) or env.has_wrapper_attr("command_layout"):
-        return env
+        return ChoiceEnv(env) if isinstance(action, spaces.Discrete) else env
     if env.spec is None or env.spec.max_episode_steps is None:
         env = gym.wrappers.TimeLimit(env, MOST_STEPS)
     return ForeignEnv(env)

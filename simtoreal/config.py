@@ -31,6 +31,7 @@ ALGORITHMS = {
 SAME_AS = {
     "AliengoWalk": "A1Walk",
     "KukaReach": "PandaReach",
+    "PixelCartPoleRGB": "PixelCartPole",
     "Reach": "PandaReach",
     "Walk": "A1Walk",
     "XArmReach": "PandaReach",
@@ -225,8 +226,18 @@ def _recipes() -> dict[str, Any]:
 def recipe(task: str, algorithm: str) -> dict[str, Any]:
     """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md. Of
     `module:Id-v0` they are under the id."""
-    recipes, name = _recipes(), task.rpartition(":")[2]
-    found: dict[str, Any] = recipes.get(SAME_AS.get(name, name), {}).get(algorithm, {})
+    found: dict[str, Any] = _recipes_of(task).get(algorithm, {})
+    return found
+
+
+def default_algorithm(task: str) -> str:
+    """Who learns a task unless someone else is asked for: the first that we have settings for, else SAC."""
+    return next(iter(_recipes_of(task)), "sac")
+
+
+def _recipes_of(task: str) -> dict[str, Any]:
+    name = task.rpartition(":")[2]
+    found: dict[str, Any] = _recipes().get(SAME_AS.get(name, name), {})
     return found
 
 

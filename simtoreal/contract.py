@@ -61,6 +61,7 @@ class Contract:
                 get("gains"),
                 get("limits"),
                 parameters_of(env),
+                image_of(env),
             )
         space = env.unwrapped.action_space
         if isinstance(space, spaces.Discrete):

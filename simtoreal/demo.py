@@ -14,7 +14,7 @@ from typing import Any
 
 from simtoreal import build
 from simtoreal.bundles import export, verify
-from simtoreal.config import ConfigError
+from simtoreal.config import ConfigError, default_algorithm
 from simtoreal.evaluate import Evaluation, evaluate
 from simtoreal.playing import play
 from simtoreal.runs import METRICS, claimed_output, output_path, write_json
@@ -32,7 +32,13 @@ class Plan:
     episodes: int
 
 
-PLANS = {"PandaReach": Plan(15_000, 20), "CartPoleSwingUp": Plan(30_000, 10), "A1Walk": Plan(70_000, 4)}
+PLANS = {
+    "PandaReach": Plan(15_000, 20),
+    "CartPoleSwingUp": Plan(30_000, 10),
+    "CartPoleBalance": Plan(12_000, 10),
+    "CartPoleBalanceDiscrete": Plan(40_000, 10),
+    "A1Walk": Plan(70_000, 4),
+}
 
 Say = Callable[[str], None]
 
@@ -80,7 +86,8 @@ def _whole_way(name: str, plan: Plan, folder: Path, seed: int, force: bool, say:
     began = time.perf_counter()
     kinds = {"randomized": name, "plain": "none"}
     say(
-        f"1/5 training SAC twice, side by side, {plan.steps:,} steps each: on randomized robots, and on the nominal one"
+        f"1/5 training {default_algorithm(name).upper()} twice, side by side, {plan.steps:,} steps each: on randomized "
+        "robots, and on the nominal one"
     )
     trained = _train(name, kinds, plan.steps, seed, folder, say)
     say("2/5 exporting both as ONNX bundles")

@@ -109,6 +109,8 @@ def finetune(
     parent = _Parent.of(source, meta["step"])
     if actor.recurrent:
         raise RunError(f"{source.path}: its policy is recurrent; fine-tuning is for policies without a hidden state")
+    if actor.choices or actor.image:
+        raise RunError(f"{source.path}: fine-tuning is for policies that see vectors and act continuously")
     caps = Caps(max_falls, max_violations, max_stops)
     folder = output_path(out)
     if folder.resolve() == source.path.resolve():

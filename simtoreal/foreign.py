@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from simtoreal.policies.images import Shape, check_image
+from simtoreal.robots.layout import nearest_choice
 
 MOST_STEPS = 10_000  # of an episode without a time limit of its own
 
@@ -24,12 +25,26 @@ def image_shape(space: spaces.Space[Any]) -> Shape | None:
     return check_image(space.shape) if (space.low == 0).all() and (space.high == 255).all() else None
 
 
+class ChoiceEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment that takes one of `choices`, for who acts in [-1, 1]^1: -1 is the first, 1 the last, what lies
+    between is rounded to the nearest. A number that is not finite goes on as it is."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        assert isinstance(env.action_space, spaces.Discrete)
+        self.choices, self._first = int(env.action_space.n), int(env.action_space.start)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        (number,) = map(float, action)
+        return self.env.step(self._first + nearest_choice(number, self.choices) if math.isfinite(number) else number)
+
+
 class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
     """Others' environments with actions in [-1, 1]^m, images as they are or else flat float32 observations, and our way
     to fail.
 
-    One of `choices` (0: the actions are continuous) is an action of size 1, -1 for the first to 1 for the last, and is
-    rounded to the nearest.
+    One of several choices is an action as `ChoiceEnv` takes it.
 
     A number that is not finite ends the episode: in an action as a failure with `invalid_action`, in an observation or
     a reward as a `physics_fault`. The observation is then the last sound one. Whatever an action that is not finite
@@ -41,12 +56,13 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
         action, seen = env.action_space, env.observation_space
         assert isinstance(action, spaces.Box | spaces.Discrete)
         assert isinstance(seen, spaces.Box)
-        if isinstance(action, spaces.Box) and ((action.low != -1).any() or (action.high != 1).any()):
+        if isinstance(action, spaces.Discrete):
+            env = ChoiceEnv(env)
+        elif (action.low != -1).any() or (action.high != 1).any():
             env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
         super().__init__(env)
-        self.choices = int(action.n) if isinstance(action, spaces.Discrete) else 0
-        self._first = int(action.start) if isinstance(action, spaces.Discrete) else 0
-        self._shape = (1,) if isinstance(action, spaces.Discrete) else action.shape
+        self._shape = env.action_space.shape or ()
+        self._still = np.full(self._shape, -1.0 if isinstance(action, spaces.Discrete) else 0.0, np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(self._shape)),), np.float32)
         self._image = image_shape(seen)
         low, high = seen.low.astype(np.float32).ravel(), seen.high.astype(np.float32).ravel()
@@ -62,7 +78,7 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[Any], Any, bool, bool, dict[str, Any]]:
         if not np.isfinite(action).all():
             return self._sound, self._held_still(), True, False, {"invalid_action": True}
-        obs, reward, terminated, truncated, info = self.env.step(self._meant(action))
+        obs, reward, terminated, truncated, info = self.env.step(np.reshape(action, self._shape))
         seen, score = self._seen(obs), float(reward)
         if not (np.isfinite(seen).all() and math.isfinite(score)):
             return self._sound, 0.0, False, True, info | {"physics_fault": True}
@@ -72,19 +88,11 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
     def _seen(self, obs: Any) -> NDArray[Any]:
         return np.asarray(obs, np.uint8) if self._image else np.asarray(obs, np.float32).ravel()
 
-    def _meant(self, action: NDArray[np.float32]) -> Any:
-        """What the environment takes for `action`."""
-        if not self.choices:
-            return np.reshape(action, self._shape)
-        share = (min(max(float(action[0]), -1.0), 1.0) + 1.0) / 2.0
-        return self._first + round(share * (self.choices - 1))
-
     def _held_still(self) -> float:
         """The sum of the rewards from here on, if nothing more is done."""
-        still = self._meant(np.full(self._shape, -1.0 if self.choices else 0.0, np.float32))
         total, ended = 0.0, False
         while not ended:
-            _, reward, terminated, truncated, _ = self.env.step(still)
+            _, reward, terminated, truncated, _ = self.env.step(self._still)
             ended = terminated or truncated or not math.isfinite(reward)
             total += float(reward) if math.isfinite(reward) else 0.0
         return total

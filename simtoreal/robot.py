@@ -92,6 +92,8 @@ class Robot:
             raise ConfigError(f"{target.preset.path}: a robot has a task of ours, {target.preset.task} is none")
         self._task = env.unwrapped
         self._limits = target.command_limits(self._task)
+        if build.image_of(env):
+            raise ConfigError(f"{target.preset.path}: {target.preset.task} shows images, which no robot link carries")
         randomizer = Randomizer(target.preset, self._task.parameters)
         self._env = RandomizedEnv(env, randomizer, seed)
         self._running = False

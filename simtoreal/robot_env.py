@@ -81,12 +81,10 @@ class RobotEnv(gym.Env[Any, Any]):
         self._steps, self._running = 0, True
         return self._observation.copy(), {"seconds": start.seconds}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         if not self._running:
             raise ValueError("the episode is over: reset the robot first")
-        action = np.asarray(action, float)
-        if action.shape != self.action_space.shape:
-            raise ValueError(f"action must have shape {self.action_space.shape}, got {action.shape}")
+        action = self._layout.numbers(action)
         if not np.isfinite(action).all():
             return self._refuse()
         layout, task = self._layout, self.task

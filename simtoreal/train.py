@@ -11,7 +11,16 @@ import torch
 
 from simtoreal import build
 from simtoreal.algorithms import complete_config, complete_stored_config, image_defaults, pick_device
-from simtoreal.config import MAY_DIFFER, ConfigError, RunConfig, amended_config, difference, load_config, make_config
+from simtoreal.config import (
+    MAY_DIFFER,
+    ConfigError,
+    RunConfig,
+    amended_config,
+    default_algorithm,
+    difference,
+    load_config,
+    make_config,
+)
 from simtoreal.judge import Judge
 from simtoreal.learners import make_learner
 from simtoreal.locks import check_unlocked, locked
@@ -45,7 +54,7 @@ def train(
 
     Args:
         task: ours by short name ("PandaReach") or any gymnasium id.
-        algorithm: None is "sac".
+        algorithm: None is the first of the task's recipe (`default_algorithm`), "sac" where it has none.
         engine: the physics engine of a task of ours; None for PyBullet, or what a configuration says.
         robot: the robot file, or an installed robot, that `task` is made of where that is a family (Walk, Reach).
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
@@ -96,7 +105,7 @@ def train(
             raise ConfigError("--fall-back is for --resume")
         if steps is None:
             raise ConfigError("steps are missing: how long is the training to be?")
-        algorithm = algorithm or "sac"
+        algorithm = algorithm or default_algorithm(name)
         defaults = {"randomization": build.find_randomization(None, name)}
         defaults |= image_defaults(build.task_id(name), algorithm)
         config = used = complete_config(make_config(name, algorithm=algorithm, defaults=defaults, **arguments))

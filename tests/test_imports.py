@@ -21,7 +21,7 @@ VERBS = [
 SOURCES = ("simtoreal", "robots", "randomization", "policies", "export", "pyproject.toml", "README.md", "LICENSE")
 SCRIPT = """
 import json, simtoreal, gymnasium
-from simtoreal.config import recipe
+from simtoreal.config import default_algorithm, recipe
 from simtoreal.randomization.shipped import preset_paths, suite_paths
 tasks = simtoreal.tasks()["tasks"]
 found = {
@@ -31,7 +31,7 @@ found = {
     "observations": {name: task["observation"] for name, task in tasks.items()},
     "presets": sorted(preset_paths()),
     "suites": {name: sorted(suite_paths(name)) for name in tasks},
-    "recipes": all(recipe(name, "sac") for name in ("A1Walk", "CartPoleSwingUp", "PandaReach")),
+    "recipes": all(recipe(name, default_algorithm(name)) for name in tasks),
 }
 env = gymnasium.make("simtoreal/PandaReach-v0")
 found["first"] = env.reset(seed=0)[0].tolist()

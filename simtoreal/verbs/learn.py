@@ -50,7 +50,9 @@ def _train(verbs: Any) -> None:
 
     verb = make_verb(verbs, "train", run)
     verb.add_argument("task", metavar="TASK", help="ours by short name, or any gymnasium id")
-    verb.add_argument("--algorithm", metavar="NAME", help="one that `simtoreal tasks` lists (default sac)")
+    verb.add_argument(
+        "--algorithm", metavar="NAME", help="one that `simtoreal tasks` lists (default: the task's own, else sac)"
+    )
     verb.add_argument("--steps", type=count, metavar="N", help="environment steps, over all environments")
     verb.add_argument("--seed", type=whole)
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")

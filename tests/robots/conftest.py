@@ -11,7 +11,7 @@ import simtoreal
 from simtoreal.robots import catalog
 from simtoreal.robots.actuators import ForceDrive, PDDrive
 from simtoreal.robots.catalog import Drag, Robot
-from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.layout import ChoiceLayout, CommandLayout, Field, Layout, nearest_choice
 from simtoreal.robots.mujoco_world import MuJoCoWorld
 from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.sensors import JointSensor
@@ -161,6 +161,21 @@ def lift():
     env.close()
 
 
+def as_action(env, numbers):
+    """Numbers in [-1, 1], one for all or one for each element of a command, as an action of the environment's space."""
+    full = np.full(env.command_layout.size, numbers, np.float32)
+    if isinstance(env.command_layout, ChoiceLayout):
+        number = float(full[0])
+        return nearest_choice(number, len(env.command_layout.commands)) if np.isfinite(number) else number
+    return full
+
+
+@pytest.fixture
+def act():
+    """`as_action`."""
+    return as_action
+
+
 @pytest.fixture
 def rollout():
     """Observations [steps + 1, n] of one episode under seeded random actions, or those of `policy(env)`."""
@@ -170,7 +185,7 @@ def rollout():
         obs, _ = env.reset(seed=seed, options={"parameters": parameters or {}})
         out = [obs]
         for _ in range(steps):
-            action = policy(env) if policy else rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
+            action = policy(env) if policy else as_action(env, rng.uniform(-1.0, 1.0, env.command_layout.size))
             obs, _, terminated, truncated, _ = env.step(action)
             out.append(obs)
             if terminated or truncated:

@@ -1,14 +1,15 @@
-"""CartPoleSwingUp: start, success, failure, and the same task on another engine."""
+"""The cart-pole tasks: start, success, failure, and the same task on another engine and in gymnasium."""
 
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from simtoreal.robots import task as task_module
 from simtoreal.robots.catalog import cartpole
 from simtoreal.robots.parameters import Parameter
-from simtoreal.robots.tasks.cartpole import CartPoleSwingUp
+from simtoreal.robots.tasks.cartpole import CartPoleBalance, CartPoleBalanceDiscrete, CartPoleSwingUp
 from simtoreal.robots.world import World
 
 ZERO = np.zeros(1, np.float32)
@@ -159,3 +160,79 @@ def test_a_second_engine_stands_behind_the_same_boundary_and_agrees(env, rollout
     ours, theirs = (rollout(each, 2, 50, values) for each in (env, twin))
     assert np.abs(ours).max(0)[[0, 1, 4]].min() > 0.1
     np.testing.assert_allclose(ours, theirs, atol=0.05)
+
+
+@pytest.fixture(params=[CartPoleBalance, CartPoleBalanceDiscrete])
+def balance(request):
+    env = request.param()
+    yield env
+    env.close()
+
+
+def test_it_starts_near_upright(balance):
+    starts = np.array([balance.reset(seed=seed)[0][:4] for seed in range(200)])
+    assert (np.abs(starts) <= [0.3, 0.2, 0.08, 0.2]).all()
+    assert (np.ptp(starts, axis=0) > [0.5, 0.35, 0.14, 0.35]).all()
+
+
+@pytest.mark.parametrize(("x", "won"), [(0.49, True), (-0.51, False)])
+def test_it_is_to_stand_near_the_middle(x, won):
+    """Exactly upright and at rest, nothing moves: 500 steps of 20 ms."""
+    env = CartPoleBalance()
+    put(env, x, 0.0)
+    for step in range(1, 501):
+        _, _, terminated, truncated, info = env.step(ZERO)
+        assert (terminated, truncated) == (False, step == 500)
+        assert info["is_success"] is (won and step >= 100)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("x", "degrees", "fallen"),
+    [(0.0, 11.9, False), (0.0, -12.1, True), (0.0, 12.1, True), (1.99, 0.0, False), (2.01, 0.0, True)],
+)
+def test_it_ends_beyond_twelve_degrees_or_off_the_track(x, degrees, fallen):
+    signals = {"cart_position": [x], "pole_angle": [math.radians(degrees)]}
+    assert CartPoleBalance.fails(signals) is CartPoleBalanceDiscrete.fails(signals) is fallen
+
+
+def test_what_a_step_is_worth(balance):
+    """At 0.3 m from the middle half of `centred`; of 10 N that were 0 before, 0.01 + 0.05 less."""
+    put(balance, 0.3, 0.0)
+    push = 1 if isinstance(balance, CartPoleBalanceDiscrete) else np.ones(1, np.float32)
+    _, reward, *_, info = balance.step(push)
+    assert info["reward_terms"]["centred"] == pytest.approx(0.25, rel=0.01)
+    assert reward == pytest.approx(0.75 if isinstance(push, int) else 0.69, abs=0.003)
+    assert info["reward_signals"]["force_change"] == (10.0,)
+
+
+def test_it_moves_as_gymnasium_s_cart_pole_does():
+    """Without drag it is the same cart and pole, once theirs too is integrated in steps of 4 ms."""
+    ours, theirs = CartPoleBalanceDiscrete(), gym.make("CartPole-v1", disable_env_checker=True).unwrapped
+    theirs.kinematics_integrator = "semi-implicit euler"
+    assert ours.action_space == theirs.action_space
+    assert ours.observation_space.shape == theirs.observation_space.shape
+    assert (ours.horizon, ours.control_dt) == (gym.spec("CartPole-v1").max_episode_steps, theirs.tau)
+    theirs.tau = ours.physics_dt
+    obs, _ = ours.reset(seed=1, options={"parameters": {"joint.slider.damping": 0.0, "joint.hinge.damping": 0.0}})
+    theirs.reset()
+    theirs.state = tuple(map(float, obs))
+    widest = np.zeros(4)
+    for _ in range(60):
+        push = int(obs @ (1.0, 1.5, 18.0, 4.0) > 0.0)  # towards where it falls, so both stay up
+        obs, peer = ours.step(push)[0], np.array([theirs.step(push)[0] for _ in range(5)][-1])
+        assert (np.abs(obs - peer) < [0.003, 0.005, 0.003, 0.01]).all()
+        widest = np.maximum(widest, np.abs(peer))
+    assert (widest > [0.1, 0.2, 0.02, 0.2]).all()
+    ours.close()
+
+
+def test_a_push_is_the_number_of_a_choice():
+    env = CartPoleBalanceDiscrete()
+    env.reset(seed=0)
+    for choice, newton in ((0, -10.0), (1, 10.0), (np.int64(1), 10.0)):
+        env.step(choice)
+        assert env.last_command == [newton]
+    with pytest.raises(ValueError, match="action must be a whole number from 0 to 1, got 2"):
+        env.step(2)
+    env.close()

@@ -9,12 +9,11 @@ from simtoreal.robots.world import PhysicsFault, check_state
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_command_that_is_no_number_ends_the_episode_as_a_failure(make, rollout, bad):
+def test_a_command_that_is_no_number_ends_the_episode_as_a_failure(make, act, rollout, bad):
     env, fresh = make(), make()
     before = rollout(env, 0, 3)[-1]
-    action = np.zeros(env.action_space.shape, np.float32)
-    action[-1] = bad
-    obs, reward, terminated, truncated, info = env.step(action)
+    numbers = [0.0] * (env.command_layout.size - 1) + [bad]
+    obs, reward, terminated, truncated, info = env.step(act(env, numbers))
     assert (obs == before).all()
     assert reward == env.failure_reward + (env.horizon - 3) * env.lowest_reward
     assert (terminated, truncated) == (True, False)
@@ -24,24 +23,23 @@ def test_a_command_that_is_no_number_ends_the_episode_as_a_failure(make, rollout
 
 
 @pytest.mark.parametrize("way", ["still", "random", "one end", "both ends"])
-def test_a_command_that_is_no_number_is_never_worth_more_than_any_other(make, way):
+def test_a_command_that_is_no_number_is_never_worth_more_than_any_other(make, act, way):
     env, rng = make(), np.random.default_rng(0)
-    shape = env.action_space.shape
     ways = {
-        "still": lambda k: np.zeros(shape),
-        "random": lambda k: rng.uniform(-1.0, 1.0, shape),
-        "one end": lambda k: np.ones(shape),
-        "both ends": lambda k: np.full(shape, (-1.0) ** k),
+        "still": lambda k: 0.0,
+        "random": lambda k: rng.uniform(-1.0, 1.0, env.command_layout.size),
+        "one end": lambda k: 1.0,
+        "both ends": lambda k: (-1.0) ** k,
     }
     env.reset(seed=0)
     rewards, ended = [], False
     while not ended:
-        _, reward, terminated, truncated, _ = env.step(ways[way](len(rewards)))
+        _, reward, terminated, truncated, _ = env.step(act(env, ways[way](len(rewards))))
         rewards.append(reward)
         ended = terminated or truncated
     assert min(rewards) >= env.lowest_reward + (env.failure_reward if terminated else 0.0)
     env.reset(seed=0)
-    refused = env.step(np.full(shape, np.nan))[1]
+    refused = env.step(act(env, np.nan))[1]
     assert refused < sum(rewards)
 
 
@@ -53,12 +51,12 @@ def test_an_action_of_another_shape_is_refused(make):
 
 
 @pytest.mark.parametrize("speed", [np.nan, np.inf, 1e6, -1e3])
-def test_broken_physics_is_found_in_the_same_step_and_the_next_episode_is_clean(make, rollout, speed):
+def test_broken_physics_is_found_in_the_same_step_and_the_next_episode_is_clean(make, act, rollout, speed):
     env, fresh = make(), make()
     before = rollout(env, 0, 3)[-1]
     q, qd, *base = env.world.state()
     env.world.reset(q, [speed, *qd[1:]], *base)
-    obs, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+    obs, reward, terminated, truncated, info = env.step(act(env, 0.0))
     assert info["physics_fault"] is True
     assert info["is_success"] is False
     assert (terminated, truncated) == (False, True)
@@ -68,12 +66,12 @@ def test_broken_physics_is_found_in_the_same_step_and_the_next_episode_is_clean(
         assert (rollout(env, seed, 20) == rollout(fresh, seed, 20)).all()
 
 
-def test_a_broken_position_is_found_too(make, rollout):
+def test_a_broken_position_is_found_too(make, act, rollout):
     env, fresh = make(), make()
     rollout(env, 0, 3)
     q, qd, *base = env.world.state()
     env.world.reset([*q[:-1], np.nan], qd, *base)
-    assert env.step(np.zeros(env.action_space.shape, np.float32))[4]["physics_fault"] is True
+    assert env.step(act(env, 0.0))[4]["physics_fault"] is True
     assert (rollout(env, 1, 20) == rollout(fresh, 1, 20)).all()
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
-from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.layout import ChoiceLayout, CommandLayout, Field, ImageLayout, Layout
 
 OBSERVATION = Layout(Field("q", 2, "rad"), Field("error", 2, "rad"), Field("height", 1, "m"))
 COMMAND = CommandLayout(
@@ -69,3 +69,37 @@ def test_a_command_layout_checks_itself(change):
     good = {"scale": [1.0, 1.0], "low": [-1.0, -1.0], "high": [1.0, 1.0]}
     with pytest.raises(ValueError, match="command"):
         CommandLayout(Field("target", 2, "rad"), **(good | change))
+
+
+def test_choices_stand_for_commands_in_even_steps():
+    """Three of 4 N apart around 2 N: to a policy of [-1, 1] they are -1, 0 and 1."""
+    layout, seen = ChoiceLayout(Field("force", 1, "N"), (-2, 2, 6)), Layout(Field("q", 1, "rad"))
+    assert layout.space() == Discrete(3)
+    assert [layout.numbers(choice).tolist() for choice in (0, 1, np.int64(2))] == [[-1.0], [0.0], [1.0]]
+    for action, command in ((-1.0, -2.0), (-0.6, -2.0), (-0.4, 2.0), (0.4, 2.0), (0.6, 6.0), (9.0, 6.0)):
+        assert layout.command(np.array([action]), np.zeros(1), seen).tolist() == [command]
+        assert layout.action(np.array([command]), np.zeros(1), seen)[0] == (command - 2.0) / 4.0
+    assert layout.fields[0].description == "one of -2, 2, 6; else the nearest"
+    assert np.isnan(layout.numbers(np.nan)).all()
+
+
+@pytest.mark.parametrize(("action", "words"), [(3, "from 0 to 2"), (-1, "got -1"), (0.5, "whole"), ([1], "shape")])
+def test_what_is_no_choice_is_refused(action, words):
+    with pytest.raises(ValueError, match=words):
+        ChoiceLayout(Field("force", 1, "N"), (-2, 2, 6)).numbers(action)
+
+
+@pytest.mark.parametrize("commands", [(1.0,), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0, 3.0)])
+def test_choices_rise_in_even_steps(commands):
+    with pytest.raises(ValueError, match="two or more that rise in even steps"):
+        ChoiceLayout(Field("force", 1, "N"), commands)
+
+
+def test_an_image_is_its_layout_s_shape_and_bytes():
+    layout = ImageLayout("image", (2, 3, 4), "camera", "two frames")
+    image = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    assert layout.pack({"image": image}) in layout.space()
+    assert (layout.fields[0].size, layout.fields[0].unit) == (24, "1/255")
+    for other in (image.astype(float), image[:, :, :3]):
+        with pytest.raises(ValueError, match=r"an image must be uint8 \[2, 3, 4\], got"):
+            layout.pack({"image": other})

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
+from simtoreal.robots.layout import ImageLayout
 from simtoreal.robots.mujoco_world import MuJoCoWorld
 from simtoreal.robots.task import Task
 from simtoreal.robots.tasks.cartpole import CartPoleSwingUp
@@ -23,25 +24,31 @@ DIGEST = """
 import hashlib, sys
 import gymnasium, numpy, simtoreal
 env = gymnasium.make(sys.argv[1], disable_env_checker=True, engine=sys.argv[2]).unwrapped
-rng = numpy.random.default_rng(4)
+env.action_space.seed(4)
 values = {name: p.nominal + 0.3 * (p.high - p.nominal) for name, p in env.parameters.items()}
 digest = hashlib.sha256(env.reset(seed=11, options={"parameters": values})[0].tobytes())
 for _ in range(40):
-    obs, reward, *_ = env.step(rng.uniform(-1, 1, env.action_space.shape).astype(numpy.float32))
+    obs, reward, *_ = env.step(env.action_space.sample())
     digest.update(obs.tobytes() + numpy.float64(reward).tobytes())
 print(digest.hexdigest())
 """
 
 
+def shows_images(make):
+    return isinstance(make().observation_layout, ImageLayout)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("privileged", [False, True, "state"])
 def test_both_env_checkers_pass(make, privileged):
+    if privileged and shows_images(make):
+        pytest.skip("who sees images sees no more")
     env = make(privileged=privileged)
     check_env(env, skip_render_check=True)
     check_env_sb3(env, skip_render_check=True)
 
 
-def test_the_class_docstring_is_the_unit_table(make):
+def test_the_class_docstring_is_the_unit_table(make, act):
     env = make()
     text = type(env).__doc__
     rows = re.findall(r"^ *\| ([0-9-]+) \| (\w+).*? \| (.+?) \| .+? \|$", text, re.MULTILINE)
@@ -54,7 +61,7 @@ def test_the_class_docstring_is_the_unit_table(make):
     assert f"Observation ({env.observation_layout.size})" in text
     assert f"Action ({env.command_layout.size})" in text
     env.reset(seed=0)
-    info = env.step(np.zeros(env.action_space.shape, np.float32))[4]
+    info = env.step(act(env, 0.0))[4]
     for name in (*info["reward_terms"], *(f.name for f in (*env.command_layout.fields, *env.reward_layout.fields))):
         assert name in text
 
@@ -62,8 +69,9 @@ def test_the_class_docstring_is_the_unit_table(make):
 def test_the_three_layouts_fit_what_the_task_gives(make):
     env = make()
     obs, _ = env.reset(seed=0)
-    assert obs.shape == (env.observation_layout.size,)
-    assert env.action_space.shape == (env.command_layout.size,) == (len(env.commanded_joints),)
+    assert obs in env.observation_space
+    assert obs.size == env.observation_layout.size
+    assert env.command_layout.size == len(env.commanded_joints)
     signals = env.step(env.action_space.sample())[4]["reward_signals"]
     assert {name: len(value) for name, value in signals.items()} == {f.name: f.size for f in env.reward_layout.fields}
     assert all(len(limit) == len(env.commanded_joints) for limit in env.limits.values())
@@ -71,24 +79,28 @@ def test_the_three_layouts_fit_what_the_task_gives(make):
         assert all(field.unit for field in layout.fields)
 
 
-def test_reward_and_success_are_functions_of_the_reward_signals(make):
+def test_reward_and_success_are_functions_of_the_reward_signals(make, act):
     env = make()
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        action = act(env, rng.uniform(-1, 1, env.command_layout.size))
         _, reward, terminated, _, info = env.step(action)
         assert type(reward) is float
-        assert info["reward_terms"] == type(env).reward_terms(info["reward_signals"], action.tolist())
+        numbers = env.command_layout.numbers(action).tolist()
+        fallen = {"failure": env.failure_reward} if terminated else {}
+        assert info["reward_terms"] == type(env).reward_terms(info["reward_signals"], numbers) | fallen
         assert reward == pytest.approx(sum(info["reward_terms"].values()))
         assert terminated == type(env).fails(info["reward_signals"])
+        if terminated:
+            env.reset()
 
 
-def test_an_episode_is_truncated_at_its_horizon(make):
+def test_an_episode_is_truncated_at_its_horizon(make, act, monkeypatch):
     env = make()
+    monkeypatch.setattr(type(env), "fails", staticmethod(lambda signals: False))
     env.reset(seed=0)
-    zero = np.zeros(env.action_space.shape, np.float32)
-    ends = [env.step(zero)[2:4] for _ in range(env.horizon)]
+    ends = [env.step(act(env, 0.0))[2:4] for _ in range(env.horizon)]
     assert ends == [(False, False)] * (env.horizon - 1) + [(False, True)]
 
 
@@ -100,30 +112,30 @@ def hold(env, obs):
 
 
 @pytest.mark.parametrize("policy", ["zero", "random", "hold still"])
-def test_doing_nothing_of_use_never_succeeds(make, policy):
+def test_doing_nothing_of_use_never_succeeds(make, act, policy):
     env = make()
     rng = np.random.default_rng(0)
     for episode in range(10):
         obs, _ = env.reset(seed=episode)
         ended = False
         while not ended:
-            action = {
-                "zero": lambda: np.zeros(env.action_space.shape),
-                "random": lambda: rng.uniform(-1, 1, env.action_space.shape),
+            numbers = {
+                "zero": lambda: 0.0,
+                "random": lambda: rng.uniform(-1, 1, env.command_layout.size),
                 "hold still": lambda obs=obs: hold(env, obs),
             }[policy]()
-            obs, _, terminated, truncated, info = env.step(action)
+            obs, _, terminated, truncated, info = env.step(act(env, numbers))
             ended = terminated or truncated
         assert info["is_success"] is False
 
 
 def test_the_same_seed_is_the_same_trajectory_in_another_process(make, task_id, engine):
     env = make()
-    rng = np.random.default_rng(4)
+    env.action_space.seed(4)
     values = {name: p.nominal + 0.3 * (p.high - p.nominal) for name, p in env.parameters.items()}
     digest = hashlib.sha256(env.reset(seed=11, options={"parameters": values})[0].tobytes())
     for _ in range(40):
-        obs, reward, *_ = env.step(rng.uniform(-1, 1, env.action_space.shape).astype(np.float32))
+        obs, reward, *_ = env.step(env.action_space.sample())
         digest.update(obs.tobytes() + np.float64(reward).tobytes())
     run = subprocess.run([sys.executable, "-c", DIGEST, task_id, engine], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -146,16 +158,20 @@ def test_two_resets_differ(make):
 
 
 def test_no_observation_element_is_constant(make, rollout):
+    if shows_images(make):
+        pytest.skip("most of an image is background")
     env = make()
     seen = np.concatenate([rollout(env, seed, 30) for seed in range(3)])
     assert (np.ptp(seen, axis=0) > 1e-6).all(), np.flatnonzero(np.ptp(seen, axis=0) <= 1e-6)
 
 
 def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make, rollout):
-    """A link's friction shows only in contact, so there the read-back has to do; a push's two numbers show together."""
+    """A link's friction shows only in contact, so there the read-back has to do; a push's two numbers show together;
+    and less than a pixel shows in the robot's state."""
     env = make()
     together = {"push.speed": {"push.interval": 0.5}, "push.interval": {"push.speed": 0.5}}
     usual = rollout(env, 3, 8)
+    state = env.world.state()
     for name, parameter in env.parameters.items():
         steps, nominal = 8, usual
         if name in together:
@@ -163,9 +179,10 @@ def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make,
         for bound in {parameter.low, parameter.high} - {parameter.nominal, 20.0 if name == "push.interval" else None}:
             values = {name: bound} | together.get(name, {})
             changed = rollout(env, 3, steps, values)
+            moved = steps == 8 and shows_images(make) and env.world.state() != state
             assert env.read_parameters() == env.parameters.nominal | values
             if not (name.startswith("link.") and name.endswith(".friction")):
-                assert (changed != nominal).any(), f"{name} = {bound} changes nothing"
+                assert moved or (changed != nominal).any(), f"{name} = {bound} changes nothing"
             assert (rollout(env, 3, steps) == nominal).all(), f"{name} = {bound} leaks"
 
 
@@ -203,10 +220,10 @@ def test_what_reset_reports_is_what_the_engine_has(make):
     assert found == pytest.approx(value - 0.5 * held, rel=1e-12)
 
 
-def test_any_order_of_setting_gives_the_same_state(make):
+def test_any_order_of_setting_gives_the_same_state(make, act):
     """At once, or one after the other in any order, after any other values, by way of a bound."""
     env = make()
-    action = np.full(env.action_space.shape, 0.3, np.float32)
+    action = act(env, 0.3)
     table = env.parameters
 
     @settings(max_examples=15, deadline=None, database=None, derandomize=True)
@@ -232,10 +249,10 @@ def test_any_order_of_setting_gives_the_same_state(make):
     any_order()
 
 
-def test_parameters_change_in_mid_episode_and_stay_until_the_next(make, rollout):
+def test_parameters_change_in_mid_episode_and_stay_until_the_next(make, act):
     env = make()
     mass = next(name for name in env.parameters if name.endswith(".mass"))
-    action = np.full(env.action_space.shape, 0.7, np.float32)
+    action = act(env, 0.7)
     env.reset(seed=0)
     env.step(action)
     assert env.set_parameters({"actuator.strength": 0.5}) == env.parameters.nominal | {"actuator.strength": 0.5}
@@ -269,7 +286,11 @@ def test_a_bad_reset_is_refused_and_changes_nothing(make, options, says):
     assert env.read_parameters()["actuator.strength"] == 0.9
 
 
-def test_privileged_is_the_true_state_and_every_parameter(make):
+def test_privileged_is_the_true_state_and_every_parameter(make, act):
+    if shows_images(make):
+        with pytest.raises(ValueError, match=r"privileged must be False: .* shows images"):
+            make(privileged=True)
+        return
     env, plain = make(privileged=True), make()
     values = {"actuator.strength": 0.6, "actuator.latency": 0.05}
     sensor = env.sensors[0]
@@ -278,7 +299,7 @@ def test_privileged_is_the_true_state_and_every_parameter(make):
     obs, _ = env.reset(seed=0, options={"parameters": values | blind})
     twin, _ = plain.reset(seed=0, options={"parameters": values | blind})
     for _ in range(3):
-        action = np.full(env.action_space.shape, 0.5, np.float32)
+        action = act(env, 0.5)
         obs, twin = env.step(action)[0], plain.step(action)[0]
     assert (obs["policy"] == twin).all()
     assert obs["privileged"] in env.observation_space["privileged"]

@@ -1,5 +1,7 @@
 """Environments whose action is one of several choices, from training to a verdict."""
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -99,3 +101,64 @@ def test_a_space_that_no_policy_acts_in_is_refused():
             make_env("One-v0")
     finally:
         del gym.registry["One-v0"]
+
+
+OURS = "CartPoleBalanceDiscrete"
+SMALL = {
+    "ppo": ["agent.hidden=[16]", "agent.rollout=50", "agent.epochs=2"],
+    "sb3-ppo": ["agent.policy_kwargs.net_arch=[16]", "agent.n_steps=50", "agent.batch_size=50"],
+    "sb3-dqn": ["agent.policy_kwargs.net_arch=[16]", "agent.learning_starts=50"],
+}
+
+
+def test_our_own_choices_are_pushes_in_newtons():
+    env = make_env(f"simtoreal/{OURS}-v0")
+    env.reset(seed=0)
+    assert (choices_of(env), choices_of(make_env("simtoreal/CartPoleBalance-v0"))) == (2, 0)
+    for action, force in ((-1.0, -10.0), (-0.1, -10.0), (0.1, 10.0), (1.0, 10.0)):
+        env.step(np.array([action], np.float32))
+        assert env.unwrapped.last_command == [force]
+    _, reward, terminated, _, info = env.step(np.array([np.nan], np.float32))
+    assert (reward, terminated, info["invalid_action"]) == (0.0, True, True)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "engine", "workers"), [("ppo", "mujoco", 2), ("sb3-dqn", "pybullet", 0), ("sb3-ppo", "pybullet", 0)]
+)
+def test_our_own_task_of_choices_goes_the_whole_way(algorithm, engine, workers, tmp_path, cli):
+    """What the bundle earns is what its own forces earn when we push the cart by them."""
+    run, bundle, verdict = (tmp_path / name for name in ("run", "bundle", "verdict"))
+    settings = [f"--set={setting}" for setting in (*SMALL[algorithm], "evaluate_episodes=1")]
+    how = ("--algorithm", algorithm, "--engine", engine, "--envs", 2, "--workers", workers)
+    assert cli("train", OURS, *how, "--steps", 400, "--out", run, *settings).code == 0
+    assert cli("export", run, "--out", bundle).code == 0
+    assert cli("verify", bundle).code == 0
+    spec = json.loads((bundle / "spec.json").read_text())
+    (field,) = spec["command"]
+    assert (field["unit"], field["labels"], field["description"]) == (
+        "N",
+        ["slider"],
+        "one of -10, 10; else the nearest",
+    )
+    assert (spec["task"], spec["joints"], len(spec["training_ranges"])) == (f"simtoreal/{OURS}-v0", ["slider"], 14)
+    found = simtoreal.evaluate(bundle, suites=["train"], episodes=2, engine=engine, out=verdict)
+    policy = simtoreal.Runtime(bundle)
+    for episode in found.episodes:
+        env = gym.make(f"simtoreal/{OURS}-v0", engine=engine, disable_env_checker=True)
+        obs, _ = env.reset(seed=episode.seed, options={"parameters": episode.parameters})
+        total, over = 0.0, False
+        while not over:
+            (command,) = policy.act(obs)
+            assert command in (-10.0, 10.0)
+            obs, reward, terminated, truncated, info = env.step(int(command > 0))
+            total, over = total + reward, terminated or truncated
+        assert (total, info["is_success"]) == (episode.return_, episode.success)
+        assert len(episode.parameters) == 20
+        env.close()
+    assert cli("replay", verdict, f"{found.episodes[1].suite}/train/1").code == 0
+    film = tmp_path / "film.mp4"
+    assert cli("play", OURS, bundle, "--engine", engine, "--episodes", 1, "--video", film).code == 0
+    assert film.stat().st_size > 1_000
+    said = cli("finetune", run, "--target", "t.yaml", "--robot-seconds", 100, "--out", tmp_path / "tuned")
+    said.refused("fine-tuning is for policies that see vectors and act continuously")

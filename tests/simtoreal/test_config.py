@@ -4,7 +4,7 @@ import pytest
 
 import simtoreal
 from simtoreal.algorithms import agent_settings
-from simtoreal.config import ConfigError, RunConfig, load_config, make_config, recipe
+from simtoreal.config import ConfigError, RunConfig, default_algorithm, load_config, make_config, recipe
 from simtoreal.randomization.yaml_files import ConfigFileError, write_yaml
 
 
@@ -211,3 +211,17 @@ def test_a_file_in_the_working_folder_shadows_nothing(tmp_path, monkeypatch, cli
     (tmp_path / "imageio.py").write_text("raise SystemExit(1)")
     monkeypatch.chdir(tmp_path)
     assert cli("play", "CartPoleSwingUp", "--episodes", 1, "--video", "film.gif").code == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "algorithm"),
+    [
+        ("PandaReach", "sac"),
+        ("PixelCartPoleRGB", "ppo"),
+        ("CartPole-v1", "ppo"),
+        ("gym:CartPole-v1", "ppo"),
+        ("X-v0", "sac"),
+    ],
+)
+def test_a_task_is_learned_by_the_first_of_its_recipe(task, algorithm):
+    assert default_algorithm(task) == algorithm

@@ -16,11 +16,14 @@ import simtoreal
 from simtoreal.build import TrainingEnvs, image_of, make_env
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.policies.checkpoint import checkpoints
+from simtoreal.robot import Robot, Target
 from simtoreal.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
 import squares
 from killing import checkpoint, lines, odd
+
+from robots import write_target
 
 FAST = [
     "agent.hidden=[32]", "agent.rollout=30", "agent.batch_size=20", "agent.epochs=1", "evaluate_every=120",
@@ -165,3 +168,35 @@ def test_a_bundle_of_images_is_not_for_an_environment_that_shows_them_turned(tmp
             simtoreal.evaluate(bundle, episodes=1, out=tmp_path / "verdict", task="squares:Square-v0")
     finally:
         gym.registry["Square-v0"] = spec
+
+
+@pytest.mark.parametrize(
+    ("task", "engine", "channels"), [("PixelCartPole", "mujoco", 3), ("PixelCartPoleRGB", "pybullet", 9)]
+)
+def test_our_own_task_of_images_goes_the_whole_way(task, engine, channels, tmp_path, cli):
+    """What the bundle earns is what its own forces earn when we push the cart by them, and a replay is the same."""
+    settings = ["agent.hidden=[16]", "agent.rollout=16", "agent.batch_size=16", "agent.epochs=1", "evaluate_episodes=1"]
+    run = train(task, tmp_path / "run", steps=32, workers=2, engine=engine, settings=settings)
+    bundle = simtoreal.export(run, tmp_path / "bundle")
+    assert simtoreal.verify(bundle).passed
+    spec = json.loads((bundle / "spec.json").read_text())
+    assert (spec["image"]["shape"], spec["observation"][0]["name"]) == ([channels, 84, 84], "image")
+    assert spec["training_ranges"]["sensor.camera.brightness"] == [0.8, 1.2]
+    found = simtoreal.evaluate(bundle, suites=["train"], episodes=2, engine=engine, out=tmp_path / "verdict")
+    policy = simtoreal.Runtime(bundle)
+    for episode in found.episodes:
+        env = gym.make(f"simtoreal/{task}-v0", engine=engine, disable_env_checker=True)
+        obs, _ = env.reset(seed=episode.seed, options={"parameters": episode.parameters})
+        total, over = 0.0, False
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(policy.act(obs) / 10.0)
+            total, over = total + reward, terminated or truncated
+        assert total == pytest.approx(episode.return_, abs=1e-5)
+        env.close()
+    assert cli("replay", tmp_path / "verdict", f"{found.episodes[1].suite}/train/1").code == 0
+
+
+def test_no_robot_link_carries_images(tmp_path):
+    target = Target.load(write_target(tmp_path, "PixelCartPole", {}))
+    with pytest.raises(ConfigError, match="PixelCartPole shows images, which no robot link carries"):
+        Robot(target, 0)

@@ -1,0 +1,134 @@
+"""A camera: where things show, what each parameter does to an image, and that looking changes nothing."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simtoreal.robots.tasks.pixels import STACK, PixelCartPole, PixelCartPoleRGB
+
+FOCAL = 42.0 / math.tan(math.radians(25.0))  # [pixels] of 84 that see 50 degrees
+MIDDLE = 41.5  # [pixels] the middle of 84, numbered from 0
+
+
+@pytest.fixture
+def env(engine):
+    env = PixelCartPole(engine=engine)
+    yield env
+    env.close()
+
+
+def frame(env, x=0.0, angle=0.0, seed=0, **camera):
+    """[84, 84] of the cart at x [m], the pole at an angle [rad], under parameters of the camera."""
+    env.reset(seed=seed, options={"parameters": {f"sensor.camera.{name}": value for name, value in camera.items()}})
+    env.world.reset([x, angle], [0.0, 0.0])
+    env._ring.fill(env.world.state())
+    return env._readers["camera"].read(env._ring, 1)[..., 0].astype(int)
+
+
+def dark(row):
+    return np.flatnonzero(row < 225)
+
+
+@pytest.mark.parametrize("x", [-0.4, 0.0, 0.3])
+def test_the_cart_shows_where_a_pinhole_puts_it(env, x):
+    """Its front, 0.3 m wide, is 1.6 m from the camera and 0.5 m below it; 4 cm below the rail is nothing else."""
+    row = frame(env, x)[round(MIDDLE + FOCAL * 0.54 / 1.6)]
+    assert dark(row).mean() == pytest.approx(MIDDLE + FOCAL * x / 1.6, abs=1.1)
+    assert len(dark(row)) == pytest.approx(FOCAL * 0.3 / 1.6, abs=1.5)
+
+
+@pytest.mark.parametrize("angle", [-0.2, 0.1])
+def test_the_pole_s_tip_shows_where_a_pinhole_puts_it(env, angle):
+    """1 m from its hinge; its front is 1.8 m from the camera."""
+    image = frame(env, 0.1, angle)
+    top = min(np.flatnonzero((image < 225).any(axis=1)))
+    assert top == pytest.approx(MIDDLE + FOCAL * (0.5 - math.cos(angle)) / 1.8, abs=1.5)
+    assert dark(image[top]).mean() == pytest.approx(MIDDLE + FOCAL * (0.1 + math.sin(angle)) / 1.8, abs=1.5)
+
+
+def test_a_camera_moved_to_the_right_sees_all_farther_left(env):
+    moved, shown = frame(env, 0.1, shift=0.1), frame(env, 0.0)
+    assert (np.abs(moved - shown) > 8).mean() < 0.01
+    assert (np.abs(frame(env, 0.1) - shown) > 8).mean() > 0.02
+
+
+@pytest.mark.parametrize(("turn", "rows"), [("pitch", False), ("yaw", True)])
+def test_a_camera_is_turned_around_what_it_looks_at(env, turn, rows):
+    """From above and from below, the rail's far ends show alike; from the side they do not."""
+    image = frame(env, 0.0, **{turn: 0.1})
+    assert (image != frame(env, 0.0)).mean() > 0.005
+    left, right = (dark(image[60:, side]).mean() for side in (0, -1))
+    assert (abs(left - right) > 1.5) == rows
+
+
+def test_half_as_bright(env):
+    assert (frame(env).max(), frame(env, brightness=0.5).max()) == (255, 128)
+
+
+def test_noise_is_a_share_of_full_scale_and_follows_from_the_seed(env):
+    ideal = frame(env, brightness=0.5)
+    noisy = [frame(env, seed=seed, brightness=0.5, noise=0.05) for seed in (1, 1, 2)]
+    difference = (noisy[0] - ideal)[ideal == 128]  # white halved, rounded: 127.5
+    assert difference.std() == pytest.approx(0.05 * 255, rel=0.04)
+    assert difference.mean() == pytest.approx(-0.5, abs=0.6)
+    assert (noisy[0] == noisy[1]).all()
+    assert (noisy[0] != noisy[2]).mean() > 0.9
+    assert (env._readers["camera"].read(env._ring, 2)[..., 0] != noisy[2]).mean() > 0.9
+
+
+def test_a_late_image_is_that_of_a_step_ago(env, rollout):
+    def steady(env):
+        return np.full(1, 0.4, np.float32)
+
+    ideal, late = (
+        rollout(env, 3, 6, {"sensor.camera.latency": latency}, policy=steady)[:, -1] for latency in (0.0, 0.04)
+    )
+    assert (late[1:] == ideal[:-1]).all()
+    assert (ideal[1:] != ideal[:-1]).any(axis=(1, 2)).all()
+
+
+def test_looking_at_the_past_changes_nothing(env):
+    ends = []
+    for latency in (0.0, 0.03):
+        env.reset(seed=2, options={"parameters": {"sensor.camera.latency": latency, "joint.slider.friction": 0.3}})
+        for k in range(12):
+            env.step(np.full(1, math.sin(k), np.float32))
+        ends.append(env.world.state())
+    assert ends[0] == ends[1]
+
+
+def test_an_observation_is_the_last_three_frames_oldest_first(env):
+    obs, _ = env.reset(seed=0)
+    assert (obs == obs[-1]).all()
+    for _ in range(4):
+        following = env.step(np.ones(1, np.float32))[0]
+        assert (following[: STACK - 1] == obs[1:]).all()
+        assert (following[-1] != obs[-1]).any()
+        obs = following
+
+
+def test_grey_is_the_luma_of_the_colours(env, engine):
+    colourful = PixelCartPoleRGB(engine=engine)
+    grey, rgb = env.reset(seed=5)[0][-1], colourful.reset(seed=5)[0][-3:]
+    colourful.close()
+    assert np.ptp(rgb.reshape(3, -1).mean(axis=1)) > 0.5
+    luma = np.asarray(Image.fromarray(np.moveaxis(rgb, 0, -1)).convert("L"), int)
+    assert np.abs(luma - grey).max() <= 1
+
+
+def test_a_window_without_opengl_is_refused_in_one_line(env, engine, monkeypatch):
+    if engine == "pybullet":
+        pytest.skip("its renderer needs no OpenGL")
+    import mujoco
+
+    def fails(*_):
+        raise AttributeError("'NoneType' object has no attribute\n'eglQueryString'")
+
+    env.world.close()
+    monkeypatch.setattr(mujoco, "Renderer", fails)
+    with pytest.raises(
+        ValueError, match=r"MuJoCo cannot render here: .* attribute 'eglQueryString'; it needs EGL \(Mesa\)"
+    ):
+        env.reset(seed=0)
