@@ -30,7 +30,7 @@ from simtoreal.robots.engine_fields import (
     recalled,
 )
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World
+from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera, FootState, State, World, Wrench
 
 mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a file of the working folder
 COMPILER = (
@@ -120,6 +120,10 @@ class MuJoCoWorld(World):
     def _decorate(self, spec: Any) -> None:
         """What only a camera sees."""
         spec.visual.global_.fovy = FIELD_OF_VIEW
+        shown = {geom.parent.name for geom in spec.geoms if geom.group == VISUAL}
+        for geom in spec.geoms:
+            if geom.group != VISUAL and geom.parent.name in shown:
+                geom.rgba[3] = 0.0  # what it touches with is not what it looks like
         sky, tiles = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtTexture.mjTEXTURE_2D
         flat, checker = mujoco.mjtBuiltin.mjBUILTIN_FLAT, mujoco.mjtBuiltin.mjBUILTIN_CHECKER
         spec.add_texture(name="sky", type=sky, builtin=flat, rgb1=[1, 1, 1], width=8, height=8)
@@ -248,14 +252,21 @@ class MuJoCoWorld(World):
     def push(self, velocity: Sequence[float]) -> None:
         self._data.qvel[:3] += velocity
 
-    def step(self, torque: Sequence[float], *, base: bool = True) -> State:
+    def step(self, torque: Sequence[float], wrench: Wrench = (), *, base: bool = True) -> State:
         data = self._data
         data.qfrc_applied[self._v] = torque
+        if self._robot.floating:
+            # a free joint's generalized force: at the link's origin along the ground's axes, about it in the link's
+            data.qfrc_applied[:6] = self._generalized(wrench) if wrench else 0.0
         mujoco.mj_step(self._model, data)
         joints = data.qpos[self._q].tolist(), data.qvel[self._v].tolist()
         if not self._robot.floating:
             return joints
         return (*joints, self._base_state() if base else [])
+
+    def _generalized(self, wrench: Wrench) -> list[float]:
+        w, x, y, z = self._data.qpos[3:7].tolist()
+        return [*rotation.apply(rotation.from_quaternion((x, y, z, w)), wrench[:3]), *wrench[3:]]
 
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
         model, data = self._nominal_model, self._nominal_data

@@ -30,6 +30,9 @@ for _id, _entry in {
     "CartPoleSwingUp": "simtoreal.robots.tasks.cartpole:CartPoleSwingUp",
     "KukaReach": "simtoreal.robots.tasks.reach:KukaReach",
     "PandaReach": "simtoreal.robots.tasks.reach:PandaReach",
+    "QuadrotorHover": "simtoreal.robots.tasks.quadrotor:QuadrotorHover",
+    "QuadrotorTrajectory": "simtoreal.robots.tasks.quadrotor:QuadrotorTrajectory",
+    "RacecarPath": "simtoreal.robots.tasks.racecar:RacecarPath",
     "XArmReach": "simtoreal.robots.tasks.reach:XArmReach",
 }.items():
     _gymnasium.register(f"simtoreal/{_id}-v0", entry_point=_entry)

@@ -98,7 +98,8 @@ def test_a_script(way, tmp_path):
     script.write_text(SCRIPT)
     found = json.loads(run(python, str(script), cwd=cwd))
     assert all(Path(file).is_relative_to(home) for file in found["files"])
-    sizes = {"A1Walk": 46, "CartPoleSwingUp": 6, "KukaReach": 27, "PandaReach": len(found["first"]), "XArmReach": 24}
+    sizes = {"A1Walk": 46, "CartPoleSwingUp": 6, "KukaReach": 27, "PandaReach": len(found["first"])}
+    sizes |= {"QuadrotorHover": 18, "QuadrotorTrajectory": 27, "RacecarPath": 13, "XArmReach": 24}
     assert found["observations"] == sizes
     assert found["presets"] == list(sizes)
     assert found["suites"] == {name: ["heldout", "nominal", "train"] for name in found["presets"]}
@@ -108,7 +109,8 @@ def test_a_script(way, tmp_path):
 def test_the_module(way):
     python, cwd, _ = way
     found = json.loads(run(python, "-m", "simtoreal", "tasks", "--json", cwd=cwd))
-    names = ("A1Walk", "CartPoleSwingUp", "KukaReach", "PandaReach", "XArmReach")
+    reaching, flying = ("KukaReach", "PandaReach", "XArmReach"), ("QuadrotorHover", "QuadrotorTrajectory")
+    names = ("A1Walk", "CartPoleSwingUp", "RacecarPath", *reaching, *flying)
     assert {task["id"] for task in found["tasks"].values()} == {f"simtoreal/{name}-v0" for name in names}
 
 

@@ -52,10 +52,10 @@ def test_a_step_and_the_bare_engine_go_through_the_same_states():
     draw = {"link.trunk.mass": 5.0, "ground.slope.pitch": 0.05, "actuator.latency": 0.013, "sensor.gyro.noise": 0.2}
     everything = {"parameters": draw}
     env.reset(seed=0, options=everything)
-    torques = benchmarks._torques(env, [np.full(12, 0.5, np.float32)] * 20)
+    given = benchmarks._given(env, [np.full(12, 0.5, np.float32)] * 20)
     twin.reset(seed=0, options=everything)
-    twin.unwrapped.world.bare_steps(torques, gravity=False)
-    assert len(torques) == 200
+    twin.unwrapped.world.bare_steps(given, gravity=False)
+    assert len(given) == 200
     assert twin.unwrapped.world.state() == env.unwrapped.world.state()
     env.close()
     twin.close()
