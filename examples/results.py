@@ -25,6 +25,9 @@ STEPS = {  # without randomization, with
     "KukaReach": (5_000, 15_000),
     "XArmReach": (5_000, 15_000),
     "A1Walk": (50_000, 120_000),
+    "QuadrotorHover": (20_000, 40_000),
+    "QuadrotorTrajectory": (30_000, 50_000),
+    "RacecarPath": (3_000, 6_000),
 }
 EQUAL = ("CartPoleSwingUp", "PandaReach")  # where plain policies are trained as long as randomized ones, to compare
 BEST = ("CartPoleSwingUp",)  # a swing-up's return dips at times: the best of a run's checkpoints, not the last

@@ -242,7 +242,6 @@ def racecar() -> Robot:
     urdf = pybullet_data() / "racecar" / "racecar.urdf"
     servo = Inertial(0.1, (0.0, 0.0, 0.0), (1e-3, 5e-4, 5e-4, 0.0, 0.0, 0.0))
     nothing = Inertial(0.0, (0.0, 0.0, 0.0), (0.0,) * 6)
-    nothing = Inertial(0.0, (0.0, 0.0, 0.0), (0.0,) * 6)
     return Robot(
         name="racecar",
         urdf=urdf,
