@@ -120,10 +120,6 @@ class MuJoCoWorld(World):
     def _decorate(self, spec: Any) -> None:
         """What only a camera sees."""
         spec.visual.global_.fovy = FIELD_OF_VIEW
-        shown = {geom.parent.name for geom in spec.geoms if geom.group == VISUAL}
-        for geom in spec.geoms:
-            if geom.group != VISUAL and geom.parent.name in shown:
-                geom.rgba[3] = 0.0  # what it touches with is not what it looks like
         sky, tiles = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtTexture.mjTEXTURE_2D
         flat, checker = mujoco.mjtBuiltin.mjBUILTIN_FLAT, mujoco.mjtBuiltin.mjBUILTIN_CHECKER
         spec.add_texture(name="sky", type=sky, builtin=flat, rgb1=[1, 1, 1], width=8, height=8)
