@@ -29,6 +29,7 @@ LEAN = (0.1, 0.4)  # [rad] at the start: who does nothing does not stay
 START_HEADING, START_SPEED, START_TURNING = 1.0, 0.5, 0.5  # [rad, m/s, rad/s] at most
 FAR = 4.0  # [m] from where it should be
 LOW = 0.1  # [m] above the ground
+HINDSIGHT = (0.15, 0.5)  # [m] of relabelled goals around where it was, and around the goal
 
 DOCUMENT = """
 
@@ -45,9 +46,9 @@ DOCUMENT = """
 
     Reward per step, d the distance from the goal [m], v the velocity's difference from the goal's [m/s], w the body's
     turning [rad/s], h its heading [rad]: `near` = exp(-d / 0.5 m), `there` = 1 / (1 + (d / 0.1 m)^2),
-    `velocity` = -0.1 min(|v|, 4), `heading` = 0.3 exp(-(h / 0.3)^2) - 0.1 |h|, `turning` = -0.02 min(|w|^2, 40),
-    `smooth` = -0.1 action_change.
-    Terminates, as a failure with -10, more than 4 m from the goal, lower than 0.1 m, or upside down. Truncates after
+    `velocity` = -0.1 min(|v|, 4), `heading` = 0.3 exp(-(h / 0.3)^2) - 0.1 |h|, `turning` = -0.03 min(|w|^2, 40),
+    `smooth` = -0.15 action_change.
+    Terminates, as a failure with -20, more than 4 m from the goal, lower than 0.1 m, or upside down. Truncates after
     {horizon} steps. Reward signals: position, goal [m, ground], velocity, goal_velocity [m/s, ground], heading [rad],
     gravity, angular_velocity [rad/s, base], as motion capture gives them; and action_change (sum of squares), which the
     controller knows.
@@ -67,8 +68,8 @@ class Quadrotor(LeftAndRight, Task):
     control_dt = 0.02
     success_hold = 0.0
     velocity_bound = 60.0
-    failure_reward = -10.0
-    lowest_reward = -3.3  # thrashing: four actions reversed in every step, turning wildly
+    failure_reward = -20.0
+    lowest_reward = -4.4  # thrashing: four actions reversed in every step, turning wildly
     commanded_joints = ()
     camera = Camera(target=(0.0, 0.0, 1.3), distance=1.0, yaw=-60.0, pitch=-5.0)
     sensors = (
@@ -192,8 +193,8 @@ class Quadrotor(LeftAndRight, Task):
             "there": 1.0 / (1.0 + (d / 0.1) ** 2),
             "velocity": -0.1 * min(speed, 4.0),
             "heading": 0.3 * math.exp(-((heading / 0.3) ** 2)) - 0.1 * abs(heading),
-            "turning": -0.02 * min(sum(w * w for w in turning), 40.0),
-            "smooth": -0.1 * signals["action_change"][0],
+            "turning": -0.03 * min(sum(w * w for w in turning), 40.0),
+            "smooth": -0.15 * signals["action_change"][0],
         }
 
     @classmethod
@@ -220,8 +221,50 @@ class Quadrotor(LeftAndRight, Task):
         place = signals["position"]
         return math.dist(place, signals["goal"]) > FAR or place[2] < LOW or signals["gravity"][2] > 0.0
 
+    def augment(
+        self,
+        rows: Mapping[str, NDArray[Any]],
+        signals: Sequence[Mapping[str, Sequence[float]]],
+        rng: np.random.Generator,
+    ) -> dict[str, NDArray[Any]]:
+        """The same flights towards a goal that is elsewhere (Andrychowicz et al. 2017, arXiv 1707.01495), half of the
+        times in a mirror.
+
+        `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and, where it
+        is observed, privileged and next_privileged; `signals` [E] the reward signals each led to. Half of the new goals
+        lie about where it came to be, half about the old one; what ended in a failure stays as it is.
+        """
+        place, goal = (np.array([s[name] for s in signals]) for name in ("position", "goal"))
+        near, further = (rng.normal(0.0, spread, place.shape) for spread in HINDSIGHT)
+        shift = np.where(rng.random((len(place), 1)) < 0.5, place + near - goal, further)
+        shift[rows["terminated"].astype(bool) | (np.linalg.norm(goal + shift - place, axis=1) > FAR)] = 0.0
+        out = dict(rows)
+        for name, row in rows.items():
+            if name in ("obs", "next_obs"):
+                out[name] = _shifted(row, self.observation_layout, "", shift)
+            elif name in ("privileged", "next_privileged"):
+                out[name] = _shifted(row, self.privileged_layout, "true_", shift)
+        gains = [
+            sum(self.reward_terms({**s, "goal": other}, action).values()) - sum(self.reward_terms(s, action).values())
+            for s, other, action in zip(signals, (goal + shift).tolist(), rows["action"].tolist(), strict=True)
+        ]
+        out["reward"] = rows["reward"] + np.array(gains)
+        return self.mirror_image(out) if rng.random() < 0.5 else out
+
     def show(self) -> None:
         self.world.mark(self.goal_at(self._step_count * self.control_dt)[0], 0.03)
+
+
+def _shifted(rows: NDArray[Any], layout: Layout, prefix: str, shift: NDArray[np.float64]) -> NDArray[Any]:
+    """Observations [E, n], or stacks of frames [E, k n], with the goal elsewhere by `shift` [E, 3] (m, ground)."""
+    frames = rows.reshape(len(rows), -1, layout.size).copy()
+    sine, cosine = np.moveaxis(frames[..., layout.slices[f"{prefix}heading"]], -1, 0)
+    x, y, z = (shift[:, i, None] for i in range(3))
+    moved = np.stack([cosine * x + sine * y, cosine * y - sine * x, np.broadcast_to(z, sine.shape)], axis=-1)
+    for field in ("goal_from_base", "goal_ahead"):
+        if (where := layout.slices.get(prefix + field)) is not None:
+            frames[..., where] += np.tile(moved, (where.stop - where.start) // 3)
+    return frames.reshape(rows.shape)
 
 
 CRAZYFLIE = Rotors(

@@ -60,13 +60,12 @@ def test_a_textbook_controller_succeeds_by_the_observation_alone(name, engine):
     env.close()
 
 
-def test_mirrored_states_see_mirrored_observations(task):
-    """What is observed and done is turned; twice turned it is as it was, and the action of no sideways part stays."""
+def test_twice_in_a_mirror_it_is_as_it_was(task):
     rng = np.random.default_rng(0)
     n = task.observation_layout.size
     rows = {"obs": rng.normal(size=(4, n)), "action": rng.normal(size=(4, task.command_layout.size))}
-    once = task.augment(rows, [], rng)
-    twice = task.augment(once, [], rng)
+    once = task.mirror_image(rows)
+    twice = task.mirror_image(once)
     for name, row in rows.items():
         np.testing.assert_allclose(twice[name], row)
         assert (once[name] != row).any()
@@ -101,6 +100,45 @@ def test_a_mirrored_flight_is_the_flight_of_the_mirrored_start(flight):
     np.testing.assert_allclose(other, expected, atol=2e-4)
     env.close()
     twin.close()
+
+
+@pytest.mark.parametrize("flight", FLIGHTS)
+def test_a_flight_towards_another_goal_is_the_flight_that_it_would_have_been(flight):
+    """The same commands under a goal that is elsewhere, flown again: observations and reward of that are those of
+    `augment`, which is asked until it shows none in a mirror."""
+    env = flight(privileged="state")
+    rng, actions = np.random.default_rng(2), np.random.default_rng(1).uniform(-0.3, 0.3, (12, 4)).astype(np.float32)
+
+    def fly():
+        before, _ = env.reset(seed=3)
+        for action in actions[:-1]:
+            before, *_ = env.step(action)
+        after, reward, *_, info = env.step(actions[-1])
+        rows = {"obs": before["policy"], "next_obs": after["policy"], "privileged": before["privileged"]}
+        rows |= {"next_privileged": after["privileged"], "action": actions[-1]}
+        arrays = {name: value[None].astype(float) for name, value in rows.items()}
+        return arrays | {"reward": np.array([reward]), "terminated": np.array([False])}, info["reward_signals"]
+
+    rows, signals = fly()
+    other = rows
+    while not np.allclose(other["obs"][0, -3:], rows["obs"][0, -3:]) or other is rows:
+        other = env.augment(rows, [signals], rng)
+    heading = math.atan2(*rows["obs"][0, env.observation_layout.slices["heading"]])
+    x, y, z = (other["obs"] - rows["obs"])[0, :3]
+    c, s = math.cos(heading), math.sin(heading)
+    shift = (c * x - s * y, s * x + c * y, z)
+    goal_at = env.goal_at
+    env.goal_at = lambda time: ([g + d for g, d in zip(goal_at(time)[0], shift, strict=True)], goal_at(time)[1])
+    if flight is QuadrotorTrajectory:
+        begin = env.begin
+        env.begin = lambda rng: [p - d for p, d in zip(begin(rng), shift, strict=True)]  # it starts where it did
+    flown, _ = fly()
+    assert np.linalg.norm(shift) > 0.02
+    for name, row in flown.items():
+        np.testing.assert_allclose(other[name], row, atol=2e-5, err_msg=name)
+    stays = env.augment(rows | {"terminated": np.array([True])}, [signals], rng)
+    assert stays["reward"] == pytest.approx(rows["reward"])
+    env.close()
 
 
 def test_a_flying_robot_has_nothing_of_the_ground():
