@@ -323,7 +323,7 @@ class QuadrotorTrajectory(Quadrotor):
     limits_of_means: ClassVar = {"distance": 0.12, "heading": 0.2, "turning": 1.5, "action_change": 0.25}
     story = """Starts within 0.2 m, along each axis, of where the goal starts, which moves on a Lissajous figure around
     (0, 0, 1.3) m: amplitudes of 0.5-1 m sideways and 0.1-0.3 m upwards, 0.1-0.25 Hz along each axis, any phase: up to
-    2.2 m/s.
+    2.3 m/s.
     Success: after the first 2 s it is, in the mean, within 0.12 m of the goal and 0.2 rad of the heading, turns by less
     than 1.5 rad/s, and its action changes by less than 0.25 an element (root mean square), which rules out shaking."""
 
