@@ -47,7 +47,7 @@ DOCUMENT = """
     Reward per step, d the distance from the goal [m], v the velocity's difference from the goal's [m/s], w the body's
     turning [rad/s], h its heading [rad]: `near` = exp(-d / 0.5 m), `there` = 1 / (1 + (d / 0.1 m)^2),
     `velocity` = -0.1 min(|v|, 4), `heading` = 0.3 exp(-(h / 0.3)^2) - 0.1 |h|, `turning` = -0.03 min(|w|^2, 40),
-    `smooth` = -0.15 action_change.
+    `smooth` = -0.3 action_change.
     Terminates, as a failure with -20, more than 4 m from the goal, lower than 0.1 m, or upside down. Truncates after
     {horizon} steps. Reward signals: position, goal [m, ground], velocity, goal_velocity [m/s, ground], heading [rad],
     gravity, angular_velocity [rad/s, base], as motion capture gives them; and action_change (sum of squares), which the
@@ -69,7 +69,7 @@ class Quadrotor(LeftAndRight, Task):
     success_hold = 0.0
     velocity_bound = 60.0
     failure_reward = -20.0
-    lowest_reward = -4.4  # thrashing: four actions reversed in every step, turning wildly
+    lowest_reward = -6.8  # thrashing: four actions reversed in every step, turning wildly
     commanded_joints = ()
     camera = Camera(target=(0.0, 0.0, 1.3), distance=1.0, yaw=-60.0, pitch=-5.0)
     sensors = (
@@ -194,7 +194,7 @@ class Quadrotor(LeftAndRight, Task):
             "velocity": -0.1 * min(speed, 4.0),
             "heading": 0.3 * math.exp(-((heading / 0.3) ** 2)) - 0.1 * abs(heading),
             "turning": -0.03 * min(sum(w * w for w in turning), 40.0),
-            "smooth": -0.15 * signals["action_change"][0],
+            "smooth": -0.3 * signals["action_change"][0],
         }
 
     @classmethod
