@@ -30,7 +30,10 @@ STEPS = {  # without randomization, with
     "KukaReach": (5_000, 15_000),
     "XArmReach": (5_000, 15_000),
     "A1Walk": (50_000, 120_000),
-    "AliengoWalk": (50_000, 120_000),
+    "AliengoWalk": (50_000, 200_000),
+    "QuadrotorHover": (20_000, 40_000),
+    "QuadrotorTrajectory": (30_000, 50_000),
+    "RacecarPath": (3_000, 6_000),
 }
 WALKS = ("A1Walk", "AliengoWalk")  # whose figures count commands too
 EQUAL = ("CartPoleSwingUp", "PandaReach")  # where plain policies are trained as long as randomized ones, to compare

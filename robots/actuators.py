@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.sensors import MAX_LATENCY
-from simtoreal.robots.world import State, exceeds
+from simtoreal.robots.world import State, Wrench, exceeds
 
 STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered over torque asked for")
 LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a command to its effect")
 
 
-class Drive(Protocol):
-    """Turns a command into torques of all joints of a world."""
+class Drive(ABC):
+    """Turns a command into torques of all joints of a world, and what acts on a floating base besides.
 
-    @property
-    def parameters(self) -> tuple[Parameter, ...]: ...
+    Attributes:
+        parameters: what can differ of it.
+        wrench: on the base, of the step that `torque` was last asked for.
+        reads_base: must a state that it is given have a base?
+    """
 
-    def apply(self, values: Mapping[str, float]) -> None: ...
+    parameters: tuple[Parameter, ...]
+    wrench: Wrench = ()
+    reads_base: bool = False
 
-    def read_back(self) -> dict[str, float]: ...
+    @abstractmethod
+    def apply(self, values: Mapping[str, float]) -> None:
+        """Take its parameters' values out of the complete vector."""
 
-    def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]: ...
+    @abstractmethod
+    def read_back(self) -> dict[str, float]:
+        """Its parameters' values."""
+
+    def start(self, command: Sequence[float]) -> None:  # noqa: B027 (most keep no past)
+        """An episode begins, until which `command` was in force: nothing else of the past survives."""
+
+    @abstractmethod
+    def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
+        """Of the next physics step, one for each joint [N m or N]; `gravity` is what holds the nominal robot still,
+        empty where it is not compensated."""
 
 
-class ForceDrive:
+class ForceDrive(Drive):
     """Force or torque commands to some joints; the others are passive."""
 
     parameters = (STRENGTH, LATENCY)
@@ -52,7 +69,7 @@ class ForceDrive:
         return out
 
 
-class PDDrive:
+class PDDrive(Drive):
     """Joint position targets: strength * clip(kp (target - q - bias) - kd qd + gravity compensation, +-limit).
 
     Explicit PD on the joint's own encoder (whose constant bias it therefore shares), evaluated every physics step;

@@ -37,6 +37,8 @@ class Robot:
         table: mounted on a table whose top is z = 0.
         wall: stands before a black wall, which is there for cameras alone.
         floating: its base is free, on a plane at z = 0; otherwise the base is fixed to the world.
+        flying: floating, and never meant to touch: neither the ground's friction and slope nor its links' friction are
+            parameters.
         feet: links that it stands on; where given, only their friction is a parameter.
         com_reach: link -> how far its centre of mass may be moved along x, y and z [m].
         ranges: joint -> least and greatest position [rad or m], where the URDF's are not those to keep; `efforts`
@@ -54,6 +56,7 @@ class Robot:
     table: bool = False
     wall: bool = False
     floating: bool = False
+    flying: bool = False
     feet: tuple[str, ...] = ()
     com_reach: Mapping[str, Vector3] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -241,4 +244,53 @@ def aliengo() -> Robot:
         floating=True,
         feet=tuple(f"{leg}_toe" for leg in QUADRUPED),
         com_reach={"trunk": (0.05, 0.02, 0.012)},
+    )
+
+
+@lru_cache
+def crazyflie() -> Robot:
+    """Bitcraze Crazyflie 2, one link `body` with four rotors; may carry 12 g below it."""
+    return Robot(
+        name="crazyflie",
+        urdf=ASSETS / "crazyflie.urdf",
+        drag={},
+        payload={"body": (0.0, 0.0, -0.015)},
+        max_payload=0.012,
+        floating=True,
+        flying=True,
+        com_reach={"body": (0.004, 0.003, 0.003)},
+    )
+
+
+RACECAR_WHEELS = tuple(f"{end}_wheel" for end in ("left_front", "right_front", "left_rear", "right_rear"))
+RACECAR_STEERING = ("left_steering_hinge_joint", "right_steering_hinge_joint")
+RACECAR_JOINTS = (
+    "left_rear_wheel_joint",
+    "right_rear_wheel_joint",
+    "left_steering_hinge_joint",
+    "left_front_wheel_joint",
+    "right_steering_hinge_joint",
+    "right_front_wheel_joint",
+)
+
+
+@lru_cache
+def racecar() -> Robot:
+    """MIT's racecar, a tenth of a car: two steering hinges, four driven wheels of 5 cm, 32.5 cm between its axles. The
+    hinges' links have the inertia that a servo has, seen through its gears (they are 4e-6 kg m^2 in the file), the
+    camera's, of 10 mg, have none."""
+    urdf = pybullet_data() / "racecar" / "racecar.urdf"
+    servo = Inertial(0.1, (0.0, 0.0, 0.0), (1e-3, 5e-4, 5e-4, 0.0, 0.0, 0.0))
+    nothing = Inertial(0.0, (0.0, 0.0, 0.0), (0.0,) * 6)
+    return Robot(
+        name="racecar",
+        urdf=urdf,
+        inertials=dict.fromkeys(("left_steering_hinge", "right_steering_hinge"), servo)
+        | dict.fromkeys(("zed_camera_link", "camera_link", "zed_camera_right_link"), nothing),
+        drag={joint: Drag(0.01, 0.05, 0.0, 0.2) for joint in RACECAR_STEERING}
+        | {f"{wheel}_joint": Drag(0.001, 0.01, 0.0, 0.1) for wheel in RACECAR_WHEELS},
+        payload={"chassis": (0.15, 0.0, 0.05)},
+        max_payload=2.0,
+        floating=True,
+        feet=RACECAR_WHEELS,
     )

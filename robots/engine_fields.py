@@ -83,8 +83,11 @@ class Fields:
         self._massive = [name for name, (mass, *_) in nominal.items() if name not in still and mass > 0.0]
         model = robot.model.links
         self._gripping = [
-            name for name in self._massive if (name in robot.feet if robot.feet else model[name].has_collision)
+            name
+            for name in self._massive
+            if not robot.flying and (name in robot.feet if robot.feet else model[name].has_collision)
         ]
+        self._grounded = robot.floating and not robot.flying
         dampings = {index: f"joint.{joint}.damping" for joint, index in joints.items()}
         self._masses = [
             (
@@ -136,7 +139,7 @@ class Fields:
             yield Parameter(
                 f"joint.{joint}.friction", drag.friction_unit, drag.friction, 0.0, drag.max_friction, "Coulomb"
             )
-        if robot.floating:
+        if self._grounded:
             yield Parameter(
                 "ground.friction", "-", GROUND_FRICTION, 0.05, 2.0, "Coulomb friction; a foot's multiplies it"
             )
@@ -163,7 +166,7 @@ class Fields:
             yield "jointDamping", index, (values[name],)
         for index, name in self._drags:
             yield "jointFriction", index, (values[name],)
-        if self._robot.floating:
+        if self._grounded:
             yield "groundFriction", -1, (values["ground.friction"],)
             yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
 
@@ -179,7 +182,7 @@ class Fields:
             points = {mark: links[index][0] for mark, index in marks.items()}
             out[name] += sum(points.values())
             out |= zip(centre, movable.shift(points), strict=True)
-        if ground is not None:
+        if ground is not None and self._grounded:
             out["ground.friction"], (x, y, z) = ground
             out["ground.slope.pitch"], out["ground.slope.roll"] = math.atan2(-x, -z), math.asin(-y / GRAVITY)
         return out

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from simtoreal.robots.layout import CommandLayout, Layout
+
+SIDES = {"left": "right", "right": "left"}
 
 Mirror = tuple[NDArray[np.intp], NDArray[np.float32]]
 """order [n] and sign [n]: the image of x [..., n] is x[..., order] * sign."""
 
 SIDED = (
-    r"(gravity|base_velocity)\.y$",  # a vector's part across the mirror
-    r"angular_velocity\.[xz]$",  # a rotation's parts, but that about the axis across it
+    r"(?<!angular_velocity)\.y(\+[0-9.]+s)?$(?<!gyro\.bias\.y)(?<!rates\.y)",  # a vector's part across the mirror
+    r"(angular_velocity|body_rates)\.[xz]$",  # a rotation's parts, but that about the axis across it
+    r"heading(\.sin|\.bias)?$",
     r"gyro\.bias\.[xz]$",
-    r"yaw_rate_command$",
+    r"yaw_rate(_command|\.bias)?$",
+    r"(steering_angle|steering\.trim|cross_track_error|heading_error)$",
+    r"curvature_ahead\.",
     r"gait_clock\.\w+$",  # half a period later the other pair of legs stands
-    r"com\.y$",
     r"(slope|tilt)\.roll$",
 )
 
@@ -64,3 +71,37 @@ def mirrored(
             frames = rows[name].reshape(n, width // len(order), len(order))
             out[name] = (frames[..., order] * sign).reshape(rows[name].shape)
     return out
+
+
+class LeftAndRight:
+    """Of a task whose robot's left and right are alike, and whose parts are called so."""
+
+    mirrors: ClassVar[bool] = True
+    turned: ClassVar[Sequence[str]] = ()  # joints whose angle changes sign
+    observation_layout: Layout
+    privileged_layout: Layout
+    command_layout: CommandLayout
+
+    @cached_property
+    def _mirrors(self) -> tuple[Mirror, Mirror, Mirror]:
+        """Of observations, privileged observations and actions."""
+        privileged = [name.removeprefix("parameters.") for name in self.privileged_layout.element_names()]
+        seen, true, action = (
+            make_mirror(names, SIDES, self.turned)
+            for names in (self.observation_layout.element_names(), privileged, self.command_layout.element_names())
+        )
+        return seen, true, action
+
+    def augment(
+        self,
+        rows: Mapping[str, NDArray[Any]],
+        signals: Sequence[Mapping[str, Sequence[float]]],
+        rng: np.random.Generator,
+    ) -> dict[str, NDArray[Any]]:
+        """`mirror_image`."""
+        return self.mirror_image(rows)
+
+    def mirror_image(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The same motions seen in a mirror: left is right. `rows` as of `mirrored`."""
+        seen, true, action = self._mirrors
+        return mirrored(rows, seen=seen, privileged=true, action=action)

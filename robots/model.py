@@ -193,6 +193,11 @@ class RobotModel:
         inertial = element.find("inertial") is not None
         return Link(name, mass, len(element.findall("collision")), friction, inertial)
 
+    @property
+    def mass(self) -> float:
+        """Of all links [kg], as the file has them."""
+        return sum(link.mass for link in self.links.values())
+
     def element(self, link: str) -> ET.Element:
         """A link as the file has it."""
         return next(e for e in self._root.findall("link") if e.get("name") == link)

@@ -42,6 +42,7 @@ from simtoreal.robots.world import (
     Pose,
     State,
     World,
+    Wrench,
 )
 
 mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a file of the working folder
@@ -275,14 +276,21 @@ class MuJoCoWorld(World):
     def push(self, velocity: Sequence[float]) -> None:
         self._data.qvel[:3] += velocity
 
-    def step(self, torque: Sequence[float], *, base: bool = True) -> State:
+    def step(self, torque: Sequence[float], wrench: Wrench = (), *, base: bool = True) -> State:
         data = self._data
         data.qfrc_applied[self._v] = torque
+        if self._robot.floating:
+            # a free joint's generalized force: at the link's origin along the ground's axes, about it in the link's
+            data.qfrc_applied[:6] = self._generalized(wrench) if wrench else 0.0
         mujoco.mj_step(self._model, data)
         joints = data.qpos[self._q].tolist(), data.qvel[self._v].tolist()
         if not self._robot.floating:
             return joints
         return (*joints, self._base_state() if base else [])
+
+    def _generalized(self, wrench: Wrench) -> list[float]:
+        w, x, y, z = self._data.qpos[3:7].tolist()
+        return [*rotation.apply(rotation.from_quaternion((x, y, z, w)), wrench[:3]), *wrench[3:]]
 
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
         model, data = self._nominal_model, self._nominal_data

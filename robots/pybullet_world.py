@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simtoreal.robots import rotation
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.engine_fields import (
     FOOT_FRICTION,
@@ -35,6 +38,7 @@ from simtoreal.robots.world import (
     Pose,
     State,
     World,
+    Wrench,
 )
 
 with quiet():
@@ -117,10 +121,13 @@ class PyBulletWorld(World):
         self._base_place, self._base_turn = place, turn
         self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
         joints, on = (self._body, self._joint_indices), {"physicsClientId": c}
-        self._joint_states = partial(bullet.getJointStates, *joints, **on)
+        no_joints: Callable[[], Sequence[Any]] = tuple
+        self._joint_states = partial(bullet.getJointStates, *joints, **on) if self._joint_indices else no_joints
         self._base_pose = partial(bullet.getBasePositionAndOrientation, self._body, **on)
         self._base_velocity = partial(bullet.getBaseVelocity, self._body, **on)
         self._write_torque = partial(bullet.setJointMotorControlArray, *joints, bullet.TORQUE_CONTROL, **on)
+        self._push_on = partial(bullet.applyExternalForce, self._body, -1, posObj=(0, 0, 0), **on)
+        self._turn_on = partial(bullet.applyExternalTorque, self._body, -1, **on)
         self._step = partial(bullet.stepSimulation, **on)
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
         self._marker = None
@@ -237,8 +244,9 @@ class PyBulletWorld(World):
 
     def _place(self, position: Sequence[float], velocity: Sequence[float]) -> None:
         """Put the joints there."""
-        q, qd = [[x] for x in position], [[v] for v in velocity]
-        bullet.resetJointStatesMultiDof(self._body, self._joint_indices, q, qd, physicsClientId=self._client)
+        if self._joint_indices:
+            q, qd = [[x] for x in position], [[v] for v in velocity]
+            bullet.resetJointStatesMultiDof(self._body, self._joint_indices, q, qd, physicsClientId=self._client)
 
     def state(self) -> State:
         states = self._joint_states()
@@ -278,26 +286,44 @@ class PyBulletWorld(World):
             len(touching.difference(self._feet)) > 0,
         )
 
-    def step(self, torque: Sequence[float], *, base: bool = True) -> State:
-        self._write_torque(forces=torque)
+    def step(self, torque: Sequence[float], wrench: Wrench = (), *, base: bool = True) -> State:
+        if self._joint_indices:
+            self._write_torque(forces=torque)
+        if wrench:
+            force, about = self._inertial(wrench)
+            self._push_on(force, flags=bullet.LINK_FRAME)
+            self._turn_on(about, flags=bullet.LINK_FRAME)
         self._step()
         if base or not self._floating:
             return self.state()
         states = self._joint_states()
         return list(map(POSITION, states)), list(map(VELOCITY, states)), []
 
-    def bare_steps(self, torques: Sequence[Sequence[float]], *, gravity: bool) -> None:
-        """The engine calls of one control step of a joint controller, a physics step for each of `torques`, and nothing
-        else: for benchmarks. Each physics step reads the joints, with `gravity` compensation asks for its torques,
-        writes torques and steps; the base of a floating robot is read once, at the beginning."""
+    def _inertial(self, wrench: Wrench) -> tuple[rotation.Vector, rotation.Vector]:
+        """Force and torque as Bullet takes them: at the origin and in the axes of the base's inertial frame."""
+        force, about = wrench[:3], map(operator.sub, wrench[3:], rotation.cross(self._base_place, wrench[:3]))
+        return rotation.apply_inverse(self.base_axes, force), rotation.apply_inverse(self.base_axes, tuple(about))
+
+    def bare_steps(self, given: Sequence[tuple[Sequence[float], Wrench]], *, gravity: bool) -> None:
+        """The engine calls of one control step of a controller, a physics step for each of `given` (joint torques,
+        wrench), and nothing else: for benchmarks. Each physics step reads the joints, with `gravity` compensation asks
+        for its torques, writes torques and wrench and steps; the base of a floating robot is read once, at the
+        beginning, and where there is a wrench in each step."""
         c, body, joints = self._client, self._body, self._joint_indices
         if self._robot.floating:
             bullet.getBasePositionAndOrientation(body, physicsClientId=c)
             bullet.getBaseVelocity(body, physicsClientId=c)
-        for torque in torques:
+        link = bullet.LINK_FRAME
+        for torque, wrench in given:
             bullet.getJointStates(body, joints, physicsClientId=c)
             if gravity:
                 bullet.calculateInverseDynamics(body, self._zero, self._zero, self._zero, physicsClientId=c)
+            if wrench:
+                bullet.getBasePositionAndOrientation(body, physicsClientId=c)
+                bullet.getBaseVelocity(body, physicsClientId=c)
+                force, about = self._inertial(wrench)
+                bullet.applyExternalForce(body, -1, force, (0, 0, 0), link, physicsClientId=c)
+                bullet.applyExternalTorque(body, -1, about, link, physicsClientId=c)
             bullet.setJointMotorControlArray(body, joints, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=c)
             bullet.stepSimulation(physicsClientId=c)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 Matrix = tuple[float, ...]
 Vector = tuple[float, float, float]
+Quaternion = tuple[float, float, float, float]
 
 
 def from_quaternion(q: Sequence[float]) -> Matrix:
@@ -36,6 +37,27 @@ def product(m: Matrix, n: Matrix) -> Matrix:
     """m n."""
     columns = [apply(m, n[j::3]) for j in range(3)]
     return tuple(columns[j][i] for i in range(3) for j in range(3))
+
+
+def heading(q: Sequence[float], forward: Sequence[float] = (1.0, 0.0, 0.0)) -> float:
+    """Direction on the ground [rad], from its x towards its y, of the body's `forward` under a quaternion (xyzw)."""
+    x, y, _ = apply(from_quaternion(q), forward)
+    return math.atan2(y, x)
+
+
+def level(v: Sequence[float], heading: float) -> Vector:
+    """A vector of the ground's axes in those of a frame that is turned by `heading` [rad] about z."""
+    (x, y, z), c, s = v, math.cos(heading), math.sin(heading)
+    return c * x + s * y, c * y - s * x, z
+
+
+def from_heading_and_lean(heading: float, lean: float, towards: float) -> Quaternion:
+    """Quaternion (xyzw) of a body turned by `heading` about z and then leant over by `lean` in the direction `towards`
+    on the ground [rad]."""
+    c, s = math.cos(lean / 2), math.sin(lean / 2)
+    a, b = math.cos(heading / 2), math.sin(heading / 2)
+    x, y = -s * math.sin(towards), s * math.cos(towards)
+    return x * a + y * b, y * a - x * b, c * b, c * a
 
 
 def roll_pitch(roll: float, pitch: float) -> Matrix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
@@ -37,3 +38,34 @@ class HoldScorer(Scorer):
     def see(self, signals: Signals) -> bool:
         self._held = self._held + 1 if self._holds(signals) else 0
         return self._held >= self._steps
+
+
+class MeanScorer(Scorer):
+    """Errors that are, in the mean over all control steps after the first `settle`, within their limits."""
+
+    def __init__(
+        self, errors: Callable[[Signals], Mapping[str, float]], limits: Mapping[str, float], settle: int
+    ) -> None:
+        self._errors, self._limits, self._settle = errors, limits, settle
+        self.start()
+
+    def start(self) -> None:
+        self._seen = 0
+        self._sums = dict.fromkeys(self._limits, 0.0)
+
+    def see(self, signals: Signals) -> bool:
+        self._seen += 1
+        if self._seen > self._settle:
+            found = self._errors(signals)
+            self._sums = {name: total + found[name] for name, total in self._sums.items()}
+        return self._seen > self._settle and not self.unmet
+
+    def means(self) -> dict[str, float]:
+        """The errors' means up to now; nan before the settling is over."""
+        n = self._seen - self._settle
+        return {name: total / n if n > 0 else math.nan for name, total in self._sums.items()}
+
+    @property
+    def unmet(self) -> Sequence[str]:
+        """The errors whose means are beyond their limits."""
+        return [name for name, mean in self.means().items() if not mean <= self._limits[name]]

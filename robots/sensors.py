@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ PARTS = {"position": 0, "velocity": 1}  # of a State, of its joints
 BASE = 2  # its third part
 NOTHING: State = ([], [], [])  # of a state that was not kept
 ATTITUDE = (3, 4, 5, 6, 10, 11, 12)  # of a base: its quaternion and its angular velocity
+BASE_PARTS = {"position": (0, 1, 2), "place": (0, 1), "velocity": (7, 8, 9), "heading": ATTITUDE, "yaw_rate": ATTITUDE}
 
 
 Reading = list[float] | NDArray[Any]
@@ -40,28 +42,29 @@ class Sensor(ABC):
         """What reads it in `world`."""
 
 
-@dataclass(frozen=True)
-class JointSensor(Sensor):
-    """An encoder (position) or tachometer (velocity) on some joints.
+class ChannelSensor(Sensor):
+    """A part of several channels of one unit.
 
     Parameters it adds: `sensor.NAME.noise` (standard deviation of white noise a control step), `sensor.NAME.latency`,
-    and, if `max_bias` > 0, a constant bias for each joint: `sensor.NAME.bias` if it has one joint, else
-    `sensor.NAME.bias.JOINT`.
+    and, if `max_bias` > 0, a constant bias for each channel: `sensor.NAME.bias` if it has one, else
+    `sensor.NAME.bias.CHANNEL`.
     """
 
-    name: str
-    quantity: Literal["position", "velocity"]
-    joints: tuple[str, ...]
     unit: str
     max_noise: float
     max_bias: float
 
+    @property
+    @abstractmethod
+    def channels(self) -> tuple[str, ...]:
+        """What each is called."""
+
     def bias_names(self) -> list[str]:
-        """One for each joint; none if it has no bias."""
+        """One for each channel; none if it has no bias."""
         if self.max_bias == 0.0:
             return []
-        several = len(self.joints) > 1
-        return [f"sensor.{self.name}.bias" + (f".{joint}" if several else "") for joint in self.joints]
+        several = len(self.channels) > 1
+        return [f"sensor.{self.name}.bias" + (f".{channel}" if several else "") for channel in self.channels]
 
     def parameters(self) -> list[Parameter]:
         what = f"sensor.{self.name}"
@@ -74,8 +77,46 @@ class JointSensor(Sensor):
             ),
         ]
 
+
+@dataclass(frozen=True)
+class JointSensor(ChannelSensor):
+    """An encoder (position) or tachometer (velocity) on some joints."""
+
+    name: str
+    quantity: Literal["position", "velocity"]
+    joints: tuple[str, ...]
+    unit: str
+    max_noise: float
+    max_bias: float
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.joints
+
     def reader(self, world: World) -> SensorReader:
         return JointReader(self, world.joints)
+
+
+@dataclass(frozen=True)
+class BaseSensor(ChannelSensor):
+    """What motion capture, an estimator or a gyro says of a floating base, in the ground's axes: its position [3, m],
+    its place on the ground [2, m], its velocity [3, m/s], its heading [1, rad], the direction of the root link's x on
+    the ground from the ground's; or, about the root link's z, its yaw rate [1, rad/s]."""
+
+    name: str
+    quantity: Literal["position", "place", "velocity", "heading", "yaw_rate"]
+    unit: str
+    max_noise: float
+    max_bias: float
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        if self.quantity in ("heading", "yaw_rate"):
+            return (self.quantity,)
+        return ("x", "y", "z")[: len(BASE_PARTS[self.quantity])]
+
+    def reader(self, world: World) -> SensorReader:
+        return BaseReader(self, world)
 
 
 @dataclass(frozen=True)
@@ -217,14 +258,21 @@ class SensorReader(ABC):
         return self._stream.row() if self._streams else []
 
 
-class JointReader(SensorReader):
+class ChannelReader(SensorReader):
+    """Reads a ChannelSensor."""
+
+    def __init__(self, sensor: ChannelSensor, which: int) -> None:
+        size, what = len(sensor.channels), f"sensor.{sensor.name}"
+        noise = [f"{what}.noise"] * size
+        bias: Sequence[str | None] = sensor.bias_names() or [None] * size
+        super().__init__(sensor.name, which, size, f"{what}.latency", noise, bias)
+
+
+class JointReader(ChannelReader):
     """Reads a JointSensor."""
 
     def __init__(self, sensor: JointSensor, joints: Sequence[str]) -> None:
-        size, what = len(sensor.joints), f"sensor.{sensor.name}"
-        noise = [f"{what}.noise"] * size
-        bias: Sequence[str | None] = sensor.bias_names() or [None] * size
-        super().__init__(sensor.name, PARTS[sensor.quantity], size, f"{what}.latency", noise, bias)
+        super().__init__(sensor, PARTS[sensor.quantity])
         self._joints = [list(joints).index(joint) for joint in sensor.joints]
 
     def ideal(self, state: State) -> list[float]:
@@ -233,6 +281,31 @@ class JointReader(SensorReader):
 
     def _true(self, ring: StateRing) -> list[float]:
         return ring.read(self.which, self._joints, self.latency)
+
+
+class BaseReader(ChannelReader):
+    """Reads a BaseSensor."""
+
+    def __init__(self, sensor: BaseSensor, world: World) -> None:
+        super().__init__(sensor, BASE)
+        self._elements = BASE_PARTS[sensor.quantity]
+        self._quantity = sensor.quantity
+        self._forward, self._up = world.base_axes[:3], world.base_axes[6:]  # of the root link, in its inertial frame
+
+    def _said(self, numbers: list[float]) -> list[float]:
+        if self._quantity == "heading":
+            return [rotation.heading(numbers[:4], self._forward)]
+        if self._quantity == "yaw_rate":
+            up = rotation.apply(rotation.from_quaternion(numbers[:4]), self._up)
+            return [sum(map(mul, up, numbers[4:]))]
+        return numbers
+
+    def ideal(self, state: State) -> list[float]:
+        base = state[BASE]
+        return self._said([base[i] for i in self._elements])
+
+    def _true(self, ring: StateRing) -> list[float]:
+        return self._said(ring.read(BASE, self._elements, self.latency))
 
 
 class ImuReader(SensorReader):

@@ -319,6 +319,7 @@ class Task(gym.Env[Observation, Any]):
         self._state = self.world.state()
         self._ring.fill(self._state)
         self._delay.fill(start.command)
+        self.drive.start(start.command)
         self._command = [float(c) for c in start.command]
         self._signals = self.signals(self._state) if self._privileged and self.privileged_signals else {}
         self._observation = self._make_observation()
@@ -383,14 +384,14 @@ class Task(gym.Env[Observation, Any]):
     def _simulate(self, command: list[float]) -> None:
         world, drive, state = self.world, self.drive, self._state
         seen: list[State] = []
-        needs_gravity, bound = self.compensates_gravity, self.velocity_bound
+        needs_gravity, reads_base, bound = self.compensates_gravity, drive.reads_base, self.velocity_bound
         gravity: Sequence[float] = ()
         targets = self._delay.schedule(command, self._values["actuator.latency"])
         for target, (keep, keep_base) in zip(targets, self._kept, strict=True):
             if needs_gravity:
                 gravity = world.gravity_torque(state[0])
             torque = drive.torque(state, target, gravity)
-            state = world.step(torque, base=keep_base)
+            state = world.step(torque, drive.wrench, base=keep_base or reads_base)
             if exceeds(state[1], bound):
                 break  # a drive can damp in one control step what no robot can do
             seen.append(state if keep else NOTHING)

@@ -23,6 +23,10 @@ State = tuple[list[float], ...]
 robot also its base [13, or empty where nobody asked for it]: position [m], orientation (xyzw), linear [m/s] and angular
 velocity [rad/s], all of its inertial frame, in the ground's axes."""
 
+Wrench = Sequence[float]
+"""On a floating base: force [N] and torque about the root link's origin [N m], [6] in the root link's axes; empty for
+none."""
+
 
 TABLE_HALF = (0.55, 0.6, 0.05)  # [m] half its lengths
 TABLE_PLACE = (0.3, 0.0, -0.05)  # [m] of its middle: its top is z = 0
@@ -106,9 +110,9 @@ class World(ABC):
         """Where the robot is and how it moves now."""
 
     @abstractmethod
-    def step(self, torque: Sequence[float], *, base: bool = True) -> State:
-        """Advance by `physics_dt` under these joint torques [N m] or forces [N]; returns the state after it, in which a
-        floating robot's base may be left empty unless it is asked for."""
+    def step(self, torque: Sequence[float], wrench: Wrench = (), *, base: bool = True) -> State:
+        """Advance by `physics_dt` under these joint torques [N m] or forces [N] and, for this step alone, this wrench;
+        returns the state after it, in which a floating robot's base may be left empty unless it is asked for."""
 
     @abstractmethod
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
@@ -154,7 +158,9 @@ def exceeds(numbers: Sequence[float], bound: float) -> bool:
 
 
 def check_state(state: State, velocity_bound: float) -> None:
-    """Raise PhysicsFault unless every number is finite and every joint's |velocity| <= `velocity_bound`."""
-    if not math.isfinite(math.hypot(*chain.from_iterable(state))) or exceeds(state[1], velocity_bound):
-        fastest = max(map(abs, state[1]))
-        raise PhysicsFault(f"joint speed {fastest:g} against a bound of {velocity_bound:g}, positions {state[0]}")
+    """Raise PhysicsFault unless every number is finite and every |velocity|, the base's too, <= `velocity_bound`."""
+    q, qd, *rest = state
+    speeds = [*qd, *(speed for base in rest for speed in base[7:])]
+    if not math.isfinite(math.hypot(*chain.from_iterable(state))) or exceeds(speeds, velocity_bound):
+        fastest = max(map(abs, speeds))
+        raise PhysicsFault(f"speed {fastest:g} against a bound of {velocity_bound:g}, joints {q}, base {rest}")

@@ -37,6 +37,9 @@ for _id, _entry in {
     "PandaReach": "simtoreal.robots.tasks.reach:PandaReach",
     "PixelCartPole": "simtoreal.robots.tasks.pixels:PixelCartPole",
     "PixelCartPoleRGB": "simtoreal.robots.tasks.pixels:PixelCartPoleRGB",
+    "QuadrotorHover": "simtoreal.robots.tasks.quadrotor:QuadrotorHover",
+    "QuadrotorTrajectory": "simtoreal.robots.tasks.quadrotor:QuadrotorTrajectory",
+    "RacecarPath": "simtoreal.robots.tasks.racecar:RacecarPath",
     "XArmReach": "simtoreal.robots.tasks.reach:XArmReach",
 }.items():
     _gymnasium.register(f"simtoreal/{_id}-v0", entry_point=_entry)

@@ -19,9 +19,9 @@ from simtoreal.robots import pybullet_world
 def bench_step(rounds: int) -> list[Row]:
     """A control step with everything on against the Bullet calls alone that such a controller cannot avoid.
 
-    Each physics step has one reading of the joints, one write of torques and one step. The bare robot is given
-    the torques that ours was given, from the same start and with the same parameters: so both go through the same
-    states and touch the ground at the same points, and the engine has the same to do.
+    Each physics step has one reading of the joints, one write of torques and one step. The bare robot is given the
+    torques (and the thrust) that ours was given, from the same start and with the same parameters: so both go through
+    the same states and touch the ground at the same points, and the engine has the same to do.
     """
     rows = []
     for short, full in build.task_ids().items():
@@ -35,8 +35,8 @@ def bench_step(rounds: int) -> list[Row]:
         repeat, substeps = min(200, task.horizon), round(task.control_dt / task.physics_dt)
         action = np.zeros(env.action_space.shape or (), np.float32)
         env.reset(seed=0, options=everything)
-        torques = _torques(env, [action] * repeat)
-        given = [torques[k : k + substeps] for k in range(0, len(torques), substeps)]
+        steps = _given(env, [action] * repeat)
+        given = [steps[k : k + substeps] for k in range(0, len(steps), substeps)]
         turns: list[Any] = []
 
         def restart(env: Any = env, twin: Any = twin, everything: Any = everything, given: Any = given) -> None:
@@ -115,14 +115,15 @@ def _writes(env: Any, resets: int) -> list[list[Work]]:
     return noted
 
 
-def _torques(env: Any, actions: Sequence[np.ndarray]) -> list[list[float]]:
-    """What the world is given in each physics step of these control steps."""
-    world, given = env.unwrapped.world, []
+def _given(env: Any, actions: Sequence[np.ndarray]) -> list[tuple[list[float], Sequence[float]]]:
+    """What the world is given in each physics step of these control steps: joint torques, wrench."""
+    world = env.unwrapped.world
+    given: list[tuple[list[float], Sequence[float]]] = []
     step = world.step
 
-    def noted(torque: Sequence[float], *, base: bool = True) -> Any:
-        given.append(list(torque))
-        return step(torque, base=base)
+    def noted(torque: Sequence[float], wrench: Sequence[float] = (), *, base: bool = True) -> Any:
+        given.append((list(torque), tuple(wrench)))
+        return step(torque, wrench, base=base)
 
     world.step = noted
     for action in actions:

@@ -105,6 +105,7 @@ def test_a_stack_of_frames_is_derived_frame_by_frame(task_id):
     rows = {
         "action": rng.uniform(-1, 1, (5, m)).astype(np.float32),
         "reward": rng.normal(size=5),
+        "terminated": np.zeros(5, bool),
         "privileged": rng.normal(size=(5, len(first["privileged"]))).astype(np.float32),
     }
     stacks = {name: rng.normal(size=(5, 3 * size)).astype(np.float32) for name in ("obs", "next_obs")}

@@ -100,7 +100,7 @@ class HandMade(World):
     def state(self):
         return self._numbers[:2].tolist(), self._numbers[2:].tolist()
 
-    def step(self, torque, *, base=True):
+    def step(self, torque, wrench=(), *, base=True):
         """Runge-Kutta of fourth order; angle from upright, rod of 1 m, 0.1 N s/m on the rail, 0.001 N m s/rad."""
 
         def rate(s):

@@ -50,12 +50,21 @@ def test_an_action_of_another_shape_is_refused(make):
         env.step(np.zeros(env.command_layout.size + 1, np.float32))
 
 
+def break_speed(env, speed):
+    """Of a joint, of the base where there is no joint."""
+    q, qd, *base = env.world.state()
+    if qd:
+        qd[0] = speed
+    else:
+        base[0][7] = speed
+    env.world.reset(q, qd, *base)
+
+
 @pytest.mark.parametrize("speed", [np.nan, np.inf, 1e6, -1e3])
 def test_broken_physics_is_found_in_the_same_step_and_the_next_episode_is_clean(make, act, rollout, speed):
     env, fresh = make(), make()
     before = rollout(env, 0, 3)[-1]
-    q, qd, *base = env.world.state()
-    env.world.reset(q, [speed, *qd[1:]], *base)
+    break_speed(env, speed)
     obs, reward, terminated, truncated, info = env.step(act(env, 0.0))
     assert info["physics_fault"] is True
     assert info["is_success"] is False
@@ -70,7 +79,9 @@ def test_a_broken_position_is_found_too(make, act, rollout):
     env, fresh = make(), make()
     rollout(env, 0, 3)
     q, qd, *base = env.world.state()
-    env.world.reset([*q[:-1], np.nan], qd, *base)
+    place = q or base[0]
+    place[-1 if q else 0] = np.nan
+    env.world.reset(q, qd, *base)
     assert env.step(act(env, 0.0))[4]["physics_fault"] is True
     assert (rollout(env, 1, 20) == rollout(fresh, 1, 20)).all()
 
@@ -79,8 +90,7 @@ def test_a_broken_position_is_found_too(make, act, rollout):
 def test_a_reset_straight_after_broken_physics_is_clean(make, rollout, bad):
     env, fresh = make(), make()
     rollout(env, 0, 3)
-    still = [0.0] * len(env.world.joints)
-    env.world.reset(still, [bad] * len(still))
+    break_speed(env, bad)
     assert (rollout(env, 1, 20) == rollout(fresh, 1, 20)).all()
 
 
@@ -108,9 +118,9 @@ def test_nothing_pending_crosses_a_reset(make, rollout):
         w._data.qfrc_applied[:] = 20.0
         w._data.qacc_warmstart[:] = 1e3
     else:
-        index = w._joint_indices[0]
-        bullet.applyExternalForce(w._body, index, [500, 300, 0], [0, 0, 0], bullet.WORLD_FRAME, w._client)
-        bullet.applyExternalTorque(w._body, w._joint_indices[-1], [50, 50, 50], bullet.WORLD_FRAME, w._client)
+        joints = w._joint_indices or [-1]
+        bullet.applyExternalForce(w._body, joints[0], [500, 300, 0], [0, 0, 0], bullet.WORLD_FRAME, w._client)
+        bullet.applyExternalTorque(w._body, joints[-1], [50, 50, 50], bullet.WORLD_FRAME, w._client)
         torque = [20.0] * len(w.joints)
         bullet.setJointMotorControlArray(
             w._body, w._joint_indices, bullet.TORQUE_CONTROL, forces=torque, physicsClientId=w._client

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simtoreal.robots.sensors import MAX_LATENCY, JointReader, JointSensor, StateRing
+from simtoreal.robots.sensors import MAX_LATENCY, BaseSensor, JointReader, JointSensor, StateRing
 from simtoreal.robots.streams import NormalStream
 
 
@@ -173,3 +173,44 @@ def test_a_bias_is_constant_and_its_own(slide):
     x = noise(slide, {"sensor.position.bias": -0.25, "sensor.velocity.bias": 0.5}, [0.3] * 50)
     assert x == pytest.approx(-0.25, abs=1e-6)
     assert noise(slide, {"sensor.velocity.bias": 0.5}, [0.3] * 50, field=1) == pytest.approx(0.5, abs=1e-6)
+
+
+class World:
+    """Whose base's inertial frame is turned against its root link, of which x is the inertial frame's y."""
+
+    base_axes = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "reading"),
+    [
+        ("position", [1.0, 2.0, 3.0]),
+        ("place", [1.0, 2.0]),
+        ("velocity", [4.0, 5.0, 6.0]),
+        ("heading", [-np.pi]),
+        ("yaw_rate", [0.3]),
+    ],
+)
+def test_a_base_is_seen_from_the_ground(quantity, reading):
+    """It is turned by 90 degrees about the ground's z, and its root link by 90 more."""
+    base = [1.0, 2.0, 3.0, 0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5), 4.0, 5.0, 6.0, 0.1, 0.2, 0.3]
+    sensor = BaseSensor("seen", quantity, "m", 1.0, 0.5)
+    reader = sensor.reader(World())
+    reader.apply({p.name: p.nominal for p in sensor.parameters()})
+    ring = StateRing(0.01)
+    ring.fill(([], [], base))
+    for found in (reader.ideal(([], [], base)), reader.read(ring, 0)):
+        assert np.exp(1j * np.array(found)) == pytest.approx(np.exp(1j * np.array(reading)))  # pi is -pi
+    one = len(reading) == 1
+    names = [p.name for p in sensor.parameters()]
+    assert names[2:] == (
+        ["sensor.seen.bias"] if one else [f"sensor.seen.bias.{axis}" for axis in "xyz"[: len(reading)]]
+    )
+
+
+def test_a_yaw_rate_is_about_the_link_s_own_axis():
+    """Rolled over by 90 degrees, the link's z lies along the ground's -y."""
+    base = [0.0, 0.0, 0.0, np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5), 0.0, 0.0, 0.0, 0.1, 0.2, 0.3]
+    assert BaseSensor("seen", "yaw_rate", "rad/s", 1.0, 0.5).reader(World()).ideal(([], [], base)) == pytest.approx(
+        [-0.2]
+    )

@@ -15,7 +15,6 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 from simtoreal.robots.layout import ImageLayout
 from simtoreal.robots.mujoco_world import MuJoCoWorld
-from simtoreal.robots.task import Task
 from simtoreal.robots.tasks.cartpole import CartPoleSwingUp
 from simtoreal.robots.tasks.reach import PandaReach
 from simtoreal.robots.tasks.walk import A1Walk
@@ -71,7 +70,6 @@ def test_the_three_layouts_fit_what_the_task_gives(make):
     obs, _ = env.reset(seed=0)
     assert obs in env.observation_space
     assert obs.size == env.observation_layout.size
-    assert env.command_layout.size == len(env.commanded_joints)
     signals = env.step(env.action_space.sample())[4]["reward_signals"]
     assert {name: len(value) for name, value in signals.items()} == {f.name: f.size for f in env.reward_layout.fields}
     assert all(len(limit) == len(env.commanded_joints) for limit in env.limits.values())
@@ -96,11 +94,16 @@ def test_reward_and_success_are_functions_of_the_reward_signals(make, act):
             env.reset()
 
 
-def test_an_episode_is_truncated_at_its_horizon(make, act, monkeypatch):
-    env = make()
-    monkeypatch.setattr(type(env), "fails", staticmethod(lambda signals: False))
+def test_an_episode_is_truncated_at_its_horizon(make, act, engine):
+    """Whatever it does until then: a robot that falls, flies or drives off is let go on here."""
+
+    class Lenient(type(make())):
+        fails = staticmethod(lambda signals: False)
+
+    env = Lenient(engine=engine)
     env.reset(seed=0)
     ends = [env.step(act(env, 0.0))[2:4] for _ in range(env.horizon)]
+    env.close()
     assert ends == [(False, False)] * (env.horizon - 1) + [(False, True)]
 
 
@@ -338,7 +341,7 @@ def test_a_frame_shows_the_robot_move_and_filming_changes_nothing(make, rollout)
     assert len(np.unique(before.reshape(-1, 3), axis=0)) >= 5
     assert (rollout(filmed, 3, 40) == rollout(silent, 3, 40)).all()
     moved = (np.abs(filmed.render().astype(int) - before).max(2) > 40).mean()
-    assert 0.002 < moved < 0.5
+    assert 0.002 < moved < 0.8  # the most of a car, under which the ground is chequered
     assert silent.render() is None
 
 
@@ -362,7 +365,7 @@ def test_closed_twice_it_leaves_another_alone_that_has_its_place_in_the_engine_n
 
 
 def test_control_steps_are_whole_physics_steps():
-    class Uneven(Task.__subclasses__()[0]):
+    class Uneven(CartPoleSwingUp):
         physics_dt = 0.003
 
     with pytest.raises(ValueError, match=r"whole number of physics steps, got"):

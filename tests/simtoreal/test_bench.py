@@ -46,16 +46,26 @@ def test_the_learners_are_measured_where_there_is_no_simulator():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_step_and_the_bare_engine_go_through_the_same_states():
+@pytest.mark.parametrize(
+    ("task", "draw", "substeps"),
+    [
+        (
+            "A1Walk",
+            {"link.trunk.mass": 5.0, "ground.slope.pitch": 0.05, "actuator.latency": 0.013, "sensor.gyro.noise": 0.2},
+            10,
+        ),
+        ("QuadrotorHover", {"link.body.mass": 0.03, "link.body.com.x": 0.002, "rotor.thrust.rear_left": 0.9}, 5),
+    ],
+)
+def test_a_step_and_the_bare_engine_go_through_the_same_states(task, draw, substeps):
     """Else one of the two would have more contacts to solve than the other."""
-    env, twin = make_env("simtoreal/A1Walk-v0"), make_env("simtoreal/A1Walk-v0")
-    draw = {"link.trunk.mass": 5.0, "ground.slope.pitch": 0.05, "actuator.latency": 0.013, "sensor.gyro.noise": 0.2}
+    env, twin = make_env(f"simtoreal/{task}-v0"), make_env(f"simtoreal/{task}-v0")
     everything = {"parameters": draw}
     env.reset(seed=0, options=everything)
-    torques = benchmarks._torques(env, [np.full(12, 0.5, np.float32)] * 20)
+    given = benchmarks._given(env, [np.full(env.action_space.shape, 0.5, np.float32)] * 20)
     twin.reset(seed=0, options=everything)
-    twin.unwrapped.world.bare_steps(torques, gravity=False)
-    assert len(torques) == 200
+    twin.unwrapped.world.bare_steps(given, gravity=False)
+    assert len(given) == 20 * substeps
     assert twin.unwrapped.world.state() == env.unwrapped.world.state()
     env.close()
     twin.close()
