@@ -27,7 +27,7 @@ STEPS = {  # without randomization, with
     "A1Walk": (50_000, 120_000),
     "QuadrotorHover": (20_000, 40_000),
     "QuadrotorTrajectory": (30_000, 50_000),
-    "RacecarPath": (3_000, 6_000),
+    "RacecarPath": (4_000, 8_000),
 }
 EQUAL = ("CartPoleSwingUp", "PandaReach")  # where plain policies are trained as long as randomized ones, to compare
 BEST = ("CartPoleSwingUp",)  # a swing-up's return dips at times: the best of a run's checkpoints, not the last
