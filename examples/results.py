@@ -33,7 +33,7 @@ STEPS = {  # without randomization, with
     "AliengoWalk": (50_000, 200_000),
     "QuadrotorHover": (20_000, 40_000),
     "QuadrotorTrajectory": (30_000, 50_000),
-    "RacecarPath": (3_000, 6_000),
+    "RacecarPath": (4_000, 8_000),
 }
 WALKS = ("A1Walk", "AliengoWalk")  # whose figures count commands too
 EQUAL = ("CartPoleSwingUp", "PandaReach")  # where plain policies are trained as long as randomized ones, to compare
