@@ -31,6 +31,7 @@ TURN = (-0.6, 0.6)  # [rad/s] of yaw-rate commands
 UPRIGHT = 0.8  # cosine of the tilt at which it has fallen
 SHARPNESS = 8.0  # of the contact schedule's edges
 LIFT = 0.04  # [m] of clearance beyond which a swing earns no more
+MOST_SPEED = 95.0  # [rad/s] Bullet cuts speeds at 100
 OTHER_SIDE = {"FR": "FL", "FL": "FR", "RR": "RL", "RL": "RR"}
 TROT = (1.0, -1.0, -1.0, 1.0)  # of FR, FL, RR, RL
 
@@ -87,7 +88,6 @@ class Walk(Task):
     control_dt = 0.02
     horizon = 500
     success_hold = 0.0
-    velocity_bound = 95.0
     failure_reward = -15.0
     lowest_reward = -10.0  # thrashing at full effort: -5
     camera = Camera(target=(0.0, 0.0, 0.2), distance=1.3, yaw=35.0, pitch=-15.0)
@@ -109,6 +109,8 @@ class Walk(Task):
         cls.command_layout = legs.command(cls.robot)
         cls.reward_layout = legs.rewarded()
         cls.walk_limits = WalkLimits(power=legs.power)
+        fastest = max(cls.robot.velocity(joint) for joint in legs.joints)
+        cls.velocity_bound = min(2.0 * fastest, MOST_SPEED)
         cls.sensors = (
             JointSensor("joint_position", "position", legs.joints, "rad", 0.05, 0.1),
             JointSensor("joint_velocity", "velocity", legs.joints, "rad/s", 3.0, 0.0),
