@@ -144,7 +144,8 @@ class MuJoCoWorld(World):
             ground = spec.geom("ground")
             ground.material, ground.rgba = "tiles", [1.0, 1.0, 1.0, 1.0]
         if self._robot.wall:
-            wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "rgba": WALL_COLOUR}
+            spec.add_material(name="matte", rgba=WALL_COLOUR, specular=0.0)
+            wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "material": "matte"}
             spec.worldbody.add_geom(contype=0, conaffinity=0, **wall)
         # anywhere but in the middle: a site that is where its body is stays there
         marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}

@@ -27,25 +27,26 @@ def frame(env, x=0.0, angle=0.0, seed=0, **camera):
     return env._readers["camera"].read(env._ring, 1)[..., 0].astype(int)
 
 
-def dark(row):
-    return np.flatnonzero(row < 225)
+def robot(pixels):
+    """Where there is not the black wall."""
+    return np.flatnonzero(pixels > 30)
 
 
 @pytest.mark.parametrize("x", [-0.4, 0.0, 0.3])
 def test_the_cart_shows_where_a_pinhole_puts_it(env, x):
     """Its front, 0.3 m wide, is 1.6 m from the camera and 0.5 m below it; 4 cm below the rail is nothing else."""
     row = frame(env, x)[round(MIDDLE + FOCAL * 0.54 / 1.6)]
-    assert dark(row).mean() == pytest.approx(MIDDLE + FOCAL * x / 1.6, abs=1.1)
-    assert len(dark(row)) == pytest.approx(FOCAL * 0.3 / 1.6, abs=1.5)
+    assert robot(row).mean() == pytest.approx(MIDDLE + FOCAL * x / 1.6, abs=1.1)
+    assert len(robot(row)) == pytest.approx(FOCAL * 0.3 / 1.6, abs=1.5)
 
 
 @pytest.mark.parametrize("angle", [-0.2, 0.1])
 def test_the_pole_s_tip_shows_where_a_pinhole_puts_it(env, angle):
     """1 m from its hinge; its front is 1.8 m from the camera."""
     image = frame(env, 0.1, angle)
-    top = min(np.flatnonzero((image < 225).any(axis=1)))
+    top = min(np.flatnonzero((image > 30).any(axis=1)))
     assert top == pytest.approx(MIDDLE + FOCAL * (0.5 - math.cos(angle)) / 1.8, abs=1.5)
-    assert dark(image[top]).mean() == pytest.approx(MIDDLE + FOCAL * (0.1 + math.sin(angle)) / 1.8, abs=1.5)
+    assert robot(image[top]).mean() == pytest.approx(MIDDLE + FOCAL * (0.1 + math.sin(angle)) / 1.8, abs=1.5)
 
 
 def test_a_camera_moved_to_the_right_sees_all_farther_left(env):
@@ -59,23 +60,26 @@ def test_a_camera_is_turned_around_what_it_looks_at(env, turn, rows):
     """From above and from below, the rail's far ends show alike; from the side they do not."""
     image = frame(env, 0.0, **{turn: 0.1})
     assert (image != frame(env, 0.0)).mean() > 0.005
-    left, right = (dark(image[60:, side]).mean() for side in (0, -1))
+    left, right = (robot(image[60:, side]).mean() for side in (0, -1))
     assert (abs(left - right) > 1.5) == rows
 
 
 def test_half_as_bright(env):
-    assert (frame(env).max(), frame(env, brightness=0.5).max()) == (255, 128)
+    whole, half = frame(env), frame(env, brightness=0.5)
+    assert np.abs(half - whole / 2).max() <= 0.5
+    assert whole.max() > 80
 
 
 def test_noise_is_a_share_of_full_scale_and_follows_from_the_seed(env):
-    ideal = frame(env, brightness=0.5)
-    noisy = [frame(env, seed=seed, brightness=0.5, noise=0.05) for seed in (1, 1, 2)]
-    difference = (noisy[0] - ideal)[ideal == 128]  # white halved, rounded: 127.5
-    assert difference.std() == pytest.approx(0.05 * 255, rel=0.04)
-    assert difference.mean() == pytest.approx(-0.5, abs=0.6)
+    ideal = frame(env)
+    noisy = [frame(env, seed=seed, noise=0.05) for seed in (1, 1, 2)]
+    bright = ideal > 50  # farther than four standard deviations from being clipped
+    assert (noisy[0] - ideal)[bright].std() == pytest.approx(0.05 * 255, rel=0.15)
+    assert (noisy[0] - ideal)[bright].mean() == pytest.approx(0.0, abs=2.5)
     assert (noisy[0] == noisy[1]).all()
-    assert (noisy[0] != noisy[2]).mean() > 0.9
-    assert (env._readers["camera"].read(env._ring, 2)[..., 0] != noisy[2]).mean() > 0.9
+    later = env._readers["camera"].read(env._ring, 2)[..., 0]
+    for other in (noisy[0], later):
+        assert (other != noisy[2])[bright].mean() > 0.9
 
 
 def test_a_late_image_is_that_of_a_step_ago(env, rollout):

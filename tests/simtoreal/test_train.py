@@ -237,7 +237,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["CartPoleSwing"], "did you mean CartPoleSwingUp?"),
+        (["CartPoleSwing"], "did you mean CartPoleSwingUp"),
         (["CartPole-v1", "--algorithm", "sac"], "sac needs continuous actions, CartPole-v1 takes one of 2 choices"),
         (["CartPoleSwingUp", "--algorithm", "quux"], "no algorithm 'quux'; choices: ppo, reinforce, sac"),
         (["CartPoleSwingUp", "--seed", "-1"], "argument --seed: must be a whole number from 0, got '-1'"),
