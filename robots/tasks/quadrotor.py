@@ -67,7 +67,7 @@ class Quadrotor(LeftAndRight, Task):
     physics_dt = 0.004
     control_dt = 0.02
     success_hold = 0.0
-    velocity_bound = 300.0  # [m/s, rad/s] a frame of 5 cm that hits the ground at 7 m/s tumbles at 130 rad/s
+    velocity_bound = 99.0  # Bullet cuts speeds at 100
     failure_reward = -20.0
     lowest_reward = -6.8  # thrashing: four actions reversed in every step, turning wildly
     commanded_joints = ()

@@ -155,9 +155,9 @@ def test_torques_stay_within_the_maker_s_limits(reach, monkeypatch):
     seen = []
     step = reach.world.step
 
-    def noted(torque, **options):
+    def noted(torque, *wrench, **options):
         seen.append(list(torque))
-        return step(torque, **options)
+        return step(torque, *wrench, **options)
 
     monkeypatch.setattr(reach.world, "step", noted)
     rng = np.random.default_rng(0)
