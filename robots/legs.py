@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.model import ModelError, RobotModel
 
 ALIKE = 1e-3  # of unit axes, and [rad] of standing joints, on both sides
+APART = 0.02  # [m] of what should be in the same place on both sides
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,9 @@ def find_sides(model: RobotModel, legs: Legs) -> Sides:
             x, y, z = axes[joint]
             sign = float(np.dot((-x, y, -z), axes[image]))  # of a rotation, the part along the mirror changes sides
             where = f"{model.path}: joints {joint} and {image}"
+            here, there = (model.chain(model.joints[name].child, ()).position(()) for name in (joint, image))
+            if math.dist((here[0], -here[1], here[2]), there) > APART:
+                raise ModelError(f"{where} are no mirror images: they are at {here} and {there} m from the root")
             if abs(abs(sign) - 1.0) > ALIKE:
                 raise ModelError(f"{where} are no mirror images: their axes are {axes[joint]} and {axes[image]}")
             if abs(stand[image] - sign * stand[joint]) > ALIKE:

@@ -331,6 +331,14 @@ class RobotModel:
             found |= more
         return found
 
+    def way(self, link: str) -> list[str]:
+        """The names of the joints from the root to a link."""
+        out: list[str] = []
+        while link in self._parent_joint:
+            out.append(self._parent_joint[link].name)
+            link = self._parent_joint[link].parent
+        return out[::-1]
+
     def axis(self, joint: str) -> Vector3:
         """The unit axis of a joint in the root's frame, all joints at zero."""
         found: Joint | None = self.joints[joint]

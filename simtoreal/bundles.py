@@ -21,7 +21,7 @@ from simtoreal.export.onnx import ExportError, PolicyGraph
 from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
-from simtoreal.robot_files import fingerprint
+from simtoreal.robot_files import check_version
 from simtoreal.runs import Run, RunError, output_path, versions
 
 RECORDED_STEPS = 1_000  # of observations that go into the golden vectors
@@ -41,6 +41,7 @@ def export(
     target = output_path(out)
     source = Run.load(run)
     actor, meta = source.actor(checkpoint)
+    check_version(source.config.task, source.config.robot, source.path)
     env = build.make_training_env(source.frozen_config, 0, source.config.seed + build.EVALUATION_SEED)
     try:
         contract = Contract.of(build.task_id(source.config.task), env)
@@ -56,7 +57,7 @@ def export(
                 "randomization": source.config.randomization,
                 "best": source.summary["best"],
                 "versions": versions(),
-                **({"robot": robot} if (robot := fingerprint(build.task_id(source.config.task))) else {}),
+                **({"robot": source.config.robot} if source.config.robot else {}),
             },
             history=actor.history,
             recurrent=actor.recurrent,

@@ -74,6 +74,9 @@ class RunConfig(BaseModel):
     save_every: int = Field(default=2_500, ge=1)  # steps between checkpoints to resume from
     resumable: bool = True  # the replay is stored too, by what was added since the last checkpoint
     agent: dict[str, Any] = Field(default_factory=dict)
+    robot: dict[str, str] | None = (
+        None  # what tells the robot file of the task from other versions of it: written, not set
+    )
 
     @field_validator("randomization_ramp")
     @classmethod

@@ -44,6 +44,8 @@ def write_robot_file(
     path = Path(out)
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: a robot file ends in .yaml")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{path}: no place for a file")
     if path.exists() and not force:
         raise FileExistsError(f"{path} is there already; --force replaces it")
     data, header = propose(Path(urdf), path)

@@ -63,7 +63,7 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
     else:
         kinds = ", ".join(f"{len(chain)} joints to {chain[-1].child}" for chain in chains if chain)
         raise ModelError(f"{urdf}: neither pairs of legs nor one arm; root {model.root} has {kinds or 'no joints'}")
-    header = HEADER.format(name=urdf.name, family=family, file=beside.name, steps=steps, robot=robot)
+    header = HEADER.format(name=urdf.name, family=family, file=beside, steps=steps, robot=robot)
     return data, header
 
 

@@ -12,6 +12,7 @@ A task of it is called `FILE:Walk`, wherever a task is named; `--robot FILE` bef
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.yaml_files import YamlFile, read_yaml
-from simtoreal.robot_schema import RobotEntry
+from simtoreal.robot_schema import RobotEntry, WalkEntry
 from simtoreal.robots.catalog import Drag, Robot
 from simtoreal.robots.inspection import inspect_robot
 from simtoreal.robots.legs import Legs, find_sides
@@ -48,10 +49,12 @@ def find_robot_file(name: str) -> Path:
     Raises:
         FileNotFoundError: no such file or robot.
     """
-    if "/" in name or name.endswith(SUFFIXES):
+    if "/" in name or name.endswith((*SUFFIXES, ".urdf")):
         path = Path(name)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such robot file")
+        if path.suffix not in SUFFIXES:
+            raise FileNotFoundError(f"{path}: not a robot file (.yaml); simtoreal inspect URDF --write makes one")
         return path.absolute()
     installed = {point.name: point for point in entry_points(group=GROUP)}
     if name not in installed:
@@ -109,9 +112,13 @@ class _Robot:
         self.file, self.entry = file, entry
         if not re.fullmatch(r"[A-Za-z0-9_-]+", entry.robot):
             raise file.error(f"robot: a name of letters, digits, _ and -, got {entry.robot!r}", "robot")
-        self.urdf = (path.parent / entry.urdf).resolve()
+        self.urdf = Path(os.path.normpath(path.parent / entry.urdf))
+        if "\0" in entry.urdf or not self.urdf.is_file():
+            raise file.error(f"urdf: no such file: {str(self.urdf)!r}", "urdf")
         self.model = model = RobotModel(self.urdf)
         self.joints = entry.driven()
+        if both := sorted({*self.joints} & {*entry.lock}):
+            raise file.error(f"joint {both[0]} is in joints and in lock", "lock")
         for name in (*self.joints, *entry.lock):
             section = "joints" if name in self.joints else "lock"
             if name not in model.joints:
@@ -205,24 +212,54 @@ class _Robot:
         return Drag(damping, most, 0.0, friction, found.damping_unit, found.force_unit)
 
 
+def _check_legs(of: _Robot, entry: WalkEntry) -> int:
+    """Is each leg a chain of so many of the joints, in their order, from the root to its foot? How many that are."""
+    file, model, joints = of.file, of.model, list(of.joints)
+    for leg, foot in entry.legs.items():
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", leg) or leg in ("x", "y", "z", *model.joints, *model.links):
+            raise file.error(f"walk: a leg needs a name of its own, of letters and digits, not {leg!r}", "walk", "legs")
+        of.check_link(foot, "walk", "legs", leg)
+    for leg in (*entry.other_side, *entry.other_side.values(), *entry.together):
+        if leg not in entry.legs:
+            raise file.error(f"walk: no leg {leg!r}; {nearest(leg, entry.legs)}", "walk")
+    per_leg, rest = divmod(len(joints), len(entry.legs))
+    if rest:
+        raise file.error(f"walk: {len(joints)} joints are not as many for each of {len(entry.legs)} legs", "walk")
+    for i, (leg, foot) in enumerate(entry.legs.items()):
+        mine, way = joints[i * per_leg : (i + 1) * per_leg], [name for name in model.way(foot) if name in joints]
+        if mine != way:
+            raise file.error(
+                f"walk: by the order of joints leg {leg} has {', '.join(mine)}, but on the way to {foot} are "
+                f"{', '.join(way) or 'none'}",
+                *("walk", "legs", leg),
+            )
+    if entry.scale is not None and len(entry.scale) != per_leg:
+        raise file.error(f"walk: scale is of one leg's {per_leg} joints, got {len(entry.scale)}", "walk", "scale")
+    for leg, other in entry.other_side.items():
+        if (leg in entry.together) == (other in entry.together):
+            raise file.error(f"walk: of {leg} and {other} one must be in together: they take turns", "walk", "together")
+    return per_leg
+
+
 def _walk(of: _Robot) -> type[Task]:
     from simtoreal.robots.tasks.walk import Walk
 
     entry, file, model = of.entry.walk, of.file, of.model
     assert entry is not None
+    per_leg = _check_legs(of, entry)
     feet = tuple(entry.legs.values())
-    for leg, foot in entry.legs.items():
-        of.check_link(foot, "walk", "legs", leg)
-    for leg in (*entry.other_side, *entry.other_side.values(), *entry.together):
-        if leg not in entry.legs:
-            raise file.error(f"walk: no leg {leg!r}; {nearest(leg, entry.legs)}", "walk")
     joints, at = tuple(of.joints), tuple(joint.at for joint in of.joints.values())
-    per_leg = len(joints) // len(feet)
     scale = entry.scale or tuple(WALK_SCALE * (HIP_SHARE if i == 0 else 1.0) for i in range(per_leg))
     radius = entry.foot_radius or ball_radius(model, feet[0])
     if not radius:
         raise file.error(f"walk: link {feet[0]} has no ball to stand on, so give foot_radius", "walk")
     height = entry.height or radius - min(model.chain(foot, joints).position(at)[2] for foot in feet)
+    fallen = entry.fallen or FALLEN * height
+    if not max(fallen, radius) < height:
+        raise file.error(
+            f"walk: fallen ({fallen:.3g}) and foot_radius ({radius:.3g}) must be below the height, {height:.3g} m",
+            "walk",
+        )
     mass = sum(link.mass for link in model.links.values())
     kp, kd = of.entry.gains()
     robot = of.robot(floating=True, feet=feet)
@@ -238,7 +275,7 @@ def _walk(of: _Robot) -> type[Task]:
             kd=kd,
             torque=tuple(robot.effort(joint) for joint in joints),
             height=height,
-            fallen=entry.fallen or FALLEN * height,
+            fallen=fallen,
             foot_radius=radius,
             power=entry.power or TRANSPORT * mass * GRAVITY * WALK_SPEED,
         )
@@ -256,6 +293,8 @@ def _reach(of: _Robot) -> type[Task]:
     entry, file = of.entry.reach, of.file
     assert entry is not None
     of.check_link(entry.tool, "reach", "tool")
+    if idle := [name for name in of.joints if name not in of.model.way(entry.tool)]:
+        raise file.error(f"reach: joint {idle[0]} does not move the tool {entry.tool}: lock it", "reach", "tool")
     if not all(low < high for low, high in zip(entry.low, entry.high, strict=True)):
         raise file.error(f"reach: the goals' box from {entry.low} to {entry.high} is empty", "reach")
     kp, kd = of.entry.gains()
@@ -306,6 +345,12 @@ def fingerprint(task: str) -> dict[str, str]:
     return {
         kind: sha256(path.read_bytes()).hexdigest() for kind, path in (("file", found[0]), ("urdf", made.robot.urdf))
     }
+
+
+def check_version(task: str, trained: Mapping[str, str] | None, run: Path) -> None:
+    """Raises ValueError where a run's robot is no longer the one it was trained on."""
+    if trained is not None and trained != fingerprint(task):
+        raise ValueError(f"{run} was trained on another version of {task.rpartition(':')[0]} or of its URDF")
 
 
 def installed_robots() -> Iterator[str]:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Vector = tuple[float, float, float]
+MOST = 1e4  # of any number in it: no robot's metre, kilogram, gain or second is above
+Number = Annotated[float, Field(ge=-MOST, le=MOST)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=MOST)]
+Vector = tuple[Number, Number, Number]
 
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        """A number is no text and no truth value."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            kinds = cls.model_fields[name].annotation if name in cls.model_fields else None
+            if isinstance(value, bool) and kinds is not bool:
+                raise ValueError(f"{name}: a number or a text, got {str(value).lower()}")
+            if isinstance(value, str) and "float" in str(kinds) and "str" not in str(kinds):
+                raise ValueError(f"{name}: a number, got {value!r}")
+        return data
+
 
 class JointEntry(_Entry):
     """A driven joint: where it is when an episode starts, and what of it is not as the URDF or `drive` has it."""
 
-    at: float = 0.0
+    at: Number = 0.0
     kp: Positive | None = None
     kd: NotNegative | None = None
     effort: Positive | None = None
     velocity: Positive | None = None
-    range: tuple[float, float] | None = None
+    range: tuple[Number, Number] | None = None
 
 
 class DriveEntry(_Entry):
@@ -58,7 +72,7 @@ class InertialEntry(_Entry):
 
     mass: Positive
     com: Vector = (0.0, 0.0, 0.0)
-    inertia: tuple[float, float, float, float, float, float]
+    inertia: tuple[Number, Number, Number, Number, Number, Number]
 
 
 class WalkEntry(_Entry):
@@ -88,7 +102,7 @@ class RobotEntry(_Entry):
 
     robot: str
     urdf: str
-    joints: dict[str, JointEntry | float] = Field(min_length=1)
+    joints: dict[str, JointEntry | Number] = Field(min_length=1)
     drive: DriveEntry
     lock: tuple[str, ...] = ()
     inertials: dict[str, InertialEntry] = Field(default_factory=dict)

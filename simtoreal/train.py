@@ -25,7 +25,7 @@ from simtoreal.judge import Judge
 from simtoreal.learners import make_learner
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
-from simtoreal.robot_files import name_task
+from simtoreal.robot_files import check_version, fingerprint, name_task
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
 
 
@@ -99,6 +99,7 @@ def train(
         if force:
             raise ConfigError("--resume goes on with a run, --force replaces it: choose one")
         config = _config_to_resume(folder, name, algorithm, arguments)
+        check_version(config.task, config.robot, folder)
         used = frozen(config, folder)
     else:
         if fall_back:
@@ -108,7 +109,8 @@ def train(
         algorithm = algorithm or default_algorithm(name)
         defaults = {"randomization": build.find_randomization(None, name)}
         defaults |= image_defaults(build.task_id(name), algorithm)
-        config = used = complete_config(make_config(name, algorithm=algorithm, defaults=defaults, **arguments))
+        config = complete_config(make_config(name, algorithm=algorithm, defaults=defaults, **arguments))
+        config = used = config.model_copy(update={"robot": fingerprint(name) or None})
     check_unlocked(folder)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)

@@ -96,6 +96,7 @@ def follow(env, actions, parameters=None):
     return np.array(seen), np.array(rewards)
 
 
+SWAPPED = {"FR": "FL_toe", "FL": "FR_toe", "RR": "RR_toe", "RL": "RL_toe"}
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (30, 12)).astype(np.float32)
 
 
@@ -175,6 +176,25 @@ def test_its_recipe_preset_and_suites_are_its_familys(write, opened):
         ({"walk": A1["walk"] | {"other_side": {"FR": "FL"}}}, "needs one on the other side"),
         ({"walk": A1["walk"] | {"together": ["MR"]}}, "walk: no leg 'MR'"),
         ({"walk": None}, "this robot is no Walk: there is no section walk"),
+        ({"walk": A1["walk"] | {"together": ["FR", "FL"]}}, "of FR and FL one must be in together"),
+        ({"walk": A1["walk"] | {"other_side": {"FR": "RL", "FL": "RR"}}}, "one must be in together"),
+        (
+            {"walk": A1["walk"] | {"other_side": {"FR": "RR", "FL": "RL"}}},
+            "FR_hip_joint and RR_hip_joint are no mirror",
+        ),
+        ({"walk": A1["walk"] | {"scale": [0.1, 0.2]}}, "robot.yaml:26: walk: scale is of one leg's 3 joints, got 2"),
+        (
+            {"walk": A1["walk"] | {"legs": SWAPPED}},
+            "by the order of joints leg FR has",
+        ),
+        ({"walk": A1["walk"] | {"legs": {**A1["walk"]["legs"], "x": "FR_toe"}}}, "a leg needs a name of its own"),
+        ({"walk": A1["walk"] | {"fallen": 5.0}}, r"fallen \(5\) and foot_radius \(0.02\) must be below"),
+        ({"lock": ["FR_hip_joint"]}, "joint FR_hip_joint is in joints and in lock"),
+        ({"urdf": "nowhere.urdf"}, "robot.yaml:2: urdf: no such file: '.*nowhere.urdf'"),
+        ({"urdf": ""}, "urdf: no such file"),
+        ({"drive": {"kp": "60", "kd": 2}}, "kp: a number, got '60'"),
+        ({"drive": {"kp": True, "kd": 2}}, "kp: a number or a text, got true"),
+        ({"drive": {"kp": 1e30, "kd": 2}}, "drive.kp: .* less than or equal to 10000"),
         ({"robot": "a/b"}, "robot: a name of letters"),
     ],
 )
@@ -222,6 +242,7 @@ def cheetah():
         (("train", "Walk", "--steps", 10), "Walk is what a robot file makes of a robot: name one with --robot FILE"),
         (("train", "PandaReach", "--robot", "robot.yaml", "--steps", 10), "makes a robot file a Walk or a Reach"),
         (("train", "Walk", "--robot", "nowhere.yaml", "--steps", 10), "nowhere.yaml: no such robot file"),
+        (("train", "Walk", "--robot", str(SPIRIT), "--steps", 10), "not a robot file (.yaml); simtoreal inspect"),
         (("train", "Walk", "--robot", "acme", "--steps", 10), "no robot 'acme', and no path of a .yaml file"),
         (("train", "robot.yaml:Swim", "--steps", 10), "no family 'Swim'"),
         (("train", "robot.yaml:Walk", "--steps", 10), "robot.yaml: no such robot file"),
@@ -275,6 +296,11 @@ def test_from_a_urdf_to_a_verdict(cli, tmp_path):
     assert cli("export", run, "--out", bundle).code == 0
     assert set(json.loads((bundle / "spec.json").read_text())["provenance"]["robot"]) == {"file", "urdf"}
     assert "passed" in cli("verify", bundle).out
+    said = path.read_text()
+    path.write_text(re.sub(r"kp: [0-9.]+", "kp: 50.0", said))
+    cli("export", run, "--out", tmp_path / "other").refused("was trained on another version of")
+    cli("train", f"{path}:Walk", "--resume", "--steps", 300, "--out", run).refused("was trained on another version of")
+    path.write_text(said)
     judged = cli(
         "evaluate",
         bundle,
