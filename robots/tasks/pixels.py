@@ -14,7 +14,7 @@ from simtoreal.robots import catalog
 from simtoreal.robots.cameras import CameraSensor
 from simtoreal.robots.layout import ImageLayout
 from simtoreal.robots.task import Start
-from simtoreal.robots.tasks.cartpole import CartPoleBalance
+from simtoreal.robots.tasks.cartpole import UPRIGHT, CartPoleBalance
 from simtoreal.robots.world import Camera
 
 SIDE = 84  # [pixels]
@@ -38,8 +38,9 @@ DOCUMENT = """
     Action (1): force = 10 N * a, a in [-1, 1]. Command: `force` [N].
 
     Reward per step: `up` = 0.5, `centred` = 0.5 / (1 + (x / 0.3 m)^2), `effort` = -0.01 a^2 and `smooth` = -0.05
-    (change of a)^2, as of CartPoleBalance. Terminates, as a failure, when the pole leans by more than 12 degrees or the
-    cart leaves what the camera shows of the track (|x| > 0.7 m). Truncates after 125 steps. Reward signals:
+    (change of a)^2, as of CartPoleBalance, and `lean` = -0.3 (angle / 12 degrees)^2, which shows at once what a pole
+    that falls shows seconds later. Terminates, as a failure, when the pole leans by more than 12 degrees or the cart
+    leaves what the camera shows of the track (|x| > 0.7 m). Truncates after 125 steps. Reward signals:
     cart_position [m], pole_angle [rad], pole_velocity [rad/s], as motion capture gives them, and force_change [N], the
     command less the one before.
     """
@@ -79,6 +80,12 @@ class SeenCartPole(CartPoleBalance):
         frame = np.moveaxis(readings["camera"], -1, 0)
         self._frames.extend([frame] * (1 if self._frames else STACK))
         return {"image": np.concatenate(self._frames)}
+
+    @staticmethod
+    def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
+        """`signals` as in `reward_layout`; `action` [1] in [-1, 1]."""
+        lean = -0.3 * (signals["pole_angle"][0] / UPRIGHT) ** 2
+        return {**CartPoleBalance.reward_terms(signals, action), "lean": lean}
 
     @staticmethod
     def fails(signals: Mapping[str, Sequence[float]]) -> bool:
