@@ -189,11 +189,16 @@ def _of_joints(model: RobotModel, inertials: dict[str, Inertial]) -> Iterator[Pr
         yield from _of_damping(element, joint, inertials.get(joint.child))
 
 
+def load(joint: Joint, inertial: Inertial) -> float:
+    """What of its link alone a joint has to move: the mass [kg], or the moment of inertia about its axis [kg m^2]."""
+    return inertial.mass if joint.kind == "prismatic" else inertial.about(joint.axis)
+
+
 def _of_damping(element: str, joint: Joint, inertial: Inertial | None) -> Iterator[Problem]:
     if joint.damping <= 0.0 or inertial is None or inertial.mass <= 0.0:
         return
-    load = inertial.mass if joint.kind == "prismatic" else inertial.about(joint.axis)
-    factor = joint.damping * PHYSICS_DT / load if load > 0.0 else math.inf
+    moved = load(joint, inertial)
+    factor = joint.damping * PHYSICS_DT / moved if moved > 0.0 else math.inf
     if factor > 1.0:
         of = f"damping {joint.damping:g} {joint.damping_unit} is {factor:.3g} times"
         text = f"{of} what its link alone bears in a step of {PHYSICS_DT:g} s: explicit damping explodes"

@@ -114,6 +114,13 @@ class Sides:
     turned: tuple[str, ...]
 
 
+def mirror_cosine(model: RobotModel, joint: str, image: str) -> float:
+    """Between the axis of a joint's mirror image and that of `image`, all at zero: 1 where their angles are equal, -1
+    where they are opposite."""
+    x, y, z = model.axis(joint)  # of a rotation, the part along the mirror changes sides
+    return float(np.dot((-x, y, -z), model.axis(image)))
+
+
 def find_sides(model: RobotModel, legs: Legs) -> Sides:
     """From the tree of joints and their axes.
 
@@ -123,17 +130,17 @@ def find_sides(model: RobotModel, legs: Legs) -> Sides:
     swap: dict[str, str] = dict(legs.other_side)
     turned = []
     stand = dict(zip(legs.joints, legs.stand, strict=True))
-    axes = {joint: model.axis(joint) for joint in legs.joints}
     for leg, other in legs.other_side.items():
         for joint, image in zip(legs.by_leg[leg], legs.by_leg[other], strict=True):
-            x, y, z = axes[joint]
-            sign = float(np.dot((-x, y, -z), axes[image]))  # of a rotation, the part along the mirror changes sides
+            sign = mirror_cosine(model, joint, image)
             where = f"{model.path}: joints {joint} and {image}"
             here, there = (model.chain(model.joints[name].child, ()).position(()) for name in (joint, image))
             if math.dist((here[0], -here[1], here[2]), there) > APART:
                 raise ModelError(f"{where} are no mirror images: they are at {here} and {there} m from the root")
             if abs(abs(sign) - 1.0) > ALIKE:
-                raise ModelError(f"{where} are no mirror images: their axes are {axes[joint]} and {axes[image]}")
+                raise ModelError(
+                    f"{where} are no mirror images: their axes are {model.axis(joint)} and {model.axis(image)}"
+                )
             if abs(stand[image] - sign * stand[joint]) > ALIKE:
                 raise ModelError(
                     f"{where} do not stand as mirror images: {stand[joint]:g} and {stand[image]:g} rad, where the "

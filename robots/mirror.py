@@ -74,7 +74,7 @@ def mirrored(
 
 
 class LeftAndRight:
-    """Of a task whose robot's left and right are alike, and whose parts are called so."""
+    """Of a task whose robot's left and right are alike, and whose parts are called so unless `sides` says otherwise."""
 
     mirrors: ClassVar[bool] = True
     turned: ClassVar[Sequence[str]] = ()  # joints whose angle changes sign
@@ -82,12 +82,17 @@ class LeftAndRight:
     privileged_layout: Layout
     command_layout: CommandLayout
 
+    def sides(self) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Which name is whose on the other side, and the joints whose angle changes sign there: as of `make_mirror`."""
+        return SIDES, self.turned
+
     @cached_property
     def _mirrors(self) -> tuple[Mirror, Mirror, Mirror]:
         """Of observations, privileged observations and actions."""
+        swap, turned = self.sides()
         privileged = [name.removeprefix("parameters.") for name in self.privileged_layout.element_names()]
         seen, true, action = (
-            make_mirror(names, SIDES, self.turned)
+            make_mirror(names, swap, turned)
             for names in (self.observation_layout.element_names(), privileged, self.command_layout.element_names())
         )
         return seen, true, action

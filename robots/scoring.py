@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 Signals = Mapping[str, Sequence[float]]
 
@@ -38,6 +39,35 @@ class HoldScorer(Scorer):
     def see(self, signals: Signals) -> bool:
         self._held = self._held + 1 if self._holds(signals) else 0
         return self._held >= self._steps
+
+
+class ScoredByMeans:
+    """Of a task whose episodes are successes where errors of their control steps are small in the mean.
+
+    Attributes:
+        settle: [s] before it is judged.
+        limits_of_means: of the errors, by name.
+    """
+
+    settle: ClassVar[float]
+    limits_of_means: ClassVar[Mapping[str, float]]
+    control_dt: float
+
+    @classmethod
+    @abstractmethod
+    def errors(cls, signals: Signals) -> dict[str, float]:
+        """What the success limits are held against, of one control step."""
+
+    @classmethod
+    def succeeds(cls, signals: Signals) -> bool:
+        """Are all errors within their limits at this instant?"""
+        found = cls.errors(signals)
+        return all(found[name] <= limit for name, limit in cls.limits_of_means.items())
+
+    @classmethod
+    def scorer(cls) -> Scorer:
+        """Of their means."""
+        return MeanScorer(cls.errors, cls.limits_of_means, round(cls.settle / cls.control_dt))
 
 
 class MeanScorer(Scorer):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from simtoreal.robots.ballast import SHARES
-from simtoreal.robots.inspection import PHYSICS_DT, inspect_robot
-from simtoreal.robots.legs import ALIKE
+from simtoreal.robots.inspection import PHYSICS_DT, inspect_robot, load
+from simtoreal.robots.legs import ALIKE, mirror_cosine
 from simtoreal.robots.model import MOVING, Joint, ModelError, RobotModel
 
 CALM = 0.6  # kd dt / I of an explicit damper that does not ring
@@ -47,7 +47,8 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
     bad = [problem for problem in found.problems if problem.severity == "error" and not problem.repairable]
     if bad:
         raise ModelError(f"{urdf}: {bad[0].element}: {bad[0].text}: mend it before a robot file is proposed")
-    chains = [_chain(model, joint) for joint in model.joints.values() if joint.parent in _trunk(model)]
+    trunk = model.standing()
+    chains = [_chain(model, joint) for joint in model.joints.values() if joint.parent in trunk]
     legs = [chain for chain in chains if chain and len(chain) >= LEAST_LEG and _touches(model, chain[-1].child)]
     arms = [chain for chain in chains if chain and len(chain) >= LEAST_ARM]
     robot = "".join(c if c.isalnum() else "_" for c in urdf.stem)
@@ -65,11 +66,6 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
         raise ModelError(f"{urdf}: neither pairs of legs nor one arm; root {model.root} has {kinds or 'no joints'}")
     header = HEADER.format(name=urdf.name, family=family, file=beside, steps=steps, robot=robot)
     return data, header
-
-
-def _trunk(model: RobotModel) -> set[str]:
-    """The root and what is fixed to it."""
-    return model.standing()
 
 
 def _children(model: RobotModel, link: str) -> list[Joint]:
@@ -119,8 +115,8 @@ def _walker(model: RobotModel, legs: list[list[Joint]]) -> dict[str, Any]:
     poses: dict[str, NDArray[np.float64]] = {}
     for name, leg, foot in zip(names, legs, feet, strict=True):
         if sides[name] in poses:
-            signs = [_sign(model, a, b) for a, b in zip(_of(legs, names, sides[name]), leg, strict=True)]
-            poses[name] = poses[sides[name]] * signs
+            pairs = zip(legs[names.index(sides[name])], leg, strict=True)
+            poses[name] = poses[sides[name]] * np.sign([mirror_cosine(model, a.name, b.name) for a, b in pairs])
         else:
             poses[name] = _crouch(model, leg, foot)
         joints |= {j.name: _joint(j, q) for j, q in zip(leg, poses[name], strict=True)}
@@ -152,24 +148,9 @@ def _missing(legs: list[list[Joint]], mass: float) -> dict[str, float]:
 
 def _steady_rotor(model: RobotModel, joints: Sequence[Joint], kd: float) -> float:
     """The rotor's inertia [kg m^2] at which an explicit damping of `kd` stays calm on every link: 0 where it does."""
-    least = min(_load(model, joint) for joint in joints)
+    least = min(load(joint, model.inertial(joint.child)) for joint in joints)
     needed = kd * PHYSICS_DT / CALM - least
     return 0.0 if needed <= 0.0 else float(f"{1.05 * needed:.2g}")
-
-
-def _load(model: RobotModel, joint: Joint) -> float:
-    """The moment of inertia of the link that a joint moves, about its axis [kg m^2]."""
-    return model.inertial(joint.child).about(joint.axis) if model.links[joint.child].mass > 0.0 else 0.0
-
-
-def _of(legs: list[list[Joint]], names: list[str], name: str) -> list[Joint]:
-    return legs[names.index(name)]
-
-
-def _sign(model: RobotModel, one: Joint, other: Joint) -> float:
-    """Of the angle of a joint's mirror image."""
-    x, y, z = model.axis(one.name)
-    return 1.0 if np.dot((-x, y, -z), model.axis(other.name)) > 0 else -1.0
 
 
 def _names(hips: Sequence[Sequence[float]]) -> list[str]:

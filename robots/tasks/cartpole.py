@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from simtoreal.robots import catalog
 from simtoreal.robots.actuators import Drive, ForceDrive
 from simtoreal.robots.layout import ChoiceLayout, CommandLayout, Field, Layout
-from simtoreal.robots.mirror import mirrored
+from simtoreal.robots.mirror import LeftAndRight, Mirror
 from simtoreal.robots.sensors import JointSensor, Sensor
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
@@ -71,7 +72,7 @@ class CartPole(Task):
         }
 
 
-class CartPoleSwingUp(CartPole):
+class CartPoleSwingUp(LeftAndRight, CartPole):
     """A pole hangs from a cart on a 4 m track; swing it up and hold it.
 
     50 Hz control over 250 Hz physics, 10 s. Starts hanging, at rest, within 0.1 m of the middle and 0.05 rad of
@@ -107,7 +108,6 @@ class CartPoleSwingUp(CartPole):
         LAST_FORCE,
     )
     sensors = STATE_SENSORS
-    mirrors = True
 
     def start(self, rng: np.random.Generator) -> Start:
         x, lean = uniform(rng, (-0.1, -0.05), (0.1, 0.05))
@@ -125,27 +125,15 @@ class CartPoleSwingUp(CartPole):
             "last_force": command,
         }
 
-    def augment(
-        self,
-        rows: Mapping[str, NDArray[Any]],
-        signals: Sequence[Mapping[str, Sequence[float]]],
-        rng: np.random.Generator,
-    ) -> dict[str, NDArray[Any]]:
-        """`mirror_image`."""
-        return self.mirror_image(rows)
-
-    def mirror_image(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The same motions seen in a mirror: left is right, so every sign but that of the cosine turns.
-
-        `rows` are transitions of E environments under the names obs, action, reward, next_obs, terminated and, where it
-        is observed, privileged and next_privileged. Constant biases turn with the rest; no other parameter has a side.
-        """
+    @cached_property
+    def _mirrors(self) -> tuple[Mirror, Mirror, Mirror]:
+        """Every sign turns but that of the cosine; constant biases turn too, no other parameter has a side."""
         seen = -np.ones(self.observation_layout.size, np.float32)
         seen[self.observation_layout.slices["pole_direction"].start + 1] = 1
         sided = np.array([-1.0 if name.endswith(".bias") else 1.0 for name in self.parameters], np.float32)
         true = np.concatenate([seen, sided]) if "parameters" in self.privileged_layout.slices else seen
         seen_from, true_from, action = ((np.arange(len(sign)), sign) for sign in (seen, true, -np.ones(1, np.float32)))
-        return mirrored(rows, seen=seen_from, privileged=true_from, action=action)
+        return seen_from, true_from, action
 
     @staticmethod
     def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:

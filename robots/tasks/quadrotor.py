@@ -16,7 +16,7 @@ from simtoreal.robots.engine_fields import GRAVITY
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.mirror import LeftAndRight
 from simtoreal.robots.rotors import RotorDrive, Rotors
-from simtoreal.robots.scoring import MeanScorer, Scorer
+from simtoreal.robots.scoring import ScoredByMeans
 from simtoreal.robots.sensors import BASE, BaseSensor, Imu
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
@@ -55,15 +55,13 @@ DOCUMENT = """
     """
 
 
-class Quadrotor(LeftAndRight, Task):
+class Quadrotor(ScoredByMeans, LeftAndRight, Task):
     """A quadrotor follows a goal. A task of the family names `robot`, `rotors`, how far it sees ahead and what the goal
     does; the rest of its document follows from that."""
 
     rotors: ClassVar[Rotors]
     ahead: ClassVar[tuple[float, ...]] = ()  # [s] for which the goal's way is known
     story: ClassVar[str]
-    settle: ClassVar[float]  # [s] before it is judged
-    limits_of_means: ClassVar[Mapping[str, float]]
     physics_dt = 0.004
     control_dt = 0.02
     success_hold = 0.0
@@ -199,22 +197,12 @@ class Quadrotor(LeftAndRight, Task):
 
     @classmethod
     def errors(cls, signals: Mapping[str, Sequence[float]]) -> dict[str, float]:
-        """What the success limits are held against, of one control step."""
         return {
             "distance": math.dist(signals["position"], signals["goal"]),
             "heading": abs(signals["heading"][0]),
             "turning": math.hypot(*signals["angular_velocity"]),
             "action_change": signals["action_change"][0],
         }
-
-    @classmethod
-    def succeeds(cls, signals: Mapping[str, Sequence[float]]) -> bool:
-        found = cls.errors(signals)
-        return all(found[name] <= limit for name, limit in cls.limits_of_means.items())
-
-    @classmethod
-    def scorer(cls) -> Scorer:
-        return MeanScorer(cls.errors, cls.limits_of_means, round(cls.settle / cls.control_dt))
 
     @staticmethod
     def fails(signals: Mapping[str, Sequence[float]]) -> bool:
@@ -251,8 +239,9 @@ class Quadrotor(LeftAndRight, Task):
         out["reward"] = rows["reward"] + np.array(gains)
         return self.mirror_image(out) if rng.random() < 0.5 else out
 
-    def show(self) -> None:
-        self.world.mark(self.goal_at(self._step_count * self.control_dt)[0], 0.03)
+    @property
+    def marker(self) -> tuple[Sequence[float], float]:
+        return self.goal_at(self._step_count * self.control_dt)[0], 0.03
 
 
 def _shifted(rows: NDArray[Any], layout: Layout, prefix: str, shift: NDArray[np.float64]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from simtoreal.robots.cars import CarDrive, Chassis
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.mirror import LeftAndRight
 from simtoreal.robots.paths import Path
-from simtoreal.robots.scoring import MeanScorer, Scorer
+from simtoreal.robots.scoring import ScoredByMeans
 from simtoreal.robots.sensors import BASE, BaseSensor, JointSensor
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
@@ -28,10 +28,9 @@ WAVES = 3
 CURVATURE, WAVELENGTH = (0.1, 0.25), (3.0, 8.0)  # [1/m], [m] of each wave
 AHEAD = (0.0, 0.25, 0.5, 0.75, 1.0)  # [m] at which the curvature is known
 OFF = 0.5  # [m] beside the path
-SETTLE = 2.0  # [s] before it is judged
 
 
-class RacecarPath(LeftAndRight, Task):
+class RacecarPath(ScoredByMeans, LeftAndRight, Task):
     """MIT's racecar follows a path at a commanded speed.
 
     20 Hz steering angle and speed; servos and motor at 200 Hz (`robots/cars.py`); 15 s. The path's curvature is a sum
@@ -84,6 +83,7 @@ class RacecarPath(LeftAndRight, Task):
     failure_reward = -10.0
     lowest_reward = -2.9  # both actions reversed in every step, at the edge
     goals: ClassVar = {"speed_command": (SPEEDS[:1], SPEEDS[1:])}
+    settle = 2.0
     limits_of_means: ClassVar = {"cross_track": 0.05, "speed": 0.1, "action_change": 0.05}
     camera = Camera(target=(0.0, 0.0, 0.1), distance=2.2, yaw=-60.0, pitch=-14.0)
     commanded_joints = catalog.RACECAR_JOINTS
@@ -184,23 +184,13 @@ class RacecarPath(LeftAndRight, Task):
             "smooth": -0.2 * signals["action_change"][0],
         }
 
-    @staticmethod
-    def errors(signals: Mapping[str, Sequence[float]]) -> dict[str, float]:
-        """What the success limits are held against, of one control step."""
+    @classmethod
+    def errors(cls, signals: Mapping[str, Sequence[float]]) -> dict[str, float]:
         return {
             "cross_track": abs(signals["cross_track_error"][0]),
             "speed": abs(signals["speed"][0] - signals["speed_command"][0]),
             "action_change": signals["action_change"][0],
         }
-
-    @classmethod
-    def succeeds(cls, signals: Mapping[str, Sequence[float]]) -> bool:
-        found = cls.errors(signals)
-        return all(found[name] <= limit for name, limit in cls.limits_of_means.items())
-
-    @classmethod
-    def scorer(cls) -> Scorer:
-        return MeanScorer(cls.errors, cls.limits_of_means, round(SETTLE / cls.control_dt))
 
     @staticmethod
     def fails(signals: Mapping[str, Sequence[float]]) -> bool:
@@ -209,5 +199,6 @@ class RacecarPath(LeftAndRight, Task):
     def violates(self) -> bool:
         return self.too_fast()
 
-    def show(self) -> None:
-        self.world.mark((*self._path.place(self._along + AHEAD[-1]), 0.05), 0.05)
+    @property
+    def marker(self) -> tuple[Sequence[float], float]:
+        return (*self._path.place(self._along + AHEAD[-1]), 0.05), 0.05

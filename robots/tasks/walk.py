@@ -15,7 +15,7 @@ from simtoreal.robots import catalog, rotation
 from simtoreal.robots.actuators import Drive, PDDrive
 from simtoreal.robots.gait import WalkLimits, WalkScorer
 from simtoreal.robots.legs import Legs, find_sides
-from simtoreal.robots.mirror import Mirror, make_mirror, mirrored
+from simtoreal.robots.mirror import LeftAndRight
 from simtoreal.robots.sensors import BASE, Imu, JointSensor
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
@@ -79,7 +79,7 @@ def _targets(legs: Legs) -> str:
     return "\n".join("    " + row for row in rows)
 
 
-class Walk(Task):
+class Walk(LeftAndRight, Task):
     """A legged robot walks forward and turns as commanded. A robot of the family names `robot` and `legs`, and what it
     is in the first line of its document; the rest of that follows."""
 
@@ -96,7 +96,6 @@ class Walk(Task):
         "velocity_command": (FORWARD[:1], FORWARD[1:]),
         "yaw_rate_command": (TURN[:1], TURN[1:]),
     }
-    mirrors = True
     privileged_signals = ("base_velocity", "base_height", "foot_contact")
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -131,16 +130,9 @@ class Walk(Task):
             **vars(legs),
         )
 
-    @cached_property
-    def _mirrors(self) -> tuple[Mirror, Mirror, Mirror]:
-        """Of observations, privileged observations and actions."""
-        privileged = [name.removeprefix("parameters.") for name in self.privileged_layout.element_names()]
-        sides = find_sides(self.robot.model, self.legs)
-        seen, true, action = (
-            make_mirror(names, sides.swap, sides.turned)
-            for names in (self.observation_layout.element_names(), privileged, self.command_layout.element_names())
-        )
-        return seen, true, action
+    def sides(self) -> tuple[Mapping[str, str], Sequence[str]]:
+        found = find_sides(self.robot.model, self.legs)
+        return found.swap, found.turned
 
     @cached_property
     def _command_places(self) -> tuple[list[int], list[int]]:
@@ -150,12 +142,10 @@ class Walk(Task):
         return seen, [self.privileged_layout.slices[f"true_{name}"].start for name in COMMANDS]
 
     def make_drive(self) -> Drive:
-        n = len(self.commanded_joints)
         legs = self.legs
         self._hold_steps = round(HOLD / self.control_dt)
         self._commands: list[tuple[float, float]] = [(0.0, 0.0)]
         self._phase = 0.0
-        self._action = np.zeros(n, np.float32)
         return PDDrive(legs.kp, legs.kd, legs.torque)
 
     def apply_bias(self) -> None:
@@ -347,12 +337,6 @@ class Walk(Task):
             for name, value in rows.items()
         }
         return self.mirror_image(rows)
-
-    def mirror_image(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The same motions seen in a mirror: left is right, so legs swap and what points sideways turns; names as of
-        `augment`."""
-        seen, true, action = self._mirrors
-        return mirrored(rows, seen=seen, privileged=true, action=action)
 
 
 class A1Walk(Walk):
