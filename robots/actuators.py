@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.sensors import MAX_LATENCY
@@ -14,6 +15,16 @@ STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered 
 LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a command to its effect")
 
 
+class Gains(NamedTuple):
+    """A joint's torque is clip(kp (target - q - bias) - kd qd + strength * gravity compensation, +-limit)."""
+
+    kp: list[float]  # [N m/rad]
+    kd: list[float]  # [N m s/rad]
+    bias: list[float]  # [rad]
+    limit: list[float]  # [N m]
+    strength: float
+
+
 class Drive(ABC):
     """Turns a command into torques of all joints of a world, and what acts on a floating base besides.
 
@@ -21,11 +32,13 @@ class Drive(ABC):
         parameters: what can differ of it.
         wrench: on the base, of the step that `torque` was last asked for.
         reads_base: must a state that it is given have a base?
+        gains: where `torque` is no more than this, this.
     """
 
     parameters: tuple[Parameter, ...]
     wrench: Wrench = ()
     reads_base: bool = False
+    gains: Gains | None = None
 
     @abstractmethod
     def apply(self, values: Mapping[str, float]) -> None:
@@ -97,7 +110,11 @@ class PDDrive(Drive):
         self._kd = [strength * values["actuator.kd"] * k for k in self._kd_nominal]
         self._limit = [strength * values["actuator.torque_limit"] * effort for effort in self._effort]
         self._least_limit = min(self._limit)
+        self._renew()
+
+    def _renew(self) -> None:
         self._command: Sequence[float] | None = None
+        self.gains = Gains(self._kp, self._kd, list(self._bias), self._limit, self._strength)
 
     @property
     def encoder_bias(self) -> Sequence[float]:
@@ -107,7 +124,7 @@ class PDDrive(Drive):
     @encoder_bias.setter
     def encoder_bias(self, bias: Sequence[float]) -> None:
         self._bias = bias
-        self._command = None
+        self._renew()
 
     def read_back(self) -> dict[str, float]:
         return dict(self._values)

@@ -34,6 +34,7 @@ from simtoreal.robots.world import (
     WALL_HALF,
     WALL_PLACE,
     Camera,
+    EngineCalls,
     FootState,
     Pose,
     State,
@@ -114,9 +115,12 @@ class PyBulletWorld(World):
         for damping in ("linearDamping", "angularDamping"):
             bullet.changeDynamics(self._body, -1, **{damping: 0.0}, physicsClientId=c)
         self._index_links()
+        zero = [0.0] * len(self._joint_indices)
+        rest = {"objVelocities": zero, "objAccelerations": zero}
+        self._weigh_in_order = partial(bullet.calculateInverseDynamics, self._body, **rest, physicsClientId=c)
+        self._weigh = self._weigh_in_order if self._in_order else self._weigh_out_of_order
         if not self._robot.floating:
-            self._zero = [0.0] * len(self._joint_indices)
-            bullet.calculateInverseDynamics(self._body, self._zero, self._zero, self._zero, physicsClientId=c)
+            self._weigh(zero)
         place, turn = bullet.getDynamicsInfo(self._body, -1, physicsClientId=c)[3:5]
         self._base_place, self._base_turn = place, turn
         self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
@@ -129,6 +133,14 @@ class PyBulletWorld(World):
         self._push_on = partial(bullet.applyExternalForce, self._body, -1, posObj=(0, 0, 0), **on)
         self._turn_on = partial(bullet.applyExternalTorque, self._body, -1, **on)
         self._step = partial(bullet.stepSimulation, **on)
+        self.calls = EngineCalls(
+            self._joint_states,
+            self._write_torque,
+            self._step,
+            self._base_pose if self._floating else None,
+            self._base_velocity if self._floating else None,
+            None if self._floating else self._weigh,
+        )
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
         self._marker = None
 
@@ -310,6 +322,7 @@ class PyBulletWorld(World):
         for its torques, writes torques and wrench and steps; the base of a floating robot is read once, at the
         beginning, and where there is a wrench in each step."""
         c, body, joints = self._client, self._body, self._joint_indices
+        zero = [0.0] * len(joints)
         if self._robot.floating:
             bullet.getBasePositionAndOrientation(body, physicsClientId=c)
             bullet.getBaseVelocity(body, physicsClientId=c)
@@ -317,7 +330,7 @@ class PyBulletWorld(World):
         for torque, wrench in given:
             bullet.getJointStates(body, joints, physicsClientId=c)
             if gravity:
-                bullet.calculateInverseDynamics(body, self._zero, self._zero, self._zero, physicsClientId=c)
+                bullet.calculateInverseDynamics(body, zero, zero, zero, physicsClientId=c)
             if wrench:
                 bullet.getBasePositionAndOrientation(body, physicsClientId=c)
                 bullet.getBaseVelocity(body, physicsClientId=c)
@@ -330,14 +343,10 @@ class PyBulletWorld(World):
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
         # Bullet builds its inverse-dynamics tree once, at the first call (in _load, at nominal), and later mass
         # changes do not reach it: here that is what is wanted, and a test holds it.
-        if self._in_order:
-            torque: Sequence[float] = bullet.calculateInverseDynamics(
-                self._body, position, self._zero, self._zero, physicsClientId=self._client
-            )
-            return torque
-        counted = bullet.calculateInverseDynamics(
-            self._body, [position[i] for i in self._in_file], self._zero, self._zero, physicsClientId=self._client
-        )
+        return self._weigh(position)
+
+    def _weigh_out_of_order(self, position: Sequence[float]) -> Sequence[float]:
+        counted = self._weigh_in_order([position[i] for i in self._in_file])
         out = [0.0] * len(counted)
         for i, value in zip(self._in_file, counted, strict=True):
             out[i] = value

@@ -216,7 +216,7 @@ class SensorReader(ABC):
         self._seed, self._streams = 0, False  # a stream begins with the first noise of an episode
         self.latency = 0.0
         self._noise = [0.0] * size
-        self._noisy = False
+        self._noisy = self._imperfect = False
         self.bias: list[float] = [0.0] * size
 
     def start(self, seed: int) -> None:
@@ -229,6 +229,7 @@ class SensorReader(ABC):
         self._noise = [values[name] for name in self._noise_names]
         self._noisy = any(self._noise)
         self.bias = [0.0 if name is None else values[name] for name in self._bias_names]
+        self._imperfect = self._noisy or any(self.bias)
 
     def read_back(self) -> dict[str, float]:
         biases = {name: b for name, b in zip(self._bias_names, self.bias, strict=True) if name is not None}
@@ -245,7 +246,10 @@ class SensorReader(ABC):
     def read(self, ring: StateRing, control_step: int) -> Reading:
         """One reading, at control step `control_step` of the episode (the noise row follows it)."""
         true = self._true(ring)
-        row = self._row(control_step) or self._silence
+        row = self._row(control_step)
+        if not self._imperfect:
+            return list(true)
+        row = row or self._silence
         return [v + b + s * z for v, b, s, z in zip(true, self.bias, self._noise, row, strict=True)]
 
     def _row(self, control_step: int) -> list[float]:

@@ -21,8 +21,9 @@ from simtoreal.robots.engines import DEFAULT_ENGINE, make_world
 from simtoreal.robots.layout import CommandLayout, Field, ImageLayout, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.scoring import HoldScorer, Scorer
-from simtoreal.robots.sensors import BASE, NOTHING, Sensor, StateRing, kept_substeps
-from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state, exceeds
+from simtoreal.robots.sensors import BASE, Sensor, StateRing, kept_substeps
+from simtoreal.robots.substeps import advance
+from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ class Task(gym.Env[Observation, Any]):
         self._step_count = 0
         self._scorer.start()
         self._given_action: list[float] = [0.0] * self.command_layout.size
-        self.torque: list[float] = [0.0] * len(self.world.joints)
+        self.torque: Sequence[float] = [0.0] * len(self.world.joints)
         start = self.start(self.np_random)
         if goal:
             self.aim(goal)
@@ -382,21 +383,17 @@ class Task(gym.Env[Observation, Any]):
         return cls.failure_reward + (cls.horizon - steps) * cls.lowest_reward
 
     def _simulate(self, command: list[float]) -> None:
-        world, drive, state = self.world, self.drive, self._state
-        seen: list[State] = []
-        needs_gravity, reads_base, bound = self.compensates_gravity, drive.reads_base, self.velocity_bound
-        gravity: Sequence[float] = ()
         targets = self._delay.schedule(command, self._values["actuator.latency"])
-        for target, (keep, keep_base) in zip(targets, self._kept, strict=True):
-            if needs_gravity:
-                gravity = world.gravity_torque(state[0])
-            torque = drive.torque(state, target, gravity)
-            state = world.step(torque, drive.wrench, base=keep_base or reads_base)
-            if exceeds(state[1], bound):
-                break  # a drive can damp in one control step what no robot can do
-            seen.append(state if keep else NOTHING)
-        self.torque = torque
-        check_state(state, bound)
+        seen, state, self.torque = advance(
+            self.world,
+            self.drive,
+            self._state,
+            targets,
+            self._kept,
+            bound=self.velocity_bound,
+            compensates_gravity=self.compensates_gravity,
+        )
+        check_state(state, self.velocity_bound)
         self._ring.extend(seen)
         self._state = state
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,17 @@ WALL_PLACE = (0.0, 1.0, 0.5)  # [m] of its middle
 WALL_COLOUR = (0.05, 0.05, 0.05, 1.0)
 
 FIELD_OF_VIEW = 50.0  # [deg] of every camera, from top to bottom
+
+
+class EngineCalls(NamedTuple):
+    """An engine's own functions, for a compiled loop over physics steps."""
+
+    read: Callable[[], Sequence[Any]]  # a tuple a joint that begins with its position and its velocity
+    write: Callable[..., Any]  # takes `forces`
+    step: Callable[[], Any]
+    base_pose: Callable[[], Any] | None  # of a floating robot
+    base_velocity: Callable[[], Any] | None
+    gravity_torque: Callable[[Sequence[float]], Sequence[float]] | None  # of a robot with a fixed base
 
 
 class PhysicsFault(RuntimeError):
@@ -82,6 +93,7 @@ class World(ABC):
         base_axes: of a floating robot: rotation [9, row by row] that takes its base's inertial frame, which `state`
             speaks of, to the axes of the root link.
         down: of a floating robot: the direction of gravity in the ground's axes.
+        calls: where `step`, `state` and `gravity_torque` are no more than these, these.
     """
 
     joints: tuple[str, ...]
@@ -89,6 +101,7 @@ class World(ABC):
     physics_dt: float
     base_axes: tuple[float, ...]
     down: tuple[float, float, float] = (0.0, 0.0, -1.0)
+    calls: EngineCalls | None = None
 
     @abstractmethod
     def apply(self, values: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """What a control step costs beside physics, here and in the environments that people train on.
 
-Each call to Bullet that a step makes is timed as it is made; what the whole step takes longer is Python. Peers are
-measured where they are installed (`pip install pybullet_envs_gymnasium panda-gym`).
+The calls to Bullet that an episode makes are recorded, and later made again alone; what the episode takes longer is
+Python. Peers are measured where they are installed (`pip install pybullet_envs_gymnasium panda-gym`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial, wraps
 from importlib.util import find_spec
 from typing import Any
@@ -27,89 +28,99 @@ PEERS = (
     ("A1Walk", "pybullet_envs_gymnasium", "HalfCheetahBulletEnv-v0"),
     ("PandaReach", "panda_gym", "PandaReach-v3"),
 )
-STEPS = 100
-EMPTY = 10_000
+STEPS, GOES = 50, 20
 
 
-class _Watch:
-    """Adds up the time within calls."""
+class _Record:
+    """The calls made to functions: what, and with which arguments."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        self.calls = 0
+        self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
+        self.on = False
 
-    def over(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed."""
-        clock = time.process_time
+    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose calls are recorded while this is on."""
 
         @wraps(function)
-        def timed(*args: Any, **options: Any) -> Any:
-            begin = clock()
-            try:
-                return function(*args, **options)
-            finally:
-                self.seconds += clock() - begin
-                self.calls += 1
+        def recorded(*args: Any, **options: Any) -> Any:
+            if self.on:
+                self.calls.append((function, deepcopy(args), deepcopy(options)))
+            return function(*args, **options)
 
-        return timed
+        return recorded
 
 
 @contextmanager
-def _timing() -> Iterator[_Watch]:
-    """Every function of Bullet is timed, for what is made or looked up within."""
-    watch = _Watch()
+def _recording() -> Iterator[_Record]:
+    """Every function of Bullet is recorded, for what is made or looked up within."""
+    record = _Record()
     functions = {name: f for name, f in vars(bullet).items() if callable(f) and not isinstance(f, type)}
     for name, function in functions.items():
-        setattr(bullet, name, watch.over(function))
+        setattr(bullet, name, record.of(function))
     try:
-        yield watch
+        yield record
     finally:
         for name, function in functions.items():
             setattr(bullet, name, function)
 
 
 class _Stepped:
-    """An environment under actions of zero: a whole step is timed without, its calls to Bullet with a watch."""
+    """An environment under actions of zero, and the calls to Bullet of each of its steps alone."""
 
     def __init__(self, make: Callable[[], gym.Env[Any, Any]], *, holds_on: bool) -> None:
-        """`holds_on`: does it keep Bullet's functions, and so need a twin for the watch? Others look a function up at
-        every call, and some do not bear a second environment of their kind."""
+        """`holds_on`: does it keep Bullet's functions, so that it records for ever if it is made while calls are
+        recorded? Others look a function up at every call, and some do not bear a second environment of their kind."""
         self._env = make()
         self._env.reset(seed=0)  # some connect to Bullet no sooner, and take themselves for its only client
-        self._watched = self._env
-        if holds_on:
-            with _timing() as self._watch:
-                self._watched = make()
         space = self._env.action_space
         self._action = np.zeros(space.shape or (), space.dtype)
-        empty = _Watch()
-        nothing = empty.over(lambda: None)
-        for _ in range(EMPTY):
-            nothing()
-        self._empty = empty.seconds / EMPTY  # what the watch itself takes of a call's time
+        self._recorded = self._env
+        self._calls = []
+        with _recording() as record:
+            if holds_on:
+                self._recorded = make()
+            self._recorded.reset(seed=0)
+            for _ in range(STEPS):
+                record.calls, record.on = [], True
+                self._recorded.step(self._action)
+                record.on = False
+                self._calls.append(record.calls)
 
     def outside(self) -> float:
-        """Seconds of a control step outside Bullet."""
-        whole = self._run(self._env, None)
-        if self._watched is not self._env:
-            return whole - self._run(self._watched, self._watch)
-        with _timing() as watch:
-            return whole - self._run(self._env, watch)
+        """Seconds of a control step outside Bullet: of each step of an episode the least that it took in some goes at
+        it, less the least of its calls, since what else a machine does adds more than the difference of the two."""
+        return self._least(self._env, self._steps) - self._least(self._recorded, self._bare)
 
-    def _run(self, env: gym.Env[Any, Any], watch: _Watch | None) -> float:
-        env.reset(seed=0)
-        action, step = self._action, env.step
-        if watch is not None:
-            watch.seconds, watch.calls = 0.0, 0
-        begin = time.process_time()
+    @staticmethod
+    def _least(env: gym.Env[Any, Any], run: Callable[[], Iterator[None]]) -> float:
+        clock = time.process_time
+        goes = []
+        for _ in range(GOES):
+            env.reset(seed=0)
+            took, begin = [], clock()
+            for _ in run():
+                end = clock()
+                took.append(end - begin)
+                begin = end
+            goes.append(took)
+        return float(np.mean(np.min(goes, axis=0)))
+
+    def _steps(self) -> Iterator[None]:
+        action, step = self._action, self._env.step
         for _ in range(STEPS):
             step(action)
-        return (time.process_time() - begin if watch is None else watch.seconds - watch.calls * self._empty) / STEPS
+            yield
+
+    def _bare(self) -> Iterator[None]:
+        for calls in self._calls:
+            for function, args, options in calls:
+                function(*args, **options)
+            yield
 
     def close(self) -> None:
         self._env.close()
-        if self._watched is not self._env:
-            self._watched.close()
+        if self._recorded is not self._env:
+            self._recorded.close()
 
 
 def bench_overhead(rounds: int) -> list[Row]:
