@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal.robots.parameters import Parameter
-from simtoreal.robots.sensors import MAX_LATENCY, PARTS, Sensor, SensorReader, StateRing
+from simtoreal.robots.readers import PARTS, SensorReader, StateRing
+from simtoreal.robots.sensors import Sensor
 from simtoreal.robots.world import Camera, State, World
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
@@ -23,9 +24,9 @@ class CameraSensor(Sensor):
     """Images of a robot with a fixed base: uint8 [height, width, C], C = 3 of `colour`, else 1 of luma.
 
     Parameters it adds: `sensor.NAME.noise` (standard deviation of white noise a control step, of each pixel's each
-    channel, in shares of full scale), `sensor.NAME.brightness` (a factor on every pixel), `sensor.NAME.latency`, and
-    its pose: `sensor.NAME.yaw` and `.pitch`, by which it goes around what it looks at, and `sensor.NAME.shift`, by
-    which it is moved along the world's x axis.
+    channel, in shares of full scale), `sensor.NAME.brightness` (a factor on every pixel), its timing, and its pose:
+    `sensor.NAME.yaw` and `.pitch`, by which it goes around what it looks at, and `sensor.NAME.shift`, by which it is
+    moved along the world's x axis.
     """
 
     name: str
@@ -34,6 +35,8 @@ class CameraSensor(Sensor):
     max_noise: float = 0.2
     max_turn: float = 0.2  # [rad]
     max_shift: float = 0.2  # [m]
+    latency: float = 0.0
+    period: float = 0.0
     sees: ClassVar[bool] = True
 
     @property
@@ -45,7 +48,7 @@ class CameraSensor(Sensor):
         what, turn, shift = f"sensor.{self.name}", self.max_turn, self.max_shift
         return [
             Parameter(f"{what}.noise", "-", 0.0, 0.0, self.max_noise, "standard deviation of white noise"),
-            Parameter(f"{what}.latency", "s", 0.0, 0.0, MAX_LATENCY, "age of an image"),
+            *self.timing(),
             Parameter(f"{what}.brightness", "-", 1.0, 0.4, 1.6, "factor on every pixel"),
             Parameter(f"{what}.yaw", "rad", 0.0, -turn, turn, "around what it looks at, about the vertical"),
             Parameter(f"{what}.pitch", "rad", 0.0, -turn, turn, "around what it looks at, upwards"),
@@ -62,7 +65,7 @@ class CameraReader(SensorReader):
     def __init__(self, sensor: CameraSensor, world: World) -> None:
         what = f"sensor.{sensor.name}"
         size = math.prod(sensor.shape)
-        super().__init__(sensor.name, PARTS["position"], size, f"{what}.latency", [f"{what}.noise"], [])
+        super().__init__(sensor.name, PARTS["position"], size, what, [f"{what}.noise"], [])
         self._names = [f"{what}.{part}" for part in ("brightness", "yaw", "pitch", "shift")]
         self._sensor, self._world, self._joints = sensor, world, range(len(world.joints))
         self._view = sensor.view
@@ -87,13 +90,12 @@ class CameraReader(SensorReader):
     def ideal(self, state: State) -> NDArray[np.uint8]:
         return _pixels(self._seen(self._sensor.view, state[self.which]))
 
-    def _true(self, ring: StateRing) -> NDArray[np.float64]:
-        late = ring.read(self.which, self._joints, self.latency) if self.latency else None
-        return self._seen(self._view, late)
+    def _true(self, ring: StateRing, age: float) -> NDArray[np.float64]:
+        return self._seen(self._view, ring.read(self.which, self._joints, age) if age else None)
 
-    def read(self, ring: StateRing, control_step: int) -> NDArray[np.uint8]:
-        image = self._true(ring) * self._brightness
-        if row := self._row(control_step):
+    def _disturbed(self, true: NDArray[np.float64], row: list[float]) -> NDArray[np.uint8]:
+        image = true * self._brightness
+        if row:
             image = image + (WHITE * self._noise[0]) * np.reshape(row, image.shape)
         return _pixels(image)
 

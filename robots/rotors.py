@@ -10,7 +10,7 @@ from simtoreal.robots import rotation
 from simtoreal.robots.actuators import LATENCY, STRENGTH, Drive
 from simtoreal.robots.model import Vector3
 from simtoreal.robots.parameters import Parameter
-from simtoreal.robots.sensors import BASE
+from simtoreal.robots.readers import BASE
 from simtoreal.robots.world import State
 
 MAX_INTEGRAL = 40.0  # [rad/s^2] that the rate loop's integral may ask for

@@ -1,11 +1,13 @@
-"""Noise within an episode: one counter-based stream a name, one row a control step."""
+"""Chance within an episode: one counter-based stream a name, one row a control step."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 ROWS = 16  # drawn at a time
 
@@ -15,8 +17,8 @@ def uniform(rng: np.random.Generator, low: Sequence[float], high: Sequence[float
     return [a + (b - a) * u for a, b, u in zip(low, high, rng.random(len(low)).tolist(), strict=True)]
 
 
-class NormalStream:
-    """Standard normal rows [size], the t-th row a function of (name, seed, t) alone.
+class _Stream(ABC):
+    """Rows [size], the t-th row a function of (name, seed, t) alone.
 
     Philox (Salmon et al. 2011) keyed by a hash of the name and the episode's seed, so another name, another
     sensor or another policy changes no row.
@@ -39,5 +41,23 @@ class NormalStream:
         """The next row."""
         for row in self._rows:
             return row
-        self._rows = iter(self._generator.standard_normal((ROWS, self._size)).tolist())
+        self._rows = iter(self._draw(self._generator).tolist())
         return next(self._rows)
+
+    @abstractmethod
+    def _draw(self, generator: np.random.Generator) -> NDArray[np.float64]:
+        """The next ROWS rows."""
+
+
+class NormalStream(_Stream):
+    """Standard normal rows."""
+
+    def _draw(self, generator: np.random.Generator) -> NDArray[np.float64]:
+        return generator.standard_normal((ROWS, self._size))
+
+
+class UniformStream(_Stream):
+    """Rows uniform in [0, 1)."""
+
+    def _draw(self, generator: np.random.Generator) -> NDArray[np.float64]:
+        return generator.random((ROWS, self._size))

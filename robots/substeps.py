@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simtoreal.robots.actuators import Drive
-from simtoreal.robots.sensors import NOTHING
+from simtoreal.robots.readers import NOTHING
 from simtoreal.robots.world import State, World, exceeds
 
 try:

@@ -20,8 +20,9 @@ from simtoreal.robots.disturbances import Pushes
 from simtoreal.robots.engines import DEFAULT_ENGINE, make_world
 from simtoreal.robots.layout import CommandLayout, Field, ImageLayout, Layout
 from simtoreal.robots.parameters import ParameterTable
+from simtoreal.robots.readers import BASE, StateRing, kept_substeps
 from simtoreal.robots.scoring import HoldScorer, Scorer
-from simtoreal.robots.sensors import BASE, Sensor, StateRing, kept_substeps
+from simtoreal.robots.sensors import Sensor
 from simtoreal.robots.substeps import advance
 from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state
 
@@ -47,8 +48,6 @@ class Task(gym.Env[Observation, Any]):
     A control step is: command from the action and the observation it answers; physics substeps, in each of which the
     drive turns the (delayed) command into torque; fault check; reward signals; reward terms, success, termination;
     sensor readings; observation. The clock is the task's own, so truncation comes with `horizon` steps.
-
-    `torque` is what the drive gave in the last physics step.
 
     `info` holds `reward_terms` (name -> number), `is_success` (the success condition has held up to now), `unmet` (at
     the end of an episode: what kept it from being a success, where the task can tell),
@@ -236,7 +235,7 @@ class Task(gym.Env[Observation, Any]):
             self._pushes.apply(values)
         self._values = values
         late, late_base = (
-            kept_substeps([r.latency for r in readers], self.physics_dt, self._substeps)
+            kept_substeps([r.age for r in readers], self.physics_dt, self._substeps)
             for readers in (self._readers.values(), [r for r in self._readers.values() if r.which == BASE])
         )
         self._kept = list(zip(late, late_base, strict=True))
@@ -312,7 +311,7 @@ class Task(gym.Env[Observation, Any]):
         self._step_count = 0
         self._scorer.start()
         self._given_action: list[float] = [0.0] * self.command_layout.size
-        self.torque: Sequence[float] = [0.0] * len(self.world.joints)
+        self.world.torque = [0.0] * len(self.world.joints)
         start = self.start(self.np_random)
         if goal:
             self.aim(goal)
@@ -384,7 +383,7 @@ class Task(gym.Env[Observation, Any]):
 
     def _simulate(self, command: list[float]) -> None:
         targets = self._delay.schedule(command, self._values["actuator.latency"])
-        seen, state, self.torque = advance(
+        seen, state, self.world.torque = advance(
             self.world,
             self.drive,
             self._state,

@@ -93,6 +93,7 @@ class World(ABC):
         base_axes: of a floating robot: rotation [9, row by row] that takes its base's inertial frame, which `state`
             speaks of, to the axes of the root link.
         down: of a floating robot: the direction of gravity in the ground's axes.
+        torque: of each joint [N m or N], what its drive gave in the last physics step, as whoever drives it says.
         calls: where `step`, `state` and `gravity_torque` are no more than these, these.
     """
 
@@ -102,6 +103,7 @@ class World(ABC):
     base_axes: tuple[float, ...]
     down: tuple[float, float, float] = (0.0, 0.0, -1.0)
     calls: EngineCalls | None = None
+    torque: Sequence[float] = ()
 
     @abstractmethod
     def apply(self, values: Mapping[str, float]) -> None:

@@ -15,9 +15,10 @@ from simtoreal.robots.actuators import Drive
 from simtoreal.robots.engine_fields import GRAVITY
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.mirror import LeftAndRight
+from simtoreal.robots.readers import BASE
 from simtoreal.robots.rotors import RotorDrive, Rotors
 from simtoreal.robots.scoring import ScoredByMeans
-from simtoreal.robots.sensors import BASE, BaseSensor, Imu
+from simtoreal.robots.sensors import BaseSensor, Imu
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State

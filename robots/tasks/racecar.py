@@ -15,8 +15,9 @@ from simtoreal.robots.cars import CarDrive, Chassis
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.mirror import LeftAndRight
 from simtoreal.robots.paths import Path
+from simtoreal.robots.readers import BASE
 from simtoreal.robots.scoring import ScoredByMeans
-from simtoreal.robots.sensors import BASE, BaseSensor, JointSensor
+from simtoreal.robots.sensors import BaseSensor, JointSensor
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State

@@ -16,7 +16,8 @@ from simtoreal.robots.actuators import Drive, PDDrive
 from simtoreal.robots.gait import WalkLimits, WalkScorer
 from simtoreal.robots.legs import Legs, find_sides
 from simtoreal.robots.mirror import LeftAndRight
-from simtoreal.robots.sensors import BASE, Imu, JointSensor
+from simtoreal.robots.readers import BASE
+from simtoreal.robots.sensors import Imu, JointSensor
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
@@ -206,7 +207,7 @@ class Walk(LeftAndRight, Task):
                 math.hypot(v[0], v[1]) if contact else 0.0
                 for v, contact in zip(feet.velocity, feet.contact, strict=True)
             ],
-            "power": (sum(map(abs, map(mul, self.torque, state[1]))),),
+            "power": (sum(map(abs, map(mul, self.world.torque, state[1]))),),
             "action_change": (change,),
             "gait_clock": self._clock(),
             "velocity_command": (forward,),

@@ -153,13 +153,13 @@ def test_a_biased_encoder_deceives_the_drive_and_the_policy_alike(reach):
 
 def test_torques_stay_within_the_maker_s_limits(reach, monkeypatch):
     seen = []
-    step = reach.world.step
+    write = reach.world.calls.write
 
-    def noted(torque, *wrench, **options):
-        seen.append(list(torque))
-        return step(torque, *wrench, **options)
+    def noted(forces):
+        seen.append(list(forces))
+        write(forces=forces)
 
-    monkeypatch.setattr(reach.world, "step", noted)
+    monkeypatch.setattr(reach.world, "calls", reach.world.calls._replace(write=noted))
     rng = np.random.default_rng(0)
     reach.reset(seed=0)
     reach._command = None

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from simtoreal.robots.sensors import MAX_LATENCY, BaseSensor, JointReader, JointSensor, StateRing
+from simtoreal.robots.readers import MAX_LATENCY, JointReader, StateRing
+from simtoreal.robots.sensors import BaseSensor, JointSensor
 from simtoreal.robots.streams import NormalStream
 
 
@@ -71,7 +72,7 @@ def test_a_sine_is_read_far_better_than_at_the_nearest_substep():
 
 @pytest.mark.parametrize("latency", [0.01, 0.0125, 0.037, 0.0999, 0.1])
 def test_a_part_that_was_not_asked_for_is_read_between_where_it_was(latency):
-    ring = StateRing(0.01, gap=4)
+    ring = StateRing(0.01, substeps=4)
     ring.fill(([0.0], [0.0], [0.0]))
     for k in range(1, 41):
         ring.extend([([0.0], [0.0], [0.03 * k] if k % 4 == 0 else [])])
@@ -81,15 +82,18 @@ def test_a_part_that_was_not_asked_for_is_read_between_where_it_was(latency):
 def test_a_bias_is_named_by_joint_where_there_are_several():
     one = JointSensor("hinge", "position", ("h",), "rad", 0.1, 0.2)
     two = JointSensor("arm", "position", ("a", "b"), "rad", 0.1, 0.2)
-    assert [p.name for p in one.parameters()] == ["sensor.hinge.noise", "sensor.hinge.latency", "sensor.hinge.bias"]
-    assert [p.name for p in two.parameters()][2:] == ["sensor.arm.bias.a", "sensor.arm.bias.b"]
+    assert [p.name for p in one.parameters()] == [
+        f"sensor.hinge.{what}" for what in ("noise", "latency", "jitter", "period", "bias")
+    ]
+    assert [p.name for p in two.parameters()][4:] == ["sensor.arm.bias.a", "sensor.arm.bias.b"]
     assert all(p.nominal == 0.0 for p in (*one.parameters(), *two.parameters()))
     assert one.parameters()[1].high == MAX_LATENCY
 
 
 def test_a_reader_adds_each_joint_s_own_bias_in_its_own_order():
     reader = JointReader(JointSensor("arm", "velocity", ("b", "a"), "rad/s", 0.1, 5.0), ("a", "b"))
-    values = {"sensor.arm.noise": 0.0, "sensor.arm.latency": 0.0, "sensor.arm.bias.a": 1.0, "sensor.arm.bias.b": 2.0}
+    values = {f"sensor.arm.{what}": 0.0 for what in ("noise", "latency", "jitter", "period")}
+    values |= {"sensor.arm.bias.a": 1.0, "sensor.arm.bias.b": 2.0}
     reader.apply(values)
     ring = StateRing(0.01)
     ring.fill(([0.0, 0.0], [10.0, 20.0]))
@@ -203,7 +207,7 @@ def test_a_base_is_seen_from_the_ground(quantity, reading):
         assert np.exp(1j * np.array(found)) == pytest.approx(np.exp(1j * np.array(reading)))  # pi is -pi
     one = len(reading) == 1
     names = [p.name for p in sensor.parameters()]
-    assert names[2:] == (
+    assert names[4:] == (
         ["sensor.seen.bias"] if one else [f"sensor.seen.bias.{axis}" for axis in "xyz"[: len(reading)]]
     )
 

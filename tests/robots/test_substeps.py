@@ -31,7 +31,7 @@ def played(task, parameters, compiled, monkeypatch):
     found = [(observation["policy"].tobytes(), observation["privileged"].tobytes())]
     for _ in range(25):
         observation, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, env.action_space.shape))
-        found.append((observation["policy"].tobytes(), observation["privileged"].tobytes(), reward, *env.torque))
+        found.append((observation["policy"].tobytes(), observation["privileged"].tobytes(), reward, *env.world.torque))
         if terminated or truncated:
             break
     env.close()
