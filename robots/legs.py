@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ import numpy as np
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.model import ModelError, RobotModel
+from simtoreal.robots.sensors import ChannelSensor
 
 ALIKE = 1e-3  # of unit axes, and [rad] of standing joints, on both sides
 APART = 0.02  # [m] of what should be in the same place on both sides
@@ -60,8 +61,8 @@ class Legs:
         k = len(self.joints) // len(self.names)
         return {leg: self.joints[i * k : (i + 1) * k] for i, leg in enumerate(self.names)}
 
-    def observation(self) -> Layout:
-        """What the robot's sensors and its controller know while it walks."""
+    def observation(self, more: Sequence[ChannelSensor] = ()) -> Layout:
+        """What the robot's sensors, some of them beside those that all have, and its controller know while it walks."""
         n = len(self.joints)
         return Layout(
             Field("gravity", 3, "-", "base", ("x", "y", "z"), "direction of gravity"),
@@ -72,6 +73,7 @@ class Legs:
             Field("gait_clock", 2, "-", "clock", ("sin", "cos"), "of 2 pi 2.5 Hz t; any phase at the start"),
             Field("velocity_command", 1, "m/s", "base", (), "forward"),
             Field("yaw_rate_command", 1, "rad/s", "base", (), "positive to the left"),
+            *(sensor.field() for sensor in more),
         )
 
     def command(self, robot: Robot) -> CommandLayout:

@@ -22,7 +22,7 @@ from simtoreal.robots.layout import CommandLayout, Field, ImageLayout, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.readers import BASE, StateRing, kept_substeps
 from simtoreal.robots.scoring import HoldScorer, Scorer
-from simtoreal.robots.sensors import Sensor
+from simtoreal.robots.sensors import ChannelSensor, Sensor
 from simtoreal.robots.substeps import advance
 from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state
 
@@ -48,6 +48,8 @@ class Task(gym.Env[Observation, Any]):
     A control step is: command from the action and the observation it answers; physics substeps, in each of which the
     drive turns the (delayed) command into torque; fault check; reward signals; reward terms, success, termination;
     sensor readings; observation. The clock is the task's own, so truncation comes with `horizon` steps.
+
+    `control_step` counts them, `readings` are the sensors' last by name.
 
     `info` holds `reward_terms` (name -> number), `is_success` (the success condition has held up to now), `unmet` (at
     the end of an episode: what kept it from being a success, where the task can tell),
@@ -80,6 +82,7 @@ class Task(gym.Env[Observation, Any]):
     reward_layout: Layout
     privileged_signals: tuple[str, ...] = ()  # reward signals that critics may see too
     sensors: tuple[Sensor, ...]
+    more_sensors: ClassVar[tuple[ChannelSensor, ...]] = ()  # of a robot of a family, observed besides what all have
     commanded_joints: tuple[str, ...]
     gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
     compensates_gravity: bool = False
@@ -191,6 +194,9 @@ class Task(gym.Env[Observation, Any]):
     def signals(self, state: State) -> dict[str, Sequence[float]]:
         """The reward signals, what a lab could measure, by field of `reward_layout`; called once a control step."""
 
+    def remember(self, readings: Mapping[str, Any]) -> None:
+        """Hook for a controller that keeps something of each control step's readings; called before `observe`."""
+
     @abstractmethod
     def observe(
         self, readings: Mapping[str, Any], command: Sequence[float]
@@ -245,6 +251,11 @@ class Task(gym.Env[Observation, Any]):
 
     def apply_bias(self) -> None:
         """Hook for a drive that shares an encoder with a sensor, and so its bias."""
+
+    @property
+    def torque(self) -> Sequence[float]:
+        """What the drive gave in the last physics step, of every joint of the world [N m or N]."""
+        return self.world.torque
 
     @property
     def limits(self) -> dict[str, list[float]]:
@@ -308,7 +319,7 @@ class Task(gym.Env[Observation, Any]):
             reader.start(noise_seed)
         if self._pushes:
             self._pushes.start(noise_seed)
-        self._step_count = 0
+        self.control_step = 0
         self._scorer.start()
         self._given_action: list[float] = [0.0] * self.command_layout.size
         self.world.torque = [0.0] * len(self.world.joints)
@@ -328,8 +339,8 @@ class Task(gym.Env[Observation, Any]):
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         numbers = self.command_layout.numbers(action)
         given: list[float] = numbers.tolist()
-        self._step_count += 1
-        truncated = self._step_count >= self.horizon
+        self.control_step += 1
+        truncated = self.control_step >= self.horizon
         if not all(map(math.isfinite, given)):
             info = {
                 "is_success": False,
@@ -338,10 +349,10 @@ class Task(gym.Env[Observation, Any]):
                 "reward_terms": {},
                 "reward_signals": self.signals(self._state),
             }
-            return self._as_space(), self.refusal_reward(self._step_count - 1), True, False, info
+            return self._as_space(), self.refusal_reward(self.control_step - 1), True, False, info
         self._given_action = given
         self._command = self.command_layout.command(numbers, self._observation, self.observation_layout).tolist()
-        if self._pushes and (blow := self._pushes.due(self._step_count - 1)):
+        if self._pushes and (blow := self._pushes.due(self.control_step - 1)):
             self.push(blow)
         try:
             self._simulate(self._command)
@@ -360,7 +371,7 @@ class Task(gym.Env[Observation, Any]):
         terminated = self.fails(signals)
         if terminated:
             terms["failure"] = self.failure_reward
-        if self._step_count <= self.horizon:  # what is played on beyond it is not judged
+        if self.control_step <= self.horizon:  # what is played on beyond it is not judged
             self._met = self._scorer.see(signals)
         success = self._met and not terminated
         self._observation = self._make_observation()
@@ -405,8 +416,9 @@ class Task(gym.Env[Observation, Any]):
         return any(map(gt, map(abs, self._state[1]), self._speed_limits))
 
     def _make_observation(self) -> NDArray[Any]:
-        readings = {name: reader.read(self._ring, self._step_count) for name, reader in self._readers.items()}
-        return self.observation_layout.pack(self.observe(readings, self._command))
+        self.readings = {name: reader.read(self._ring, self.control_step) for name, reader in self._readers.items()}
+        self.remember(self.readings)
+        return self.observation_layout.pack(self.observe(self.readings, self._command))
 
     def _as_space(self) -> Observation:
         policy = self._observation.copy()

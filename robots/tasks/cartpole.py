@@ -62,7 +62,7 @@ class CartPole(Task):
     def signals(self, state: State) -> dict[str, Sequence[float]]:
         (x, angle), (_, spin) = state
         (force,) = self._command
-        change = force - (self._last_force if self._step_count > 1 else 0.0)
+        change = force - (self._last_force if self.control_step > 1 else 0.0)
         self._last_force = float(np.float32(force))  # as an observation has it
         return {
             "cart_position": (x,),

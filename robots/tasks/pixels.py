@@ -76,9 +76,11 @@ class SeenCartPole(CartPoleBalance):
         self._frames.clear()
         return super().start(rng)
 
-    def observe(self, readings: Mapping[str, Any], command: Sequence[float]) -> dict[str, Any]:
+    def remember(self, readings: Mapping[str, Any]) -> None:
         frame = np.moveaxis(readings["camera"], -1, 0)
         self._frames.extend([frame] * (1 if self._frames else STACK))
+
+    def observe(self, readings: Mapping[str, Any], command: Sequence[float]) -> dict[str, Any]:
         return {"image": np.concatenate(self._frames)}
 
     @staticmethod

@@ -147,7 +147,7 @@ class Quadrotor(ScoredByMeans, LeftAndRight, Task):
     def signals(self, state: State) -> dict[str, Sequence[float]]:
         base, axes = state[BASE], self.world.base_axes
         body = rotation.from_quaternion(base[3:7])
-        goal, goal_velocity = self.goal_at(self._step_count * self.control_dt)
+        goal, goal_velocity = self.goal_at(self.control_step * self.control_dt)
         change = math.dist(self._given_action, self._last_action) ** 2
         self._last_action = self._given_action
         return {
@@ -165,7 +165,7 @@ class Quadrotor(ScoredByMeans, LeftAndRight, Task):
         self, readings: Mapping[str, list[float]], command: Sequence[float]
     ) -> dict[str, Sequence[float] | NDArray[np.floating]]:
         place, (heading,), imu = readings["position"], readings["heading"], readings["imu"]
-        now = self._step_count * self.control_dt
+        now = self.control_step * self.control_dt
         goal, *later = (
             rotation.level([g - p for g, p in zip(self.goal_at(now + t)[0], place, strict=True)], heading)
             for t in (0.0, *self.ahead)
@@ -242,7 +242,7 @@ class Quadrotor(ScoredByMeans, LeftAndRight, Task):
 
     @property
     def marker(self) -> tuple[Sequence[float], float]:
-        return self.goal_at(self._step_count * self.control_dt)[0], 0.03
+        return self.goal_at(self.control_step * self.control_dt)[0], 0.03
 
 
 def _shifted(rows: NDArray[Any], layout: Layout, prefix: str, shift: NDArray[np.float64]) -> NDArray[Any]:

@@ -124,7 +124,7 @@ class RacecarPath(ScoredByMeans, LeftAndRight, Task):
     )
 
     def make_drive(self) -> Drive:
-        self._along = 0.0
+        self._along = self._followed = 0.0
         self._last_action = [0.0] * self.command_layout.size
         return CarDrive(self.chassis, self.world.joints, self.physics_dt)
 
@@ -132,7 +132,8 @@ class RacecarPath(ScoredByMeans, LeftAndRight, Task):
         low, high = (CURVATURE[0], WAVELENGTH[0], 0.0), (CURVATURE[1], WAVELENGTH[1], 2.0 * math.pi)
         waves = [uniform(rng, low, high) for _ in range(WAVES)]
         self._path = Path([(a, wave, phase) for a, wave, phase in waves], TOP_SPEED * self.horizon * self.control_dt)
-        self._along, self._last_action = 0.0, [0.0] * self.command_layout.size
+        self._along = self._followed = 0.0  # as it is, and as the controller thinks
+        self._last_action = [0.0] * self.command_layout.size
         self._speed, left, heading = uniform(rng, (SPEEDS[0], -0.15, -0.2), (SPEEDS[1], 0.15, 0.2))
         turn = rotation.from_heading_and_lean(heading, 0.0, 0.0)
         still = [0.0] * len(self.world.joints)
@@ -156,11 +157,15 @@ class RacecarPath(ScoredByMeans, LeftAndRight, Task):
             "action_change": (change,),
         }
 
+    def remember(self, readings: Mapping[str, list[float]]) -> None:
+        x, y = readings["place"]
+        self._followed, _ = self._path.nearest(x, y, self._followed)
+
     def observe(
         self, readings: Mapping[str, list[float]], command: Sequence[float]
     ) -> dict[str, Sequence[float] | NDArray[np.floating]]:
         (x, y), (heading,), wheels = readings["place"], readings["heading"], readings["wheel_velocity"]
-        along, left = self._path.nearest(x, y, self._along)
+        along, left = self._path.nearest(x, y, self._followed)
         return {
             "steering_angle": (self.chassis.steering_angle(*readings["steering_position"]),),
             "wheel_speed": (self.chassis.radius * sum(wheels) / len(wheels),),

@@ -94,6 +94,7 @@ class Reach(Task):
             Field("tracking_error", n, "rad", "joint", arm.joints, "last joint target minus joint_position"),
             Field("tool_position", 3, "m", "base", ("x", "y", "z"), "forward kinematics of joint_position"),
             Field("goal_from_tool", 3, "m", "base", ("x", "y", "z"), "goal minus tool_position"),
+            *(sensor.field() for sensor in cls.more_sensors),
         )
         cls.command_layout = CommandLayout(
             Field("joint_target", n, "rad", "joint", arm.joints),
@@ -105,6 +106,7 @@ class Reach(Task):
         cls.sensors = (
             JointSensor("joint_position", "position", arm.joints, "rad", 0.05, 0.05),
             JointSensor("joint_velocity", "velocity", arm.joints, "rad/s", 0.5, 0.1),
+            *cls.more_sensors,
         )
         layout = cls.observation_layout
         facts = {"low": arm.goal_low, "high": arm.goal_high, "size": layout.size, "table": layout.table("    "), "n": n}
@@ -153,6 +155,7 @@ class Reach(Task):
             "tracking_error": [target - x for target, x in zip(command, q, strict=True)],
             "tool_position": tool,
             "goal_from_tool": [g - t for g, t in zip(self._goal, tool, strict=True)],
+            **{sensor.name: readings[sensor.name] for sensor in self.more_sensors},
         }
 
     @staticmethod

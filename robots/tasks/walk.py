@@ -105,7 +105,7 @@ class Walk(LeftAndRight, Task):
         legs = cls.legs
         cls.commanded_joints = legs.joints
         cls.gains = {"kp": legs.kp, "kd": legs.kd}
-        cls.observation_layout = legs.observation()
+        cls.observation_layout = legs.observation(cls.more_sensors)
         cls.command_layout = legs.command(cls.robot)
         cls.reward_layout = legs.rewarded()
         cls.walk_limits = WalkLimits(power=legs.power)
@@ -115,6 +115,7 @@ class Walk(LeftAndRight, Task):
             JointSensor("joint_position", "position", legs.joints, "rad", 0.05, 0.1),
             JointSensor("joint_velocity", "velocity", legs.joints, "rad/s", 3.0, 0.0),
             Imu(),
+            *cls.more_sensors,
         )
         first, second = (
             " and ".join(leg for leg, phase in zip(legs.names, legs.phase, strict=True) if phase * sign > 0)
@@ -173,13 +174,13 @@ class Walk(LeftAndRight, Task):
 
     @property
     def goal(self) -> dict[str, Sequence[float]]:
-        return {name: (value,) for name, value in zip(COMMANDS, self._command_at(self._step_count), strict=True)}
+        return {name: (value,) for name, value in zip(COMMANDS, self._command_at(self.control_step), strict=True)}
 
     def _command_at(self, step: int) -> tuple[float, float]:
         return self._commands[min(step // self._hold_steps, len(self._commands) - 1)]
 
     def _clock(self) -> tuple[float, float]:
-        angle = self._phase + 2.0 * math.pi * GAIT * self.control_dt * self._step_count
+        angle = self._phase + 2.0 * math.pi * GAIT * self.control_dt * self.control_step
         return math.sin(angle), math.cos(angle)
 
     def signals(self, state: State) -> dict[str, Sequence[float]]:
@@ -189,7 +190,7 @@ class Walk(LeftAndRight, Task):
         velocity, turning, gravity = (
             rotation.apply(axes, rotation.apply_inverse(body, v)) for v in (base[7:10], base[10:13], self.world.down)
         )
-        answered = max(self._step_count - 1, 0)  # the control step at which the action was asked for
+        answered = max(self.control_step - 1, 0)  # the control step at which the action was asked for
         segment = min(answered // self._hold_steps, len(self._commands) - 1)
         forward, turn = self._commands[segment]
         action = self._given_action
@@ -212,14 +213,14 @@ class Walk(LeftAndRight, Task):
             "gait_clock": self._clock(),
             "velocity_command": (forward,),
             "yaw_rate_command": (turn,),
-            "command_age": ((self._step_count - segment * self._hold_steps) * self.control_dt,),
+            "command_age": ((self.control_step - segment * self._hold_steps) * self.control_dt,),
         }
 
     def observe(
         self, readings: Mapping[str, list[float]], command: Sequence[float]
     ) -> dict[str, Sequence[float] | NDArray[np.floating]]:
         imu = readings["imu"]
-        forward, turn = self._command_at(self._step_count)
+        forward, turn = self._command_at(self.control_step)
         return {
             "gravity": imu[:3],
             "angular_velocity": imu[3:],
@@ -229,6 +230,7 @@ class Walk(LeftAndRight, Task):
             "gait_clock": self._clock(),
             "velocity_command": (forward,),
             "yaw_rate_command": (turn,),
+            **{sensor.name: readings[sensor.name] for sensor in self.more_sensors},
         }
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from simtoreal.arguments import count, named_number, named_numbers, once_each, port, rate, whole
@@ -38,14 +39,29 @@ def _tasks(verbs: Any) -> None:
     )
 
 
+def is_task(name: str) -> bool:
+    """Is it a task's name (A1Walk, robot.yaml:Walk), not a file's?"""
+    file, colon, _ = name.partition(":")
+    return bool(colon) or not (Path(file).suffix or "/" in file or Path(file).exists())
+
+
 def _inspect(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.inspecting import inspect, print_inspection, write_robot_file
 
-        found = inspect(options.urdf)
+        if is_task(options.what):
+            from simtoreal.task_inspection import inspect_task, print_task
+
+            if options.write is not None:
+                raise ValueError(f"--write makes a robot file of a URDF, not of the task {options.what}")
+            seen = inspect_task(options.what)
+            if not options.json:
+                print_task(seen)
+            return seen.to_json(), NO if seen.unsensed else DONE
+        found = inspect(options.what)
         result = found.to_json()
         if options.write is not None:
-            result["robot_file"] = write_robot_file(options.urdf, options.write, force=options.force)
+            result["robot_file"] = write_robot_file(options.what, options.write, force=options.force)
         if not options.json:
             print_inspection(found)
             if options.write is not None:
@@ -53,7 +69,7 @@ def _inspect(verbs: Any) -> None:
         return result, DONE if found.usable else NO
 
     verb = make_verb(verbs, "inspect", run)
-    verb.add_argument("urdf", metavar="URDF")
+    verb.add_argument("what", metavar="URDF|TASK", help="a robot's file, or a task: its sensors and what it observes")
     verb.add_argument("--write", metavar="FILE", help="propose a robot.yaml, which makes it a walker or a reacher")
     verb.add_argument("--force", action="store_true", help="replace an earlier robot.yaml")
 
