@@ -12,6 +12,9 @@ from simtoreal.robots.readers import MAX_LATENCY
 from simtoreal.robots.world import State, Wrench, exceeds
 
 STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered over torque asked for")
+KP = Parameter("actuator.kp", "-", 1.0, 0.4, 1.6, "factor on every position gain")
+KD = Parameter("actuator.kd", "-", 1.0, 0.4, 1.6, "factor on every velocity gain")
+LIMIT = Parameter("actuator.torque_limit", "-", 1.0, 0.3, 1.0, "factor on every joint's torque limit")
 LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a command to its effect")
 
 
@@ -82,21 +85,28 @@ class ForceDrive(Drive):
         return out
 
 
-class PDDrive(Drive):
+class PositionDrive(Drive):
+    """Joint position targets, by the joints' own encoders, whose constant bias [rad] it therefore shares."""
+
+    @property
+    @abstractmethod
+    def encoder_bias(self) -> Sequence[float]:
+        """Constant offset of each joint's encoder [rad]."""
+
+    @encoder_bias.setter
+    @abstractmethod
+    def encoder_bias(self, bias: Sequence[float]) -> None: ...
+
+
+class PDDrive(PositionDrive):
     """Joint position targets: strength * clip(kp (target - q - bias) - kd qd + gravity compensation, +-limit).
 
-    Explicit PD on the joint's own encoder (whose constant bias it therefore shares), evaluated every physics step;
-    the gravity term comes from the robot maker's nominal model. `actuator.kp` and `actuator.kd` multiply the
-    drive's gains, `actuator.torque_limit` its limits. With `damping` c and inertia I at a joint, keep c dt / I < 1.
+    Explicit PD evaluated every physics step; the gravity term comes from the robot maker's nominal model.
+    `actuator.kp` and `actuator.kd` multiply the drive's gains, `actuator.torque_limit` its limits. With `damping` c and
+    inertia I at a joint, keep c dt / I < 1.
     """
 
-    parameters = (
-        STRENGTH,
-        Parameter("actuator.kp", "-", 1.0, 0.4, 1.6, "factor on every position gain"),
-        Parameter("actuator.kd", "-", 1.0, 0.4, 1.6, "factor on every velocity gain"),
-        Parameter("actuator.torque_limit", "-", 1.0, 0.3, 1.0, "factor on every joint's torque limit"),
-        LATENCY,
-    )
+    parameters: tuple[Parameter, ...] = (STRENGTH, KP, KD, LIMIT, LATENCY)
 
     def __init__(self, kp: Sequence[float], kd: Sequence[float], effort: Sequence[float]) -> None:
         self._kp_nominal, self._kd_nominal, self._effort = list(kp), list(kd), list(effort)
@@ -118,7 +128,6 @@ class PDDrive(Drive):
 
     @property
     def encoder_bias(self) -> Sequence[float]:
-        """Constant offset of each joint's encoder [rad]."""
         return self._bias
 
     @encoder_bias.setter

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from simtoreal.robots.model import Inertial, RobotModel, Vector3, possible, with_rotor
+from simtoreal.robots.motors import ActuatorNetwork, DCMotor
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -44,6 +45,7 @@ class Robot:
         ranges: joint -> least and greatest position [rad or m], where the URDF's are not those to keep; `efforts`
             [N m or N] and `velocities` [rad/s or m/s] likewise.
         joints: its moving joints in the order of every joint vector; without, the URDF's order.
+        actuator: what drives its joints, where they have position targets; without, ideal motors up to their limit.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Robot:
     efforts: Mapping[str, float] = field(default_factory=dict)
     velocities: Mapping[str, float] = field(default_factory=dict)
     joints: tuple[str, ...] = ()
+    actuator: DCMotor | ActuatorNetwork | None = None
 
     def range(self, joint: str) -> tuple[float, float]:
         """The least and greatest position of a joint [rad or m]."""

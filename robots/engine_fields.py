@@ -9,9 +9,9 @@ from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import Vector3
 from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.world import GRAVITY
 
 GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
-GRAVITY = 9.81  # [m/s^2]
 FOOT_FRICTION = 1.0  # [-] of a floating robot's links, so that the ground's number is the pair's
 ARM_FRICTION = 0.5  # [-] of a fixed robot's links, against a table of 1: what PyBullet gives a link
 SAME = 1e-9  # what an engine says that it holds, against what was written

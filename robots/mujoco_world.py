@@ -21,7 +21,6 @@ from simtoreal.robots.catalog import Robot
 from simtoreal.robots.engine_fields import (
     ARM_FRICTION,
     FOOT_FRICTION,
-    GRAVITY,
     Dynamics,
     Fields,
     ballast,
@@ -32,6 +31,7 @@ from simtoreal.robots.engine_fields import (
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
+    GRAVITY,
     TABLE_HALF,
     TABLE_PLACE,
     WALL_COLOUR,

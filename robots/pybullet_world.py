@@ -17,7 +17,6 @@ from simtoreal.robots import rotation
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.engine_fields import (
     FOOT_FRICTION,
-    GRAVITY,
     Dynamics,
     Fields,
     loaded_urdf,
@@ -28,6 +27,7 @@ from simtoreal.robots.model import ModelError
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
+    GRAVITY,
     TABLE_HALF,
     TABLE_PLACE,
     WALL_COLOUR,

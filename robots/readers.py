@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from simtoreal.robots import rotation
-from simtoreal.robots.engine_fields import GRAVITY
 from simtoreal.robots.streams import NormalStream, UniformStream
-from simtoreal.robots.world import State, World
+from simtoreal.robots.world import GRAVITY, State, World
 
 if TYPE_CHECKING:
     from simtoreal.robots.sensors import BaseSensor, ChannelSensor, JointSensor, TorqueSensor

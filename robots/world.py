@@ -28,6 +28,8 @@ Wrench = Sequence[float]
 none."""
 
 
+GRAVITY = 9.81  # [m/s^2]
+
 TABLE_HALF = (0.55, 0.6, 0.05)  # [m] half its lengths
 TABLE_PLACE = (0.3, 0.0, -0.05)  # [m] of its middle: its top is z = 0
 

@@ -32,6 +32,7 @@ from simtoreal.robots.legs import Legs, find_sides
 from simtoreal.robots.model import MOVING, Inertial, ModelError, RobotModel, possible, with_rotor
 from simtoreal.robots.shapes import ball_radius
 from simtoreal.robots.task import Task
+from simtoreal.robots.world import GRAVITY
 
 GROUP = "simtoreal.robots"  # of entry points: name -> a robot file's path, or a function that returns it
 SUFFIXES = (".yaml", ".yml")
@@ -40,7 +41,6 @@ WALK_SCALE = 0.3  # [rad]
 FALLEN = 0.58  # of the height at which it stands
 TRANSPORT = 2.4  # cost of transport at 0.5 m/s that a walk may have
 WALK_SPEED = 0.5  # [m/s]
-GRAVITY = 9.81  # [m/s^2]
 
 
 def find_robot_file(name: str) -> Path:

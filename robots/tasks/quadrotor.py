@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from simtoreal.robots import catalog, rotation
 from simtoreal.robots.actuators import Drive
-from simtoreal.robots.engine_fields import GRAVITY
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.mirror import LeftAndRight
 from simtoreal.robots.readers import BASE
@@ -21,7 +20,7 @@ from simtoreal.robots.scoring import ScoredByMeans
 from simtoreal.robots.sensors import BaseSensor, Imu
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
-from simtoreal.robots.world import Camera, State
+from simtoreal.robots.world import GRAVITY, Camera, State
 
 XYZ = ("x", "y", "z")
 MAX_RATES = (5.0, 5.0, 2.0)  # [rad/s] that can be commanded about x, y and z

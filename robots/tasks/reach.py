@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal.robots import catalog
-from simtoreal.robots.actuators import Drive, PDDrive
+from simtoreal.robots.actuators import Drive, PositionDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
+from simtoreal.robots.motors import position_drive
 from simtoreal.robots.sensors import JointSensor
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
@@ -116,10 +117,10 @@ class Reach(Task):
         arm = self.arm
         self._tool = self.robot.model.chain(arm.tool, self.world.joints)
         self._goal = list(arm.goal_low)
-        return PDDrive(arm.kp, arm.kd, self.limits["effort"])
+        return position_drive(self.robot.actuator, arm.kp, arm.kd, self.limits["effort"], self.physics_dt)
 
     def apply_bias(self) -> None:
-        assert isinstance(self.drive, PDDrive)
+        assert isinstance(self.drive, PositionDrive)
         self.drive.encoder_bias = self._readers["joint_position"].bias
 
     def start(self, rng: np.random.Generator) -> Start:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal.robots import catalog, rotation
-from simtoreal.robots.actuators import Drive, PDDrive
+from simtoreal.robots.actuators import Drive, PositionDrive
 from simtoreal.robots.gait import WalkLimits, WalkScorer
 from simtoreal.robots.legs import Legs, find_sides
 from simtoreal.robots.mirror import LeftAndRight
+from simtoreal.robots.motors import position_drive
 from simtoreal.robots.readers import BASE
 from simtoreal.robots.sensors import Imu, JointSensor
 from simtoreal.robots.streams import uniform
@@ -148,10 +149,10 @@ class Walk(LeftAndRight, Task):
         self._hold_steps = round(HOLD / self.control_dt)
         self._commands: list[tuple[float, float]] = [(0.0, 0.0)]
         self._phase = 0.0
-        return PDDrive(legs.kp, legs.kd, legs.torque)
+        return position_drive(self.robot.actuator, legs.kp, legs.kd, legs.torque, self.physics_dt)
 
     def apply_bias(self) -> None:
-        assert isinstance(self.drive, PDDrive)
+        assert isinstance(self.drive, PositionDrive)
         self.drive.encoder_bias = self._readers["joint_position"].bias
 
     def start(self, rng: np.random.Generator) -> Start:
