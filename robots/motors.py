@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,10 +100,12 @@ class ActuatorNetwork:
         network: takes of each joint its position errors (target - q) [rad] at k instants and then its velocities
             [rad/s] at the same.
         lags: how long ago these instants are [s].
+        source: the file it came from.
     """
 
     network: Network
     lags: tuple[float, ...]
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.lags or min(self.lags) < 0.0:

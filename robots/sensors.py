@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from simtoreal.robots.layout import Field
@@ -51,6 +52,16 @@ class Sensor(ABC):
             Parameter(f"{what}.jitter", "s", 0.0, 0.0, MAX_JITTER, "at most added to the age, each sample its own"),
             Parameter(f"{what}.period", "s", self.period, 0.0, MAX_PERIOD, "between samples; 0: whenever it is read"),
         ]
+
+
+def timed(sensors: Sequence[Sensor], timings: Mapping[str, tuple[float, float]]) -> tuple[Sensor, ...]:
+    """The same sensors, of which those named have another nominal latency and period [s]."""
+    return tuple(
+        replace(sensor, latency=timings[sensor.name][0], period=timings[sensor.name][1])  # type: ignore[type-var]
+        if sensor.name in timings
+        else sensor
+        for sensor in sensors
+    )
 
 
 class ChannelSensor(Sensor):

@@ -83,6 +83,7 @@ class Task(gym.Env[Observation, Any]):
     privileged_signals: tuple[str, ...] = ()  # reward signals that critics may see too
     sensors: tuple[Sensor, ...]
     more_sensors: ClassVar[tuple[ChannelSensor, ...]] = ()  # of a robot of a family, observed besides what all have
+    timings: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of a robot's sensors by name: latency, period [s]
     commanded_joints: tuple[str, ...]
     gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
     compensates_gravity: bool = False

@@ -14,7 +14,8 @@ from simtoreal.progress import console as make_console
 from simtoreal.randomization.distributions import to_data
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths, suite_paths
-from simtoreal.robot_files import FAMILIES, installed_robots
+from simtoreal.robot_files import installed_robots
+from simtoreal.robot_making import FAMILIES
 
 
 def tasks() -> dict[str, Any]:

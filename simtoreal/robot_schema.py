@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from simtoreal.robots.readers import MAX_LATENCY, MAX_PERIOD
 
 MOST = 1e4  # of any number in it: no robot's metre, kilogram, gain or second is above
 Number = Annotated[float, Field(ge=-MOST, le=MOST)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
 NotNegative = Annotated[float, Field(ge=0, le=MOST)]
+Lag = Annotated[float, Field(ge=0, le=1)]
 Vector = tuple[Number, Number, Number]
+Kind = Literal["encoders", "imu", "foot_contact", "accelerometer", "joint_torque"]
 
 
 class _Entry(BaseModel):
@@ -40,9 +44,38 @@ class JointEntry(_Entry):
     range: tuple[Number, Number] | None = None
 
 
+class MotorEntry(_Entry):
+    """A DC motor at each driven joint, as seen through its gears: torque at rest [N m] and speed without load [rad/s]
+    at the battery's nominal voltage [V]."""
+
+    stall: Positive
+    speed: Positive
+    voltage: Positive
+
+
+class NetworkEntry(_Entry):
+    """A drive learned from a log: an ONNX file (`actuator_files`), a path from the robot file, and the instants that it
+    looks at, as long ago [s]."""
+
+    file: str
+    lags: tuple[Lag, ...] = Field(default=(0.0, 0.01, 0.02), min_length=1, max_length=100)
+
+
+class SensorEntry(_Entry):
+    """How often it samples [Hz] (without: whenever it is read), and how old a sample is when it arrives [s]."""
+
+    rate: Annotated[float, Field(ge=1.0 / MAX_PERIOD, le=MOST)] | None = None
+    latency: Annotated[float, Field(ge=0, le=MAX_LATENCY)] = 0.0
+
+    def timing(self) -> tuple[float, float]:
+        """Latency and period [s]."""
+        return self.latency, 1.0 / self.rate if self.rate else 0.0
+
+
 class DriveEntry(_Entry):
     """Of every driven joint: gains of its explicit PD at 500 Hz, limits where the URDF gives none, and the inertia of a
-    motor's rotor as seen at the joint, through its gears [kg m^2]; the nominal viscous damping of the joints."""
+    motor's rotor as seen at the joint, through its gears [kg m^2]; the nominal viscous damping of the joints; a motor
+    that weakens with speed, or instead of all gains a network."""
 
     kp: Positive
     kd: NotNegative
@@ -50,6 +83,8 @@ class DriveEntry(_Entry):
     velocity: Positive | None = None
     rotor: NotNegative = 0.0
     damping: NotNegative = 0.0
+    motor: MotorEntry | None = None
+    network: NetworkEntry | None = None
 
 
 class PayloadEntry(_Entry):
@@ -104,6 +139,7 @@ class RobotEntry(_Entry):
     urdf: str
     joints: dict[str, JointEntry | Number] = Field(min_length=1)
     drive: DriveEntry
+    sensors: dict[Kind, SensorEntry | None] | None = None
     lock: tuple[str, ...] = ()
     inertials: dict[str, InertialEntry] = Field(default_factory=dict)
     repair_inertias: bool = False

@@ -14,7 +14,7 @@ from simtoreal.robots import catalog
 from simtoreal.robots.actuators import Drive, PositionDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.motors import position_drive
-from simtoreal.robots.sensors import JointSensor
+from simtoreal.robots.sensors import JointSensor, timed
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
@@ -104,11 +104,12 @@ class Reach(Task):
             high=[high for _, high in ranges],
             relative_to=("joint_position", "tracking_error"),
         )
-        cls.sensors = (
+        sensors = (
             JointSensor("joint_position", "position", arm.joints, "rad", 0.05, 0.05),
             JointSensor("joint_velocity", "velocity", arm.joints, "rad/s", 0.5, 0.1),
             *cls.more_sensors,
         )
+        cls.sensors = timed(sensors, cls.timings)
         layout = cls.observation_layout
         facts = {"low": arm.goal_low, "high": arm.goal_high, "size": layout.size, "table": layout.table("    "), "n": n}
         cls.__doc__ = (cls.__doc__ or "") + DOCUMENT.format(**facts)

@@ -18,7 +18,7 @@ from simtoreal.robots.legs import Legs, find_sides
 from simtoreal.robots.mirror import LeftAndRight
 from simtoreal.robots.motors import position_drive
 from simtoreal.robots.readers import BASE
-from simtoreal.robots.sensors import Imu, JointSensor
+from simtoreal.robots.sensors import Imu, JointSensor, timed
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
 from simtoreal.robots.world import Camera, State
@@ -112,12 +112,13 @@ class Walk(LeftAndRight, Task):
         cls.walk_limits = WalkLimits(power=legs.power)
         fastest = max(cls.robot.velocity(joint) for joint in legs.joints)
         cls.velocity_bound = min(2.0 * fastest, MOST_SPEED)
-        cls.sensors = (
+        sensors = (
             JointSensor("joint_position", "position", legs.joints, "rad", 0.05, 0.1),
             JointSensor("joint_velocity", "velocity", legs.joints, "rad/s", 3.0, 0.0),
             Imu(),
             *cls.more_sensors,
         )
+        cls.sensors = timed(sensors, cls.timings)
         first, second = (
             " and ".join(leg for leg, phase in zip(legs.names, legs.phase, strict=True) if phase * sign > 0)
             for sign in (1, -1)

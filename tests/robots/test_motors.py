@@ -52,7 +52,7 @@ MOTOR = DCMotor(stall_torque=(40.0,), free_speed=(5.0,), voltage=24.0)
 
 @pytest.mark.parametrize("volts", [24.0, 12.0, 28.0])
 def test_a_motor_runs_up_to_the_speed_that_its_voltage_gives(world, volts):
-    """At full command m v' = stall (s - v / free), s the share of the voltage: v = s free (1 - exp(-stall t / free m))."""
+    """At full command m v' = stall (s - v / free), s the voltage's share: v = s free (1 - exp(-stall t / free m))."""
     drive = DCMotorDrive([1e6], [0.0], [1e6], MOTOR)
     drive.apply({p.name: p.nominal for p in drive.parameters} | {"battery.voltage": volts})
     t = DT * np.arange(1, 4001)

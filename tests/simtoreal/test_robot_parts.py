@@ -1,0 +1,201 @@
+"""What a robot file says of a robot's sensors and drives."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from simtoreal.build import make_env
+from simtoreal.randomization.yaml_files import ConfigFileError, dump_yaml
+from simtoreal.robot_files import fingerprint, task_of_file
+from simtoreal.robots.lint import unsensed
+from tests.simtoreal.test_robot_files import A1, KUKA, change
+
+EVERYTHING = {
+    "encoders": {"rate": 500, "latency": 0.002},
+    "imu": {"rate": 100, "latency": 0.004},
+    "foot_contact": None,
+    "accelerometer": {"rate": 100},
+    "joint_torque": None,
+}
+
+
+def write_network(path, weights, *, inputs=1, kind=TensorProto.FLOAT, rank=2):
+    """An ONNX file of a linear actuator network."""
+    w = np.array(weights, np.float32)
+    shape = ["n", len(w)] if rank == 2 else ["n"]
+    given = [helper.make_tensor_value_info(f"x{i}", kind, shape) for i in range(inputs)]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x0", "w"], ["torque"])],
+        "actuator",
+        given,
+        [helper.make_tensor_value_info("torque", kind, ["n"])],
+        [numpy_helper.from_array(w.astype(helper.tensor_dtype_to_np_dtype(kind)), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def write(tmp_path):
+    def build(data, name="robot.yaml"):
+        path = tmp_path / name
+        path.write_text(dump_yaml(data))
+        return path
+
+    return build
+
+
+def test_sensors_are_observed_at_their_rate_and_age(write):
+    path = write(change(A1, sensors=EVERYTHING))
+    env = make_env(f"{path}:Walk").unwrapped
+    nominal = env.parameters.nominal
+    for name, latency, period in (
+        ("joint_position", 0.002, 0.002),
+        ("joint_velocity", 0.002, 0.002),
+        ("imu", 0.004, 0.01),
+        ("foot_contact", 0.0, 0.0),
+        ("acceleration", 0.0, 0.01),
+    ):
+        assert (nominal[f"sensor.{name}.latency"], nominal[f"sensor.{name}.period"]) == (latency, period)
+    names = [field.name for field in env.observation_layout.fields]
+    assert names[-3:] == ["foot_contact", "acceleration", "joint_torque"]
+    assert unsensed(env) == []
+    env.close()
+    plain = task_of_file(write(A1, "plain.yaml"), "Walk")
+    assert [field.name for field in plain.observation_layout.fields] == names[:-3]
+
+
+def test_an_arm_may_feel_its_joints(write):
+    env = make_env(f"{write(change(KUKA, sensors={'encoders': None, 'joint_torque': {'rate': 200}}))}:Reach").unwrapped
+    env.reset(seed=0)
+    seen = env.step(np.zeros(7, np.float32))[0]
+    felt = seen[env.observation_layout.slices["joint_torque"]]
+    assert np.abs(felt).max() > 5.0  # its own weight
+    assert felt == pytest.approx(np.float32(env.torque), rel=1e-6)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("robot", "family", "sections", "words", "line"),
+    [
+        (
+            A1,
+            "Walk",
+            {"sensors": {"encoders": None}},
+            "gives gravity and angular_velocity, which is observed",
+            "sensors",
+        ),
+        (A1, "Walk", {"sensors": {"imu": None}}, "gives joint_position and joint_velocity", "sensors"),
+        (A1, "Walk", {"sensors": {**EVERYTHING, "sonar": None}}, "sonar", "sonar"),
+        (A1, "Walk", {"sensors": {**EVERYTHING, "imu": {"rate": 2}}}, "rate", "rate"),
+        (A1, "Walk", {"sensors": {**EVERYTHING, "imu": {"latency": 0.5}}}, "latency", "latency"),
+        (A1, "Walk", {"sensors": {**EVERYTHING, "imu": {"hz": 100}}}, "hz", "imu"),
+        (KUKA, "Reach", {"sensors": {"encoders": None, "imu": None}}, "imu is for a robot that walks", "imu"),
+        (
+            A1,
+            "Walk",
+            {"drive": {"kp": 60, "kd": 2, "motor": {"stall": 0, "speed": 20, "voltage": 24}}},
+            "stall",
+            "stall",
+        ),
+        (A1, "Walk", {"drive": {"kp": 60, "kd": 2, "motor": {"stall": 9}}}, "speed: is missing", "motor"),
+        (A1, "Walk", {"drive": {"kp": 60, "kd": 2, "network": {"file": "no.onnx"}}}, "no.onnx", "network"),
+        (
+            A1,
+            "Walk",
+            {"drive": {"kp": 6, "kd": 2, "network": {"file": "n"}, "motor": {"stall": 1, "speed": 1, "voltage": 1}}},
+            "a motor or a network, not both",
+            "drive",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_line(write, robot, family, sections, words, line):
+    path = write(change(robot, **sections))
+    with pytest.raises(ConfigFileError) as caught:
+        task_of_file(path, family)
+    message = str(caught.value)
+    assert words in message
+    number = int(message.split(":")[1])
+    assert line in path.read_text().splitlines()[number - 1]
+
+
+def test_a_motor_brings_a_battery(write):
+    motor = {"stall": 40.0, "speed": 25.0, "voltage": 22.0}
+    env = make_env(f"{write(change(A1, drive={'kp': 60, 'kd': 2, 'motor': motor}))}:Walk").unwrapped
+    assert env.parameters["battery.voltage"].nominal == 22.0
+    env.reset(seed=0)
+    env.step(np.zeros(12, np.float32))
+    torque = env.drive.torque(([9.0] * 12, [-12.5] * 12), [0.0] * 12, ())
+    assert torque == pytest.approx([-20.0] * 12)  # half the free speed, half the torque at rest
+    env.close()
+
+
+def test_a_network_drives_as_what_it_learned(write, tmp_path):
+    """One that learned the PD controller's own law is that controller, in single precision."""
+    write_network(tmp_path / "drive.onnx", [60.0, 0.0, -2.0, 0.0])
+    network = {"file": "drive.onnx", "lags": [0.0, 0.01]}
+    files = [
+        write(change(A1, drive={"kp": 60, "kd": 2, **more}), name)
+        for more, name in (({"network": network}, "learned.yaml"), ({}, "pd.yaml"))
+    ]
+    heights = []
+    for path in files:
+        env = make_env(f"{path}:Walk").unwrapped
+        assert ("actuator.kp" in env.parameters) == (path.name == "pd.yaml")
+        env.reset(seed=0)
+        for k in range(25):
+            env.step(np.full(12, 0.3 * np.sin(k), np.float32))
+        heights.append(env.world.state()[2][:3])
+        env.close()
+    assert heights[0] == pytest.approx(heights[1], abs=1e-4)
+
+
+def test_another_network_is_another_robot(write, tmp_path):
+    write_network(tmp_path / "drive.onnx", [60.0, -2.0])
+    task = f"{write(change(A1, drive={'kp': 60, 'kd': 2, 'network': {'file': 'drive.onnx', 'lags': [0.0]}}))}:Walk"
+    before = fingerprint(task)
+    assert sorted(before) == ["file", "network", "urdf"]
+    write_network(tmp_path / "drive.onnx", [50.0, -2.0])
+    after = fingerprint(task)
+    assert {name for name in before if before[name] != after[name]} == {"network"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weights": [1.0] * 4}, r"must take float32 \[n, 2\] with 1 lags"),
+        ({"weights": [1.0, 1.0], "kind": TensorProto.DOUBLE}, "must take float32"),
+        ({"weights": [1.0, 1.0], "inputs": 2}, "one input and one output, has 2"),
+        ({"weights": [1.0, 1.0], "rank": 1}, "must take float32"),
+        ({"weights": [float("nan"), 1.0]}, "finite torque"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(write, tmp_path, options, words):
+    write_network(tmp_path / "drive.onnx", options.pop("weights"), **options)
+    path = write(change(A1, drive={"kp": 60, "kd": 2, "network": {"file": "drive.onnx", "lags": [0.0]}}))
+    with pytest.raises(ConfigFileError, match=words):
+        task_of_file(path, "Walk")
+
+
+def test_what_is_no_network_is_refused(write, tmp_path):
+    (tmp_path / "drive.onnx").write_bytes(b"no model")
+    path = write(change(A1, drive={"kp": 60, "kd": 2, "network": {"file": "drive.onnx"}}))
+    with pytest.raises(ConfigFileError, match="onnxruntime"):
+        task_of_file(path, "Walk")
+
+
+def test_an_edited_urdf_is_seen(write, tmp_path):
+    """The robot file is as it was, the URDF beside it is not."""
+    copied = shutil.copytree(Path(A1["urdf"]).parent, tmp_path / "a1")
+    urdf = copied / Path(A1["urdf"]).name
+    path = write(change(A1, urdf=f"a1/{urdf.name}"))
+    before = task_of_file(path, "Walk")
+    assert task_of_file(path, "Walk") is before
+    urdf.write_text(urdf.read_text().replace("<robot", "<!-- edited --><robot", 1))
+    assert task_of_file(path, "Walk") is not before
