@@ -30,6 +30,7 @@ ALGORITHMS = {
 
 SAME_AS = {
     "AliengoWalk": "A1Walk",
+    "Balance": "CartPoleBalance",
     "KukaReach": "PandaReach",
     "PixelCartPoleRGB": "PixelCartPole",
     "Reach": "PandaReach",

@@ -15,6 +15,7 @@ from simtoreal.progress import console as make_console
 from simtoreal.proposals import propose
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_files import SUFFIXES
+from simtoreal.robot_making import FAMILIES
 from simtoreal.robots.inspection import Inspection, inspect_robot
 from simtoreal.robots.model import MOVING, Joint
 
@@ -50,7 +51,8 @@ def write_robot_file(
         raise FileExistsError(f"{path} is there already; --force replaces it")
     data, header = propose(Path(urdf), path)
     write_yaml(path, data, header)
-    return data | {"trial": _trial(f"{path.absolute()}:{'Walk' if 'walk' in data else 'Reach'}")}
+    family = next(name for name in FAMILIES if name.lower() in data)
+    return data | {"trial": _trial(f"{path.absolute()}:{family}")}
 
 
 def _trial(task: str) -> str:

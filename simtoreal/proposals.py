@@ -30,6 +30,7 @@ STARTS = 8  # of a search for a pose
 GOALS = 300  # poses that are looked at for the box of goals
 TABLE_EDGE, FLOOR = 0.2, 0.1  # [m] goals are farther and higher than this
 IN_REACH = 1e-3  # [m]
+TURN = 2.0  # [rad] to each side of a joint without an end
 
 HEADER = """Proposed from {name}. Look at every line: what a URDF does not say is a guess, gains above all.
 See it stand:   simtoreal play {family} --robot {file} --video stand.mp4
@@ -40,7 +41,7 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
     """A robot file for a URDF, to be written as `beside`, and its first comment lines.
 
     Raises:
-        ModelError: no usable URDF, or neither legs nor an arm are found in it.
+        ModelError: no usable URDF, or neither legs nor an arm nor a pole are found in it.
     """
     found = inspect_robot(urdf)
     model = RobotModel(urdf)
@@ -51,6 +52,7 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
     chains = [_chain(model, joint) for joint in model.joints.values() if joint.parent in trunk]
     legs = [chain for chain in chains if chain and len(chain) >= LEAST_LEG and _touches(model, chain[-1].child)]
     arms = [chain for chain in chains if chain and len(chain) >= LEAST_ARM]
+    poles = [chain for chain in chains if chain and len(chain) == 2 and chain[0].effort and not chain[1].effort]
     robot = "".join(c if c.isalnum() else "_" for c in urdf.stem)
     data: dict[str, Any] = {"robot": robot, "urdf": os.path.relpath(urdf, beside.parent)}
     if any(problem.repairable for problem in found.problems if problem.severity == "error"):
@@ -61,11 +63,30 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
     elif len(arms) == 1:
         family, steps = "Reach", 15_000
         data |= _reacher(model, arms[0])
+    elif len(poles) == 1:
+        family, steps = "Balance", 20_000
+        data |= _balancer(*poles[0])
     else:
         kinds = ", ".join(f"{len(chain)} joints to {chain[-1].child}" for chain in chains if chain)
-        raise ModelError(f"{urdf}: neither pairs of legs nor one arm; root {model.root} has {kinds or 'no joints'}")
+        raise ModelError(
+            f"{urdf}: neither pairs of legs nor one arm nor a pole; root {model.root} has {kinds or 'no joints'}"
+        )
     header = HEADER.format(name=urdf.name, family=family, file=beside, steps=steps, robot=robot)
     return data, header
+
+
+def _balancer(driven: Joint, pole: Joint) -> dict[str, Any]:
+    """A joint with a motor, and one without that hangs on it."""
+    middle, room = 0.5 * (driven.lower + driven.upper), 0.25 * (driven.upper - driven.lower)
+    if driven.kind == "continuous":
+        middle, room = 0.0, TURN
+    return {
+        "joints": {
+            driven.name: {"at": round(middle, 4), "range": [middle - 2 * room, middle + 2 * room]},
+            pole.name: 0.0,
+        },
+        "balance": {"driven": driven.name, "pole": pole.name, "room": round(room, 4)},
+    }
 
 
 def _children(model: RobotModel, link: str) -> list[Joint]:

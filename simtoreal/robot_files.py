@@ -5,7 +5,7 @@
     joints:                             # those that are driven, with their position at the start of an episode [rad]
       hip: 0.0                          # or {at: 0.0, kp: 60, kd: 2, effort: 40, velocity: 20, range: [-1, 1]}
     drive: {kp: 60, kd: 2}              # of every joint that says nothing else
-    walk: {legs: {FR: toe0, FL: toe1}, other_side: {FR: FL}, together: [FR]}    # or reach: {tool: hand, ...}
+    walk: {legs: {FR: toe0, FL: toe1}, other_side: {FR: FL}, together: [FR]}    # or reach: {...}, or balance: {...}
 
 A task of it is called `FILE:Walk`, wherever a task is named; `--robot FILE` before a family says the same.
 """

@@ -28,8 +28,7 @@ TRANSPORT = 2.4  # cost of transport at 0.5 m/s that a walk may have
 WALK_SPEED = 0.5  # [m/s]
 NOISE_SHARE = 0.1  # of the largest effort, that a torque reading may be off
 ENCODERS = ("joint_position", "joint_velocity")
-READINGS = {  # what each kind of sensor is read as
-    "encoders": ENCODERS,
+READINGS = {  # what each other kind of sensor is read as
     "imu": ("imu",),
     "foot_contact": ("foot_contact",),
     "accelerometer": ("acceleration",),
@@ -104,6 +103,20 @@ class DescribedRobot:
             )
         return float(found)
 
+    def gains(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """kp and kd of each joint, 0 where a network drives it."""
+        drive, found = self.entry.drive, []
+        for name, joint in self.joints.items():
+            gains = {"kp": joint.kp or drive.kp, "kd": drive.kd if joint.kd is None else joint.kd}
+            missing = [what for what, gain in gains.items() if gain is None and drive.network is None]
+            if missing:
+                place = ("drive",) if "drive" in self.file.mapping() else ("joints", name)
+                why = f"drive.{missing[0]}: is missing, and joint {name} has none of its own"
+                raise self.file.error(why, *place)
+            found.append((gains["kp"] or 0.0, gains["kd"] or 0.0))
+        kps, kds = zip(*found, strict=True)
+        return kps, kds
+
     def range(self, joint: str) -> tuple[float, float]:
         """Of positions."""
         found, own = self.model.joints[joint], self.joints[joint].range
@@ -118,21 +131,22 @@ class DescribedRobot:
             )
         return low, high
 
-    def robot(self, **options: Any) -> Robot:
-        """For the worlds."""
+    def robot(self, *, passive: Sequence[str] = (), **options: Any) -> Robot:
+        """For the worlds; nothing drives its `passive` joints, so nothing limits them."""
         entry = self.entry
+        driven = [joint for joint in self.joints if joint not in passive]
         return Robot(
             name=entry.robot,
             urdf=self.urdf,
-            drag={joint: self._drag(joint) for joint in self.joints},
+            drag={joint: self._drag(joint, passive) for joint in self.joints},
             locked=entry.lock,
             inertials=self._inertials(),
             payload={entry.payload.link: entry.payload.point} if entry.payload else {},
             max_payload=entry.payload.most if entry.payload else 0.0,
             com_reach={entry.com.link: entry.com.reach} if entry.com else {},
-            ranges={joint: self.range(joint) for joint in self.joints},
-            efforts={joint: self.limit(joint, "effort") for joint in self.joints},
-            velocities={joint: self.limit(joint, "velocity") for joint in self.joints},
+            ranges={joint: self.range(joint) for joint in driven},
+            efforts={joint: self.limit(joint, "effort") for joint in driven},
+            velocities={joint: self.limit(joint, "velocity") for joint in driven},
             joints=tuple(self.joints),
             actuator=self._actuator(),
             **options,
@@ -151,12 +165,18 @@ class DescribedRobot:
                 raise self.file.error(f"drive.network: {error}", "drive", "network") from None
         return DCMotor((motor.stall,) * n, (motor.speed,) * n, motor.voltage) if motor else None
 
-    def sensors(self, more: Mapping[str, ChannelSensor], needed: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    def sensors(
+        self,
+        more: Mapping[str, ChannelSensor],
+        needed: Mapping[str, Sequence[str]],
+        encoders: Sequence[str] = ENCODERS,
+    ) -> dict[str, Any]:
         """What the file says of the robot's sensors, as attributes of a task.
 
         Args:
             more: kinds that may be observed besides what all of the family are.
             needed: kinds that all have to have, and what is observed of each.
+            encoders: what those are read as.
         """
         given = self.entry.sensors
         if given is None:
@@ -168,10 +188,11 @@ class DescribedRobot:
                     "sensors",
                 )
         if strange := [kind for kind in given if kind not in needed and kind not in more]:
-            raise self.file.error(f"sensors: {strange[0]} is for a robot that walks", "sensors", strange[0])
+            choices = ", ".join([*needed, *more])
+            raise self.file.error(f"sensors: {strange[0]} is none of {choices}", "sensors", strange[0])
         timings = {}
         for kind, entry in given.items():
-            for name in READINGS[kind]:
+            for name in encoders if kind == "encoders" else READINGS[kind]:
                 timings[name] = entry.timing() if entry else (0.0, 0.0)
         return {"more_sensors": tuple(sensor for kind, sensor in more.items() if kind in given), "timings": timings}
 
@@ -180,9 +201,10 @@ class DescribedRobot:
         most = max(self.limit(joint, "effort") for joint in self.joints)
         return TorqueSensor(tuple(self.joints), NOISE_SHARE * most, NOISE_SHARE * most)
 
-    def _drag(self, joint: str) -> Drag:
+    def _drag(self, joint: str, passive: Sequence[str]) -> Drag:
         found = self.model.joints[joint]
-        damping, friction = self.entry.drive.damping, 0.1 * self.limit(joint, "effort")
+        mover = joint if joint not in passive else next(name for name in self.joints if name not in passive)
+        damping, friction = self.entry.drive.damping, 0.1 * self.limit(mover, "effort")
         most = max(1.0, 4.0 * damping, friction / 10)
         return Drag(damping, most, 0.0, friction, found.damping_unit, found.force_unit)
 
@@ -242,7 +264,7 @@ def _walk(of: DescribedRobot) -> type[Task]:
             "walk",
         )
     mass = sum(link.mass for link in model.links.values())
-    kp, kd = of.entry.gains()
+    kp, kd = of.gains()
     robot = of.robot(floating=True, feet=feet)
     try:
         legs = Legs(
@@ -289,7 +311,7 @@ def _reach(of: DescribedRobot) -> type[Task]:
         raise file.error(f"reach: joint {idle[0]} does not move the tool {entry.tool}: lock it", "reach", "tool")
     if not all(low < high for low, high in zip(entry.low, entry.high, strict=True)):
         raise file.error(f"reach: the goals' box from {entry.low} to {entry.high} is empty", "reach")
-    kp, kd = of.entry.gains()
+    kp, kd = of.gains()
     home = tuple(joint.at for joint in of.joints.values())
     arm = Arm(tuple(of.joints), entry.tool, home, kp, kd, entry.low, entry.high)
     name = of.entry.robot
@@ -298,5 +320,45 @@ def _reach(of: DescribedRobot) -> type[Task]:
     return type(f"{name}Reach", (Reach,), {"robot": of.robot(table=True), "arm": arm, **seen, "__doc__": document})
 
 
-FAMILIES: dict[str, Callable[[DescribedRobot], type[Task]]] = {"Walk": _walk, "Reach": _reach}
+def _balance(of: DescribedRobot) -> type[Task]:
+    from simtoreal.robots.tasks.balance import Balance, Balancer
+
+    entry, file, model = of.entry.balance, of.file, of.model
+    assert entry is not None
+    for what in ("driven", "pole"):
+        name = getattr(entry, what)
+        if name not in of.joints:
+            raise file.error(f"balance: no joint {name!r} in joints; {nearest(name, of.joints)}", "balance", what)
+    if {entry.driven, entry.pole} != {*of.joints}:
+        idle = next(name for name in of.joints if name not in (entry.driven, entry.pole))
+        raise file.error(f"balance: joint {idle} is neither driven nor the pole's: lock it", "balance")
+    if entry.driven not in model.way(model.joints[entry.pole].child)[:-1]:
+        raise file.error(f"balance: {entry.pole} does not hang on {entry.driven}", "balance", "pole")
+    if model.joints[entry.pole].kind == "prismatic":
+        raise file.error(f"balance: {entry.pole} slides: a pole swings", "balance", "pole")
+    driven, name = of.joints[entry.driven], of.entry.robot
+    low, high = of.range(entry.driven)
+    if not low <= driven.at - entry.room < driven.at + entry.room <= high:
+        ends = f"from {low:g} to {high:g}"
+        raise file.error(
+            f"balance: room {entry.room:g} beside {driven.at:g} leaves joint {entry.driven}'s range, {ends}",
+            "balance",
+            "room",
+        )
+    balancer = Balancer(
+        entry.driven,
+        entry.pole,
+        effort=of.limit(entry.driven, "effort"),
+        room=entry.room,
+        middle=driven.at,
+        upright=of.joints[entry.pole].at,
+        linear=model.joints[entry.driven].kind == "prismatic",
+    )
+    encoders = [sensor.name for sensor in balancer.sensors()]
+    seen = of.sensors({}, {"encoders": encoders}, encoders)
+    body = {"robot": of.robot(passive=(entry.pole,)), "balancer": balancer, **seen}
+    return type(f"{name}Balance", (Balance,), body | {"__doc__": f"{name} holds a pole up, near the middle."})
+
+
+FAMILIES: dict[str, Callable[[DescribedRobot], type[Task]]] = {"Walk": _walk, "Reach": _reach, "Balance": _balance}
 """What a robot file can make of a robot."""

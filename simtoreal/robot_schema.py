@@ -75,10 +75,10 @@ class SensorEntry(_Entry):
 class DriveEntry(_Entry):
     """Of every driven joint: gains of its explicit PD at 500 Hz, limits where the URDF gives none, and the inertia of a
     motor's rotor as seen at the joint, through its gears [kg m^2]; the nominal viscous damping of the joints; a motor
-    that weakens with speed, or instead of all gains a network."""
+    that weakens with speed, or a network instead of all gains. A balancer's joint is driven by its force alone."""
 
-    kp: Positive
-    kd: NotNegative
+    kp: Positive | None = None
+    kd: NotNegative | None = None
     effort: Positive | None = None
     velocity: Positive | None = None
     rotor: NotNegative = 0.0
@@ -132,13 +132,22 @@ class ReachEntry(_Entry):
     high: Vector
 
 
+class BalanceEntry(_Entry):
+    """The joint that is driven, and the one on which a pole swings freely; the joints' `at` is the middle of the first
+    and the second's position when the pole stands. How far the first may go to each side [m or rad]."""
+
+    driven: str
+    pole: str
+    room: Positive
+
+
 class RobotEntry(_Entry):
     """A robot file."""
 
     robot: str
     urdf: str
     joints: dict[str, JointEntry | Number] = Field(min_length=1)
-    drive: DriveEntry
+    drive: DriveEntry = DriveEntry()
     sensors: dict[Kind, SensorEntry | None] | None = None
     lock: tuple[str, ...] = ()
     inertials: dict[str, InertialEntry] = Field(default_factory=dict)
@@ -147,6 +156,7 @@ class RobotEntry(_Entry):
     com: CentreEntry | None = None
     walk: WalkEntry | None = None
     reach: ReachEntry | None = None
+    balance: BalanceEntry | None = None
 
     def driven(self) -> dict[str, JointEntry]:
         """The joints with all that is said of them."""
@@ -154,11 +164,3 @@ class RobotEntry(_Entry):
             name: joint if isinstance(joint, JointEntry) else JointEntry(at=joint)
             for name, joint in self.joints.items()
         }
-
-    def gains(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """kp and kd of each driven joint."""
-        joints, drive = self.driven().values(), self.drive
-        return (
-            tuple(drive.kp if joint.kp is None else joint.kp for joint in joints),
-            tuple(drive.kd if joint.kd is None else joint.kd for joint in joints),
-        )

@@ -11,68 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal.robots import catalog
-from simtoreal.robots.actuators import Drive, ForceDrive
-from simtoreal.robots.layout import ChoiceLayout, CommandLayout, Field, Layout
+from simtoreal.robots.layout import ChoiceLayout, Field, Layout
 from simtoreal.robots.mirror import LeftAndRight, Mirror
-from simtoreal.robots.sensors import JointSensor, Sensor
 from simtoreal.robots.streams import uniform
-from simtoreal.robots.task import Start, Task
-from simtoreal.robots.world import Camera, State
+from simtoreal.robots.task import Start
+from simtoreal.robots.tasks.balance import UPRIGHT, Balance, Balancer, Pole
 
-MAX_FORCE = 10.0  # [N]
-TRACK = 2.0  # [m] each way
+CART = Balancer("slider", "hinge", effort=10.0, room=2.0, names=("cart", "pole"))
 POLE_LENGTH = 1.0  # [m]
-UPRIGHT = math.radians(12.0)  # [rad]
-MIDDLE = 0.5  # [m] each way
-
-STATE_SENSORS = (
-    JointSensor("cart_position", "position", ("slider",), "m", 0.05, 0.1),
-    JointSensor("cart_velocity", "velocity", ("slider",), "m/s", 0.5, 0.1),
-    JointSensor("pole_angle", "position", ("hinge",), "rad", 0.2, 0.2),
-    JointSensor("pole_velocity", "velocity", ("hinge",), "rad/s", 1.0, 0.2),
-)
-LAST_FORCE = Field("last_force", 1, "N", "track", description="the command given one control step ago")
 
 
-class CartPole(Task):
-    """A pole on a cart on a 4 m track; what to do with it, and what is seen of it, a task of the family says."""
-
-    robot = catalog.cartpole()
-    physics_dt = 0.004
-    control_dt = 0.02
-    horizon = 500
-    success_hold = 2.0
-    velocity_bound = 60.0  # 24 is the fastest a policy gets at the parameters' bounds; Bullet cuts speeds at 100
-    camera = Camera(target=(0.0, 0.0, 0.1), distance=3.4, yaw=0.0, pitch=-10.0)
-    command_layout = CommandLayout(
-        Field("force", 1, "N", "track", ("slider",)), scale=[MAX_FORCE], low=[-MAX_FORCE], high=[MAX_FORCE]
-    )
-    reward_layout = Layout(
-        Field("cart_position", 1, "m", "track"),
-        Field("pole_angle", 1, "rad", "track"),
-        Field("pole_velocity", 1, "rad/s", "track"),
-        Field("force_change", 1, "N", "track", description="the command less the one before"),
-    )
-    commanded_joints = ("slider",)
-    _last_force: float  # [N]
-
-    def make_drive(self) -> Drive:
-        return ForceDrive(self.world.joints, ("slider",), (MAX_FORCE,))
-
-    def signals(self, state: State) -> dict[str, Sequence[float]]:
-        (x, angle), (_, spin) = state
-        (force,) = self._command
-        change = force - (self._last_force if self.control_step > 1 else 0.0)
-        self._last_force = float(np.float32(force))  # as an observation has it
-        return {
-            "cart_position": (x,),
-            "pole_angle": (math.remainder(angle, 2 * math.pi),),
-            "pole_velocity": (spin,),
-            "force_change": (change,),
-        }
-
-
-class CartPoleSwingUp(LeftAndRight, CartPole):
+class CartPoleSwingUp(LeftAndRight, Pole):
     """A pole hangs from a cart on a 4 m track; swing it up and hold it.
 
     50 Hz control over 250 Hz physics, 10 s. Starts hanging, at rest, within 0.1 m of the middle and 0.05 rad of
@@ -99,19 +48,20 @@ class CartPoleSwingUp(LeftAndRight, CartPole):
     force_change [N], the command less the one before.
     """
 
+    robot = catalog.cartpole()
+    balancer = CART
     lowest_reward = -0.21  # 10 N reversed in every step
     observation_layout = Layout(
         Field("cart_position", 1, "m", "track"),
         Field("cart_velocity", 1, "m/s", "track"),
         Field("pole_direction", 2, "-", "track", ("sin", "cos"), "of the pole's angle from upright"),
         Field("pole_velocity", 1, "rad/s", "track"),
-        LAST_FORCE,
+        CART.last,
     )
-    sensors = STATE_SENSORS
 
     def start(self, rng: np.random.Generator) -> Start:
         x, lean = uniform(rng, (-0.1, -0.05), (0.1, 0.05))
-        return Start((x, math.pi + lean), (0.0, 0.0), (0.0,))
+        return self.begin((x, math.pi + lean), (0.0, 0.0))
 
     def observe(
         self, readings: Mapping[str, list[float]], command: Sequence[float]
@@ -146,7 +96,7 @@ class CartPoleSwingUp(LeftAndRight, CartPole):
             "energy": 0.3 * centred * math.exp(-((energy - 1.0) ** 2)),
             "balanced": 0.7 * centred * math.exp(-((angle / 0.4) ** 2) - (spin / 2.0) ** 2),
             "effort": -0.01 * min(a * a, 1.0),
-            "smooth": -0.05 * (signals["force_change"][0] / MAX_FORCE) ** 2,
+            "smooth": -0.05 * (signals["force_change"][0] / CART.effort) ** 2,
         }
 
     @staticmethod
@@ -155,10 +105,10 @@ class CartPoleSwingUp(LeftAndRight, CartPole):
 
     @staticmethod
     def fails(signals: Mapping[str, Sequence[float]]) -> bool:
-        return abs(signals["cart_position"][0]) > TRACK
+        return abs(signals["cart_position"][0]) > CART.room
 
 
-class CartPoleBalance(CartPole):
+class CartPoleBalance(Balance):
     """A pole stands near upright on a cart on a 4 m track; hold it up, and the cart near the middle.
 
     50 Hz control over 250 Hz physics, 10 s. Starts within 0.3 m of the middle and 0.2 m/s, 0.08 rad of upright and 0.2
@@ -184,40 +134,8 @@ class CartPoleBalance(CartPole):
     capture gives them, and force_change [N], the command less the one before.
     """
 
-    lowest_reward = 0.0  # of a pole that falls at once there are no more steps
-    observation_layout = Layout(
-        Field("cart_position", 1, "m", "track"),
-        Field("cart_velocity", 1, "m/s", "track"),
-        Field("pole_angle", 1, "rad", "track"),
-        Field("pole_velocity", 1, "rad/s", "track"),
-        LAST_FORCE,
-    )
-    sensors: tuple[Sensor, ...] = STATE_SENSORS
-
-    def start(self, rng: np.random.Generator) -> Start:
-        x, speed, lean, spin = uniform(rng, (-0.3, -0.2, -0.08, -0.2), (0.3, 0.2, 0.08, 0.2))
-        return Start((x, lean), (speed, spin), (0.0,))
-
-    def observe(self, readings: Mapping[str, Any], command: Sequence[float]) -> dict[str, Any]:
-        return {**readings, "last_force": command}
-
-    @staticmethod
-    def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
-        """`signals` as in `reward_layout`; `action` [1] in [-1, 1]."""
-        (a,) = action
-        return {
-            **standing(signals),
-            "effort": -0.01 * min(a * a, 1.0),
-            "smooth": -0.05 * (signals["force_change"][0] / MAX_FORCE) ** 2,
-        }
-
-    @staticmethod
-    def succeeds(signals: Mapping[str, Sequence[float]]) -> bool:
-        return abs(signals["cart_position"][0]) <= MIDDLE and not CartPoleBalance.fails(signals)
-
-    @staticmethod
-    def fails(signals: Mapping[str, Sequence[float]]) -> bool:
-        return abs(signals["pole_angle"][0]) > UPRIGHT or abs(signals["cart_position"][0]) > TRACK
+    robot = catalog.cartpole()
+    balancer = CART
 
 
 class CartPoleBalanceDiscrete(CartPoleBalance):
@@ -244,18 +162,13 @@ class CartPoleBalanceDiscrete(CartPoleBalance):
     capture gives them, and force_change [N], the command less the one before.
     """
 
-    observation_layout = Layout(*(f for f in CartPoleBalance.observation_layout.fields if f is not LAST_FORCE))
-    command_layout = ChoiceLayout(CartPole.command_layout.fields[0], (-MAX_FORCE, MAX_FORCE))
+    observation_layout = Layout(*(field for field in CartPoleBalance.observation_layout.fields if field != CART.last))
+    command_layout = ChoiceLayout(CART.command, (-CART.effort, CART.effort))
 
     def observe(self, readings: Mapping[str, Any], command: Sequence[float]) -> dict[str, Any]:
         return dict(readings)
 
-    @staticmethod
-    def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
+    @classmethod
+    def reward_terms(cls, signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
         """`signals` as in `reward_layout`."""
-        return standing(signals)
-
-
-def standing(signals: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """What a pole that stands is worth each control step: 1 in the middle, less farther out."""
-    return {"up": 0.5, "centred": 0.5 / (1.0 + (signals["cart_position"][0] / 0.3) ** 2)}
+        return cls.standing(signals)

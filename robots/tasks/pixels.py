@@ -14,7 +14,8 @@ from simtoreal.robots import catalog
 from simtoreal.robots.cameras import CameraSensor
 from simtoreal.robots.layout import ImageLayout
 from simtoreal.robots.task import Start
-from simtoreal.robots.tasks.cartpole import UPRIGHT, CartPoleBalance
+from simtoreal.robots.tasks.balance import UPRIGHT
+from simtoreal.robots.tasks.cartpole import CartPoleBalance
 from simtoreal.robots.world import Camera
 
 SIDE = 84  # [pixels]
@@ -83,15 +84,15 @@ class SeenCartPole(CartPoleBalance):
     def observe(self, readings: Mapping[str, Any], command: Sequence[float]) -> dict[str, Any]:
         return {"image": np.concatenate(self._frames)}
 
-    @staticmethod
-    def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
+    @classmethod
+    def reward_terms(cls, signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
         """`signals` as in `reward_layout`; `action` [1] in [-1, 1]."""
         lean = -0.3 * (signals["pole_angle"][0] / UPRIGHT) ** 2
-        return {**CartPoleBalance.reward_terms(signals, action), "lean": lean}
+        return {**super().reward_terms(signals, action), "lean": lean}
 
-    @staticmethod
-    def fails(signals: Mapping[str, Sequence[float]]) -> bool:
-        return CartPoleBalance.fails(signals) or abs(signals["cart_position"][0]) > SEEN
+    @classmethod
+    def fails(cls, signals: Mapping[str, Sequence[float]]) -> bool:
+        return super().fails(signals) or abs(signals["cart_position"][0]) > SEEN
 
 
 class PixelCartPole(SeenCartPole):

@@ -70,7 +70,9 @@ def _inspect(verbs: Any) -> None:
 
     verb = make_verb(verbs, "inspect", run)
     verb.add_argument("what", metavar="URDF|TASK", help="a robot's file, or a task: its sensors and what it observes")
-    verb.add_argument("--write", metavar="FILE", help="propose a robot.yaml, which makes it a walker or a reacher")
+    verb.add_argument(
+        "--write", metavar="FILE", help="propose a robot.yaml, which makes it a walker, a reacher or a balancer"
+    )
     verb.add_argument("--force", action="store_true", help="replace an earlier robot.yaml")
 
 

@@ -161,7 +161,7 @@ def test_its_recipe_preset_and_suites_are_its_familys(write, opened):
     ("changed", "message"),
     [
         ({"drive": {"kp": -1, "kd": 2}}, r"robot.yaml:16: drive.kp: .* greater than 0, got -1"),
-        ({"drive": {"kp": 60}}, "robot.yaml:16: drive.kd: is missing"),
+        ({"drive": {"kp": 60}}, "robot.yaml:16: drive.kd: is missing, and joint FR_hip_joint has none of its own"),
         ({"gait": "trot"}, "gait: "),
         ({"joints": {**A1["joints"], "tail": 0.0}}, "joints: no joint 'tail'"),
         ({"joints": {**A1["joints"], "FR_toe_fixed": 0.0}}, "joint FR_toe_fixed is fixed"),
@@ -240,7 +240,10 @@ def cheetah():
     ("arguments", "message"),
     [
         (("train", "Walk", "--steps", 10), "Walk is what a robot file makes of a robot: name one with --robot FILE"),
-        (("train", "PandaReach", "--robot", "robot.yaml", "--steps", 10), "makes a robot file a Walk or a Reach"),
+        (
+            ("train", "PandaReach", "--robot", "robot.yaml", "--steps", 10),
+            "makes a robot file a Walk or a Reach or a Balance",
+        ),
         (("train", "Walk", "--robot", "nowhere.yaml", "--steps", 10), "nowhere.yaml: no such robot file"),
         (("train", "Walk", "--robot", str(SPIRIT), "--steps", 10), "not a robot file (.yaml); simtoreal inspect"),
         (("train", "Walk", "--robot", "acme", "--steps", 10), "no robot 'acme', and no path of a .yaml file"),

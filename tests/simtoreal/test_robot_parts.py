@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from simtoreal.build import make_env
 from simtoreal.randomization.yaml_files import ConfigFileError, dump_yaml
 from simtoreal.robot_files import fingerprint, task_of_file
+from simtoreal.robots.catalog import cartpole
 from simtoreal.robots.lint import unsensed
 from tests.simtoreal.test_robot_files import A1, KUKA, change
 
@@ -96,7 +97,7 @@ def test_an_arm_may_feel_its_joints(write):
         (A1, "Walk", {"sensors": {**EVERYTHING, "imu": {"rate": 2}}}, "rate", "rate"),
         (A1, "Walk", {"sensors": {**EVERYTHING, "imu": {"latency": 0.5}}}, "latency", "latency"),
         (A1, "Walk", {"sensors": {**EVERYTHING, "imu": {"hz": 100}}}, "hz", "imu"),
-        (KUKA, "Reach", {"sensors": {"encoders": None, "imu": None}}, "imu is for a robot that walks", "imu"),
+        (KUKA, "Reach", {"sensors": {"encoders": None, "imu": None}}, "imu is none of encoders, joint_torque", "imu"),
         (
             A1,
             "Walk",
@@ -199,3 +200,98 @@ def test_an_edited_urdf_is_seen(write, tmp_path):
     assert task_of_file(path, "Walk") is before
     urdf.write_text(urdf.read_text().replace("<robot", "<!-- edited --><robot", 1))
     assert task_of_file(path, "Walk") is not before
+
+
+CART = {
+    "robot": "my_cart",
+    "urdf": str(cartpole().urdf),
+    "joints": {"slider": {"at": 0.0, "effort": 10.0, "velocity": 50.0}, "hinge": 0.0},
+    "drive": {"damping": 0.0},
+    "balance": {"driven": "slider", "pole": "hinge", "room": 2.0},
+}
+FURUTA = {
+    "robot": "furuta",
+    "urdf": str(Path(__file__).parent / "assets" / "furuta.urdf"),
+    "joints": {"turn": {"at": 0.5, "effort": 0.4}, "swing": 0.0},
+    "balance": {"driven": "turn", "pole": "swing", "room": 2.0},
+}
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+def test_a_cart_pole_described_by_a_file_is_the_catalogues(write, engine):
+    """But for what the catalogue knows of its bearings."""
+    mine, ours = (
+        make_env(task, engine=engine).unwrapped for task in (f"{write(CART)}:Balance", "simtoreal/CartPoleBalance-v0")
+    )
+    still = {f"joint.{joint}.damping": 0.0 for joint in ("slider", "hinge")}
+    actions = np.random.default_rng(0).uniform(-0.3, 0.3, (60, 1)).astype(np.float32)
+    found = []
+    for env in (mine, ours):
+        seen, _ = env.reset(seed=2, options={"parameters": still | {"link.pole.mass": 0.12}})
+        found.append([seen.tolist()])
+        for action in actions:
+            seen, reward, terminated, _, info = env.step(action)
+            found[-1].append([*seen.tolist(), reward, *info["reward_terms"].values()])
+            if terminated:
+                break
+        env.close()
+    assert found[0] == found[1]
+    assert len(found[0]) > 20
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+def test_a_pole_on_an_arm_that_turns_is_a_balancer_too(write, engine):
+    """Angles count from the middle and from upright. Let go, it falls as a pole on a cart does, whose mass M is the
+    arm's inertia over its length squared: lean'' = (M + m) g / (l / 2 (4 / 3 (M + m) - m)) lean."""
+    env = make_env(f"{write(FURUTA)}:Balance", engine=engine).unwrapped
+    assert env.command_layout.fields[0].unit == "N m"
+    seen, _ = env.reset(seed=0)
+    assert abs(seen[0]) <= 0.3
+    assert abs(env.world.state()[0][0] - 0.5) <= 0.3
+    env.world.reset([0.5, 0.01], [0.0, 0.0])
+    env._state = env.world.state()
+    for _ in range(10):
+        seen, _, terminated, *_ = env.step(np.zeros(1, np.float32))
+    cart, pole = (0.3 * 0.3**2 / 3) / 0.3**2, 0.1
+    rate = np.sqrt((cart + pole) * 9.81 / (0.2 * (4 / 3 * (cart + pole) - pole)))
+    assert not terminated
+    assert seen[2] == pytest.approx(0.01 * np.cosh(0.2 * rate), rel=0.05)
+    assert unsensed(env) == []
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"balance": {"driven": "swing", "pole": "turn", "room": 1.0}}, "turn does not hang on swing"),
+        ({"balance": {"driven": "turn", "pole": "turn", "room": 1.0}}, "joint swing is neither driven nor the pole's"),
+        (
+            {"balance": {"driven": "turn", "pole": "swnig", "room": 1.0}},
+            "no joint 'swnig' in joints; did you mean swing",
+        ),
+        ({"balance": {"driven": "turn", "pole": "swing", "room": 3.0}}, "leaves joint turn's range, from -3.1 to 3.1"),
+        ({"balance": {"driven": "turn", "pole": "swing", "room": -1.0}}, "balance.room"),
+        ({"sensors": {"imu": None, "encoders": None}}, "imu is none of encoders"),
+        ({"joints": {"turn": 0.0}}, "joint swing moves, and is neither in joints nor in lock"),
+    ],
+)
+def test_what_is_no_balancer_is_refused(write, sections, words):
+    with pytest.raises(ConfigFileError) as caught:
+        task_of_file(write(change(FURUTA, **sections)), "Balance")
+    assert words in str(caught.value)
+
+
+def test_a_joint_that_is_held_by_nothing_needs_gains_elsewhere(write):
+    with pytest.raises(
+        ConfigFileError, match=r"robot.yaml:16: drive.kp: is missing, and joint FR_hip_joint has none of its own"
+    ):
+        task_of_file(write(change(A1, drive={"effort": 30})), "Walk")
+
+
+def test_a_balancer_is_proposed_from_two_joints_of_which_one_has_no_motor(tmp_path, cli):
+    path = tmp_path / "robot.yaml"
+    said = cli("inspect", FURUTA["urdf"], "--write", path)
+    assert said.code == 0
+    task = task_of_file(path, "Balance")
+    assert (task.balancer.driven, task.balancer.pole, task.balancer.effort) == ("turn", "swing", 1.5)
+    assert task.balancer.room == pytest.approx(3.1 / 2)
