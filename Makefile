@@ -40,8 +40,10 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m simtoreal bench
 
-# Trainings killed with kill -9 twenty times must end as undisturbed ones do; takes some ten minutes.
+# Trainings killed with kill -9 twenty times must end as undisturbed ones do; takes some ten minutes. And the
+# tests of tasks with every robot, which `make test` makes with one of each family.
 soak: $(READY)
+	SIMTOREAL_EVERY_ROBOT=1 $(BIN)/python -m pytest -n $(WORKERS) tests/robots
 	$(BIN)/python tests/soak.py
 
 # After a change to requirements in pyproject.toml. torch is left out: which build is right depends on the machine.

@@ -10,6 +10,7 @@ from simtoreal.robots.tasks.reach import PandaReach
 from simtoreal.robots.tasks.walk import A1Walk
 
 
+@pytest.mark.every_robot
 def test_every_task_observes_what_its_sensors_give(task_id):
     env = gym.make(task_id).unwrapped
     assert unsensed(env) == []

@@ -47,6 +47,7 @@ def test_both_env_checkers_pass(make, privileged):
     check_env_sb3(env, skip_render_check=True)
 
 
+@pytest.mark.every_robot
 def test_the_class_docstring_is_the_unit_table(make, act):
     env = make()
     text = type(env).__doc__
@@ -65,6 +66,7 @@ def test_the_class_docstring_is_the_unit_table(make, act):
         assert name in text
 
 
+@pytest.mark.every_robot
 def test_the_three_layouts_fit_what_the_task_gives(make):
     env = make()
     obs, _ = env.reset(seed=0)
@@ -114,6 +116,7 @@ def hold(env, obs):
     return env.command_layout.action(target, obs, env.observation_layout)
 
 
+@pytest.mark.every_robot
 @pytest.mark.parametrize("policy", ["zero", "random", "hold still"])
 def test_doing_nothing_of_use_never_succeeds(make, act, policy):
     env = make()
@@ -132,6 +135,7 @@ def test_doing_nothing_of_use_never_succeeds(make, act, policy):
         assert info["is_success"] is False
 
 
+@pytest.mark.every_robot
 def test_the_same_seed_is_the_same_trajectory_in_another_process(make, task_id, engine):
     env = make()
     env.action_space.seed(4)
@@ -168,6 +172,7 @@ def test_no_observation_element_is_constant(make, rollout):
     assert (np.ptp(seen, axis=0) > 1e-6).all(), np.flatnonzero(np.ptp(seen, axis=0) <= 1e-6)
 
 
+@pytest.mark.every_robot
 def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make, rollout):
     """A link's friction shows only in contact, so there the read-back has to do; a push's two numbers show together;
     and less than a pixel shows in the robot's state."""
@@ -189,6 +194,7 @@ def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make,
             assert (rollout(env, 3, steps) == nominal).all(), f"{name} = {bound} leaks"
 
 
+@pytest.mark.every_robot
 def test_all_parameters_at_their_bounds_leak_nothing_and_break_nothing(make, rollout):
     env = make()
     nominal = rollout(env, 3, 40)
