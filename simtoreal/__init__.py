@@ -64,7 +64,7 @@ _VERBS = {
     "tasks": "simtoreal.listing",
     "inspect": "simtoreal.inspecting",
 }
-_OTHERS = {"Runtime": "simtoreal.export.onboard.runtime"}
+_OTHERS = {"Runtime": "simtoreal.export.onboard.runtime", "make_env": "simtoreal.build"}
 
 
 class _Verb(ModuleType):

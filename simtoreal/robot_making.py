@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +314,11 @@ def _reach(of: DescribedRobot) -> type[Task]:
     if not all(low < high for low, high in zip(entry.low, entry.high, strict=True)):
         raise file.error(f"reach: the goals' box from {entry.low} to {entry.high} is empty", "reach")
     kp, kd = of.gains()
+    shoulder, most = of.model.reach(entry.tool)
+    for corner in product(*zip(entry.low, entry.high, strict=True)):
+        if (far := math.dist(corner, shoulder)) > most:
+            where = f"the goals' corner {list(corner)} is {far:.3g} m from joint {next(iter(of.joints))}"
+            raise file.error(f"reach: {where}, the tool never more than {most:.3g} m", "reach")
     home = tuple(joint.at for joint in of.joints.values())
     arm = Arm(tuple(of.joints), entry.tool, home, kp, kd, entry.low, entry.high)
     name = of.entry.robot

@@ -25,7 +25,8 @@ from simtoreal.judge import Judge
 from simtoreal.learners import make_learner
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
-from simtoreal.robot_files import check_version, fingerprint, name_task
+from simtoreal.robot_files import check_version, fingerprint, name_task, split_task
+from simtoreal.robot_making import FAMILIES
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
 
 
@@ -79,7 +80,10 @@ def train(
 
     Where there is no checkpoint yet, an exception leaves nothing behind of a run that was not resumed.
     """
-    name, folder = build.short_name(build.task_id(name_task(task, robot))), output_path(out)
+    folder = output_path(out)
+    if resume and robot is None and task in FAMILIES:
+        task = _robots_task(folder, task)
+    name = build.short_name(build.task_id(name_task(task, robot)))
     overrides = {
         "steps": steps,
         "seed": seed,
@@ -136,6 +140,13 @@ def train(
             judge.close()
     finally:
         environments.close()
+
+
+def _robots_task(folder: Path, family: str) -> str:
+    """The task of a run whose robot is described by a file, where it is of that family; else `family`."""
+    found = load_config(folder / CONFIG).task if (folder / CONFIG).is_file() else family
+    split = split_task(found)
+    return found if split is not None and split[1] == family else family
 
 
 def _config_to_resume(folder: Path, task: str, algorithm: str | None, arguments: Mapping[str, Any]) -> RunConfig:

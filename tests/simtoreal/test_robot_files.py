@@ -303,6 +303,8 @@ def test_from_a_urdf_to_a_verdict(cli, tmp_path):
     path.write_text(re.sub(r"kp: [0-9.]+", "kp: 50.0", said))
     cli("export", run, "--out", tmp_path / "other").refused("was trained on another version of")
     cli("train", f"{path}:Walk", "--resume", "--steps", 300, "--out", run).refused("was trained on another version of")
+    cli("train", "Walk", "--resume", "--steps", 300, "--out", run).refused("was trained on another version of")
+    cli("train", "Reach", "--resume", "--steps", 300, "--out", run).refused("name one with --robot FILE")
     path.write_text(said)
     judged = cli(
         "evaluate",

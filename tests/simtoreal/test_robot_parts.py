@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import simtoreal
 from simtoreal.build import make_env
 from simtoreal.randomization.yaml_files import ConfigFileError, dump_yaml
 from simtoreal.robot_files import fingerprint, task_of_file
@@ -295,3 +296,16 @@ def test_a_balancer_is_proposed_from_two_joints_of_which_one_has_no_motor(tmp_pa
     task = task_of_file(path, "Balance")
     assert (task.balancer.driven, task.balancer.pole, task.balancer.effort) == ("turn", "swing", 1.5)
     assert task.balancer.room == pytest.approx(3.1 / 2)
+
+
+def test_goals_out_of_the_tools_reach_are_refused(write):
+    """The iiwa's joints 2 to 7 and its flange lie one behind another: 1.1025 m by its URDF."""
+    reach = KUKA["reach"] | {"high": [1.3, 0.3, 0.6]}
+    with pytest.raises(ConfigFileError, match=r"goals' corner \[1.3, .*the tool never more than 1.1 m"):
+        task_of_file(write(change(KUKA, reach=reach)), "Reach")
+
+
+def test_python_makes_any_task_by_its_name(write):
+    env = simtoreal.make_env(f"{write(FURUTA)}:Balance", engine="mujoco")
+    assert env.reset(seed=0)[0].shape == (5,)
+    env.close()
