@@ -143,6 +143,7 @@ class Fields:
             yield Parameter(
                 "ground.friction", "-", GROUND_FRICTION, 0.05, 2.0, "Coulomb friction; a foot's multiplies it"
             )
+            yield Parameter("ground.restitution", "-", 0.0, 0.0, 0.9, "speed after a bounce over the speed before")
             yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
             yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
 
@@ -168,12 +169,14 @@ class Fields:
             yield "jointFriction", index, (values[name],)
         if self._grounded:
             yield "groundFriction", -1, (values["ground.friction"],)
+            yield "groundRestitution", -1, (values["ground.restitution"],)
             yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
 
-    def held(self, links: Mapping[int, Dynamics], ground: tuple[float, Vector3] | None) -> dict[str, float]:
+    def held(self, links: Mapping[int, Dynamics], ground: tuple[float, float, Vector3] | None) -> dict[str, float]:
         """The inverse of `of`, for those parameters that the engine can be asked for.
 
-        `links`: of each index what the engine holds; `ground`: of a floating robot's its friction [-], and gravity.
+        `links`: of each index what the engine holds; `ground`: of a floating robot's its friction [-],
+        restitution [-], and gravity.
         """
         out = {name: links[index][0] for index, name, *_ in self._masses}
         out |= {name: links[index][1] for index, name in self._frictions}
@@ -183,7 +186,7 @@ class Fields:
             out[name] += sum(points.values())
             out |= zip(centre, movable.shift(points), strict=True)
         if ground is not None and self._grounded:
-            out["ground.friction"], (x, y, z) = ground
+            out["ground.friction"], out["ground.restitution"], (x, y, z) = ground
             out["ground.slope.pitch"], out["ground.slope.roll"] = math.atan2(-x, -z), math.asin(-y / GRAVITY)
         return out
 

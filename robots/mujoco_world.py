@@ -17,6 +17,7 @@ if "DISPLAY" not in os.environ:
 import mujoco
 
 from simtoreal.robots import rotation
+from simtoreal.robots.bounce import damping_ratio, rebound
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.engine_fields import (
     ARM_FRICTION,
@@ -109,6 +110,7 @@ class MuJoCoWorld(World):
             model.opt.impratio = ELLIPTIC_RATIO
             model.opt.noslip_iterations = NOSLIP_ITERATIONS
             model.geom_solref[:] = STIFF
+        self._solref = tuple(model.geom_solref[0].tolist()) if model.ngeom else STIFF
         model.dof_solimp[:, :2] = STIFF_IN_FRICTION
         self._index()
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
@@ -206,6 +208,8 @@ class MuJoCoWorld(World):
                 self._friction[body], rougher = numbers[0], True
             elif what == "groundFriction":
                 self._ground_friction, rougher = numbers[0], True
+            elif what == "groundRestitution":
+                self._bounce(numbers[0])
             elif what == "gravity":
                 model.opt.gravity[:] = numbers
                 self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
@@ -217,6 +221,17 @@ class MuJoCoWorld(World):
             mujoco.mj_setConst(model, self._scratch)  # what follows from the masses
         self._values = {name: values[name] for name in self._names}
 
+    def _bounce(self, restitution: float) -> None:
+        """Let contacts rebound: as stiff as they are, with less damping."""
+        time, ratio = self._solref
+        damping = ratio if restitution <= rebound(ratio) else damping_ratio(restitution)
+        self._model.geom_solref[:] = time * ratio / damping, damping
+
+    def _bounced(self) -> float:
+        """The restitution of contacts as the engine holds them; 0 of those that rebound as little as ever."""
+        damping = float(self._model.geom_solref[0, 1])
+        return 0.0 if damping == self._solref[1] else rebound(damping)
+
     def read_back(self) -> dict[str, float]:
         """As the engine holds it."""
         model = self._model
@@ -225,7 +240,8 @@ class MuJoCoWorld(World):
             for link, body in self._body_of.items()
         }
         x, y, z = model.opt.gravity.tolist()
-        held = self._fields.held(links, (self._ground_friction, (x, y, z)) if self._robot.floating else None)
+        ground = (self._ground_friction, self._bounced(), (x, y, z)) if self._robot.floating else None
+        held = self._fields.held(links, ground)
         for joint, dof in zip(self._joint_names, self._v.tolist(), strict=True):
             held[f"joint.{joint}.damping"] = float(model.dof_damping[dof])
             held[f"joint.{joint}.friction"] = float(model.dof_frictionloss[dof])

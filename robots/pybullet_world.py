@@ -48,6 +48,9 @@ with quiet():
 FIXED = bullet.JOINT_FIXED
 TABLE_FRICTION = 1.0  # [-] with 1 here, a link's number is the pair's
 SOLVER_ITERATIONS = 50
+LEAST_BOUNCE = 0.05  # [m/s] of an impact, below which nothing bounces
+AHEAD = 1e18  # [m] how near a contact is dealt with: as usual before it touches, which takes its speed away
+AT_A_TOUCH = 0.0  # [m] so that it still has it when it bounces
 ALOFT = 10.0  # [m] above any contact
 POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
 
@@ -93,6 +96,7 @@ class PyBulletWorld(World):
             deterministicOverlappingPairs=1,
             numSolverIterations=SOLVER_ITERATIONS,
             enableConeFriction=1,
+            restitutionVelocityThreshold=LEAST_BOUNCE,
             physicsClientId=c,
         )
         bullet.setTimeStep(self.physics_dt, physicsClientId=c)
@@ -178,6 +182,7 @@ class PyBulletWorld(World):
         if self._robot.floating:
             for link in self._link_index.values():
                 bullet.changeDynamics(self._body, link, lateralFriction=FOOT_FRICTION, physicsClientId=c)
+                bullet.changeDynamics(self._body, link, restitution=1.0, physicsClientId=c)  # times the ground's
         nominal = {name: self._dynamics(i) for name, i in self._link_index.items()}
         for name, (mass, _, inertia) in nominal.items():
             if mass > 0.0 and min(inertia) <= 0.0:
@@ -212,6 +217,10 @@ class PyBulletWorld(World):
                 )
             elif what == "groundFriction":
                 bullet.changeDynamics(self._ground, -1, lateralFriction=numbers[0], physicsClientId=c)
+            elif what == "groundRestitution":
+                bullet.changeDynamics(self._ground, -1, restitution=numbers[0], physicsClientId=c)
+                reach = AT_A_TOUCH if numbers[0] else AHEAD
+                bullet.changeDynamics(self._ground, -1, contactProcessingThreshold=reach, physicsClientId=c)
             elif what == "gravity":
                 bullet.setGravity(*numbers, physicsClientId=c)
                 self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
@@ -231,10 +240,10 @@ class PyBulletWorld(World):
         links = {index: self._dynamics(index) for index in self._link_index.values()}
         if not self._robot.floating:
             return self._fields.held(links, None)
-        friction = bullet.getDynamicsInfo(self._ground, -1, physicsClientId=c)[1]
+        info = bullet.getDynamicsInfo(self._ground, -1, physicsClientId=c)
         engine = bullet.getPhysicsEngineParameters(physicsClientId=c)
         x, y, z = (engine[f"gravityAcceleration{axis}"] for axis in "XYZ")
-        return self._fields.held(links, (friction, (x, y, z)))
+        return self._fields.held(links, (info[1], info[5], (x, y, z)))
 
     def inertia(self, link: str) -> tuple[float, float, float]:
         """Principal inertia [kg m^2] of a link (of a movable one's core) as the engine has it."""

@@ -1,11 +1,17 @@
 """Motions of a floating robot whose outcome is known without simulating, in both engines."""
 
+from pathlib import Path
+
 import mujoco
 import numpy as np
 import pybullet as bullet
 import pytest
+from scipy.integrate import solve_ivp
 
 from simtoreal.robots import catalog
+from simtoreal.robots.bounce import damping_ratio, rebound
+from simtoreal.robots.catalog import Robot
+from simtoreal.robots.engines import make_world
 from simtoreal.robots.mujoco_world import MuJoCoWorld
 from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.rotation import from_quaternion
@@ -152,3 +158,65 @@ def test_a_block_on_a_slope(floating, slope, friction, slides):
     gained = (hold(0.3) - first) / 0.3
     wanted = -np.sign(slope) * G * (np.sin(abs(slope)) - friction * np.cos(slope)) if slides else 0.0
     assert gained == pytest.approx(wanted, abs=0.1)
+
+
+BALL = Robot("ball", Path(__file__).parent / "assets" / "ball.urdf", {}, floating=True)
+
+
+def bounce(engine, restitution, height, dt=0.002):
+    """Speed after the first bounce over the speed before, how high it then rises over how high it fell, and what the
+    engine says of the restitution that it holds; of a ball dropped from `height` [m]."""
+    world = make_world(engine, BALL, dt)
+    world.apply({p.name: p.nominal for p in world.parameters} | {"ground.restitution": restitution})
+    world.reset((), (), (0.0, 0.0, 0.1 + height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6))
+    path = np.array([world.step(())[2] for _ in range(round(1.5 / dt))])
+    held = world.read_back()["ground.restitution"]
+    world.close()
+    z, v = path[:, 2] - 0.1, path[:, 9]
+    low = int(np.argmin(v))
+    again = low + int(np.argmax(v[low:] > 0.0)) if (v[low:] > 0.0).any() else low
+    end = again + int(np.argmax(v[again:] < 0.0))
+    up = v[low : end + 1].max()
+    return up / -v.min(), max(z[again : end + 1].max(), 0.0) / height, held
+
+
+@pytest.mark.parametrize("restitution", [0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("height", [0.41, 0.5, 0.63])
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco", "mujoco-shipped"])
+def test_a_ball_bounces(engine, restitution, height):
+    """It leaves with e of its speed and rises to e^2 of its height. Bullet pushes what has sunk in apart and so adds up
+    to 0.09 to e, by where in a step the ball lands; MuJoCo's contact is a spring and a damper that lets go below the
+    ground, by some centimetres where it is soft."""
+    speeds, heights, held = bounce(engine, restitution, height)
+    assert held == pytest.approx(restitution, rel=1e-9)
+    if engine == "pybullet":
+        assert restitution < speeds < restitution + 0.09
+        assert restitution**2 < heights < (restitution + 0.09) ** 2
+    else:
+        assert speeds == pytest.approx(restitution, abs=0.03)
+        assert heights == pytest.approx(restitution**2, abs=0.04)
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco", "mujoco-shipped"])
+def test_what_does_not_bounce_stays_down(engine):
+    """MuJoCo's contacts are critically damped, which leaves exp(-2) of a speed: 2 % of a height."""
+    speeds, heights, held = bounce(engine, 0.0, 0.5)
+    assert held == 0.0
+    assert speeds < (0.01 if engine == "pybullet" else 0.16)
+    assert heights < (0.01 if engine == "pybullet" else 0.03)
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.1, 0.3, 0.6, 0.9, 0.999])
+def test_the_rebound_of_a_spring_and_damper_is_that_of_its_equation_of_motion(ratio):
+    """z'' = -2 ratio z' - z from z' = -1, until the force would pull."""
+
+    def motion(_, s):
+        return [s[1], -2.0 * ratio * s[1] - s[0]]
+
+    def pull(_, s):
+        return -2.0 * ratio * s[1] - s[0]
+
+    pull.terminal, pull.direction = True, -1.0
+    found = solve_ivp(motion, (0.0, 20.0), [0.0, -1.0], events=pull, rtol=1e-10, atol=1e-12, max_step=0.01)
+    assert rebound(ratio) == pytest.approx(found.y[1, -1], rel=1e-6)
+    assert damping_ratio(rebound(ratio)) == pytest.approx(ratio, rel=1e-9)
