@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 IDENTITY: rotation.Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 EXACT = 1e-6  # [m, rad] of an inverse's error
+STRIDE = 0.1  # [m, rad] that one iteration goes at most: a longer one may end at another answer
 ITERATIONS = 30
 
 
@@ -135,12 +136,14 @@ class Plane:
         x, y, z = *place, self._at_home.position[2]
         for _ in range(ITERATIONS):
             wrong = (x - at[0], y - at[1], z - at[2], *_between(turn, self._at_home.turn))
-            if math.hypot(*wrong) < EXACT:
+            size = math.hypot(*wrong)
+            if size < EXACT:
                 self._q, self._motion = q, Motion(at, turn, columns)
                 return list(q)
             jacobian = np.array([columns[i] for i in self._moving]).T
+            part = min(1.0, STRIDE / size)
             for i, change in zip(self._moving, np.linalg.solve(jacobian, wrong).tolist(), strict=True):
-                q[i] += change
+                q[i] += part * change
             at, turn, columns = self._chain.motion(q)
         raise ValueError(f"the tool cannot be at {x:g}, {y:g} m, {z:g} m high, turned as at home")
 

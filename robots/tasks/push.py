@@ -23,9 +23,9 @@ from simtoreal.robots.world import Camera, State
 MAX_STEP = 0.02  # [m] the tool's target may move along an axis in one control step: 0.4 m/s
 GOAL_RADIUS = 0.03  # [m]
 REST = 0.02  # [m/s]: slower than that the object rests
-CLEARANCE = 0.09  # [m] between the middles of tool and object when an episode begins
+CLEARANCE = 0.08  # [m] between the middles of tool and object when an episode begins
 WAY = 0.1  # [m] the object has to go at least
-BEHIND = 0.045  # [m] from the object's middle to the tool's that pushes it
+BEHIND = 0.03  # [m] from the object's middle: who goes there touches it, and pushes
 HINDSIGHT_SPREAD = 0.04  # [m] of relabelled goals around the object
 
 
@@ -35,12 +35,11 @@ class Pusher:
 
     Attributes:
         tool: the link whose origin is the tool point.
-        home: joint positions [rad] with the tool as it is to be turned, as high as it is to push, and about where it is
-            to start.
+        home: joint positions [rad] with the tool as it is to be turned, and as high as it is to push.
         held: the joints that stay as they are at home, so that six are left for the tool's place and turn.
         kp, kd: gains of the drive [N m/rad, N m s/rad].
         tool_low, tool_high: corners of where the tool may be sent [m, base].
-        low, high: corners of where an object begins and goals lie [m, base].
+        low, high: corners of where tool and object begin and goals lie [m, base].
     """
 
     joints: tuple[str, ...]
@@ -58,9 +57,9 @@ class Pusher:
 DOCUMENT = """
 
     20 Hz places of the tool {height:.0f} mm above the table, turned as at the start; the arm's controller finds joint
-    targets for them and follows these by an explicit PD with gravity compensation of the nominal robot at 500 Hz; 4 s.
-    The object begins anywhere in the rectangle from {low} to {high} m of the base, turned anyhow, at least 9 cm from
-    the tool; goals are uniform in the same rectangle, at least 10 cm from the object.
+    targets for them and follows these by an explicit PD with gravity compensation of the nominal robot at 500 Hz; 5 s.
+    Tool and object begin anywhere in the rectangle from {low} to {high} m of the base, 8 cm or more apart, the
+    object turned anyhow; goals are uniform in the same rectangle, at least 10 cm from the object.
     Success: for the last 0.5 s the object is within 3 cm of the goal and slower than 2 cm/s.
 
     Observation ({size}):
@@ -70,10 +69,10 @@ DOCUMENT = """
     Action (2): the target moves by 0.02 m * a, a in [-1, 1]. Command (2): `tool_target` [m] =
     clip(tool_place + tracking_error + 0.02 a, {tool_low}, {tool_high}).
 
-    Reward per step, d the object's distance from the goal and b the tool's from the point 4.5 cm behind the object as
+    Reward per step, d the object's distance from the goal and b the tool's from the point 3 cm behind the object as
     seen from the goal [m]: `distance` = -2 min(d, 0.5), `near` = (1 - tanh(d / 0.1 m)) / 2, `there` =
     exp(-(d / 0.02 m)^2), `behind` = -min(b, 0.3) min(d / 0.03 m, 1), `motion` = -0.05 |a|^2.
-    Never terminates; truncates after 80 steps. Reward signals: tool_place, object_place, goal [m, base] and
+    Never terminates; truncates after 100 steps. Reward signals: tool_place, object_place, goal [m, base] and
     object_velocity [m/s], as motion capture gives them. A violation is a joint above its speed limit or contact of the
     arm with the table.
     """
@@ -86,7 +85,7 @@ class Push(Task):
     arm: ClassVar[Pusher]
     physics_dt = 0.002
     control_dt = 0.05
-    horizon = 80
+    horizon = 100
     lowest_reward = -1.5  # 0.5 m from the goal, at full effort far from the object
     success_hold = 0.5
     velocity_bound = 60.0
@@ -149,10 +148,8 @@ class Push(Task):
         self.drive.encoder_bias = self._readers["joint_position"].bias
 
     def start(self, rng: np.random.Generator) -> Start:
-        arm = self.arm
-        x, y, _ = self._tool.position(arm.home)
-        tool = uniform(rng, (x - 0.02, y - 0.02), (x + 0.02, y + 0.02))
-        (thing, self._goal), (heading,) = self._apart(rng, tool), uniform(rng, (-math.pi,), (math.pi,))
+        tool, thing, self._goal = self._apart(rng)
+        (heading,) = uniform(rng, (-math.pi,), (math.pi,))
         self._plane.rest()
         position = self._plane.joints(tool)
         seen = [q + b for q, b in zip(position, self._readers["joint_position"].bias, strict=True)]
@@ -160,12 +157,12 @@ class Push(Task):
         place = (*thing, self._height, *turn, *[0.0] * 6)
         return Start(position, [0.0] * len(position), self._tool.position(seen)[:2], place)
 
-    def _apart(self, rng: np.random.Generator, tool: Sequence[float]) -> tuple[list[float], list[float]]:
-        """Places of an object that the tool does not touch and of a goal that the object is not at."""
+    def _apart(self, rng: np.random.Generator) -> tuple[list[float], list[float], list[float]]:
+        """Places of the tool, of an object that it does not touch, and of a goal that the object is not at."""
         while True:
-            thing, goal = (uniform(rng, self.arm.low, self.arm.high) for _ in range(2))
+            tool, thing, goal = (uniform(rng, self.arm.low, self.arm.high) for _ in range(3))
             if math.dist(thing, tool) >= CLEARANCE and math.dist(thing, goal) >= WAY:
-                return thing, goal
+                return tool, thing, goal
 
     def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
         """`object_place` [2], in m of the base."""
