@@ -9,6 +9,7 @@ from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import Vector3
 from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.world import OBJECT
 
 GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
 GRAVITY = 9.81  # [m/s^2]
@@ -16,7 +17,6 @@ FOOT_FRICTION = 1.0  # [-] of a floating robot's links, so that the ground's num
 ARM_FRICTION = 0.5  # [-] of a fixed robot's links, against a table of 1: what PyBullet gives a link
 SAME = 1e-9  # what an engine says that it holds, against what was written
 MAX_SLOPE = 0.35  # [rad]
-OBJECT = "object"  # what it is called beside the robot's links
 
 Dynamics = tuple[float, float, Vector3]
 """Of a link, as the engine has them: mass [kg], lateral friction [-], principal inertia [kg m^2]."""

@@ -22,7 +22,6 @@ from simtoreal.robots.engine_fields import (
     ARM_FRICTION,
     FOOT_FRICTION,
     GRAVITY,
-    OBJECT,
     Dynamics,
     Fields,
     ballast,
@@ -33,6 +32,7 @@ from simtoreal.robots.engine_fields import (
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
+    OBJECT,
     OBJECT_COLOUR,
     TABLE_HALF,
     TABLE_PLACE,

@@ -18,7 +18,6 @@ from simtoreal.robots.catalog import Box, Robot
 from simtoreal.robots.engine_fields import (
     FOOT_FRICTION,
     GRAVITY,
-    OBJECT,
     Dynamics,
     Fields,
     loaded_urdf,
@@ -29,6 +28,7 @@ from simtoreal.robots.model import ModelError
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
+    OBJECT,
     OBJECT_COLOUR,
     TABLE_HALF,
     TABLE_PLACE,

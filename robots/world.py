@@ -32,6 +32,7 @@ TABLE_HALF = (0.55, 0.6, 0.05)  # [m] half its lengths
 TABLE_PLACE = (0.3, 0.0, -0.05)  # [m] of its middle: its top is z = 0
 
 
+OBJECT = "object"  # what it is called beside the robot's links
 OBJECT_COLOUR = (0.85, 0.45, 0.15, 1.0)
 
 WALL_HALF = (4.0, 0.05, 3.0)  # [m] half its lengths
@@ -141,7 +142,7 @@ class World(ABC):
 
     @abstractmethod
     def link_poses(self) -> dict[str, Pose]:
-        """Where every link of the robot's file is now, and under "object" its object."""
+        """Where every link of the robot's file is now, and under OBJECT its object."""
 
     def push(self, velocity: Sequence[float]) -> None:
         """Change a floating base's linear velocity at once by `velocity` [3] m/s."""

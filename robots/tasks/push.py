@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from simtoreal.robots import catalog, rotation
 from simtoreal.robots.actuators import Drive, PDDrive
@@ -23,10 +23,11 @@ from simtoreal.robots.world import Camera, State
 MAX_STEP = 0.02  # [m] the tool's target may move along an axis in one control step: 0.4 m/s
 GOAL_RADIUS = 0.03  # [m]
 REST = 0.02  # [m/s]: slower than that the object rests
+CLOSE = 0.06  # [m] within which the policy sees that point, the better for it
 CLEARANCE = 0.08  # [m] between the middles of tool and object when an episode begins
 WAY = 0.1  # [m] the object has to go at least
 BEHIND = 0.03  # [m] from the object's middle: who goes there touches it, and pushes
-HINDSIGHT_SPREAD = 0.04  # [m] of relabelled goals around the object
+HINDSIGHT_SPREAD = 0.1  # [m] of relabelled goals around the object
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ DOCUMENT = """
     clip(tool_place + tracking_error + 0.02 a, {tool_low}, {tool_high}).
 
     Reward per step, d the object's distance from the goal and b the tool's from the point 3 cm behind the object as
-    seen from the goal [m]: `distance` = -2 min(d, 0.5), `near` = (1 - tanh(d / 0.1 m)) / 2, `there` =
-    exp(-(d / 0.02 m)^2), `behind` = -min(b, 0.3) min(d / 0.03 m, 1), `motion` = -0.05 |a|^2.
+    seen from the goal [m], c the cosine of the angle between the ways from tool to object and from there to the goal:
+    `distance` = -2 min(d, 0.5), `near` = (1 - tanh(d / 0.1 m)) / 2, `there` = exp(-(d / 0.02 m)^2) / 2, and, with f
+    = min(d / 0.03 m, 1), `behind` = -f (tanh(b / 0.05 m) / 2 + min(b, 0.3)), `side` = -0.15 f (1 - c), `progress` = f
+    s/m times the object's speed towards the goal, up to 0.5 m/s, `motion` = -0.05 |a|^2.
     Never terminates; truncates after 100 steps. Reward signals: tool_place, object_place, goal [m, base] and
     object_velocity [m/s], as motion capture gives them. A violation is a joint above its speed limit or contact of the
     arm with the table.
@@ -86,7 +89,7 @@ class Push(Task):
     physics_dt = 0.002
     control_dt = 0.05
     horizon = 100
-    lowest_reward = -1.5  # 0.5 m from the goal, at full effort far from the object
+    lowest_reward = -2.8  # 0.5 m from the goal, at full effort, far from the object and before it
     success_hold = 0.5
     velocity_bound = 60.0
     compensates_gravity = True
@@ -105,6 +108,7 @@ class Push(Task):
         Field("object_from_tool", 2, "m", "base", ("x", "y"), "the object's place as it is seen, minus tool_place"),
         Field("object_heading", 2, "-", "base", ("sin", "cos"), "of four times its heading: a cube has four fronts"),
         Field("goal_from_object", 2, "m", "base", ("x", "y"), "goal minus the object's place as it is seen"),
+        Field("behind_from_tool", 2, "m", "base", ("x", "y"), "3 cm behind the object, up to 6 cm"),
     )
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -190,6 +194,7 @@ class Push(Task):
     ) -> dict[str, Sequence[float] | NDArray[np.floating]]:
         (x, y, _), _, columns = self._tool.motion(readings["joint_position"])
         speeds, (a, b), (heading,) = readings["joint_velocity"], readings["object_place"], readings["object_heading"]
+        px, py = behind((a, b), self._goal)
         return {
             "tool_place": (x, y),
             "tool_velocity": [sum(c[i] * v for c, v in zip(columns, speeds, strict=True)) for i in range(2)],
@@ -197,20 +202,26 @@ class Push(Task):
             "object_from_tool": (a - x, b - y),
             "object_heading": (math.sin(4.0 * heading), math.cos(4.0 * heading)),
             "goal_from_object": (self._goal[0] - a, self._goal[1] - b),
+            "behind_from_tool": (min(max(px - x, -CLOSE), CLOSE), min(max(py - y, -CLOSE), CLOSE)),
         }
 
     @staticmethod
     def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
         """`signals` as in `reward_layout`; `action` [2] in [-1, 1]."""
-        (x, y), (gx, gy) = signals["object_place"], signals["goal"]
-        d = math.hypot(gx - x, gy - y)
-        back = BEHIND / max(d, 1e-9)
-        b = math.dist(signals["tool_place"], (x - back * (gx - x), y - back * (gy - y)))
+        (x, y), (gx, gy), (tx, ty) = signals["object_place"], signals["goal"], signals["tool_place"]
+        v, w, _ = signals["object_velocity"]
+        d, r = math.hypot(gx - x, gy - y), math.hypot(x - tx, y - ty)
+        b = math.dist(behind((x, y), (gx, gy)), (tx, ty))
+        straight = ((gx - x) * (x - tx) + (gy - y) * (y - ty)) / max(d * r, 1e-9)
+        approach = (v * (gx - x) + w * (gy - y)) / max(d, 1e-9)
+        far = min(d / GOAL_RADIUS, 1.0)
         return {
             "distance": -2.0 * min(d, 0.5),
             "near": (1.0 - math.tanh(d / 0.1)) / 2,
-            "there": math.exp(-((d / 0.02) ** 2)),
-            "behind": -min(b, 0.3) * min(d / GOAL_RADIUS, 1.0),
+            "there": math.exp(-((d / 0.02) ** 2)) / 2,
+            "behind": -far * (math.tanh(b / 0.05) / 2 + min(b, 0.3)),
+            "side": -0.15 * far * (1.0 - straight),
+            "progress": far * min(max(approach, -0.5), 0.5),
             "motion": -0.05 * sum(min(a * a, 1.0) for a in action),
         }
 
@@ -228,7 +239,7 @@ class Push(Task):
     ) -> dict[str, NDArray[Any]]:
         """The same motions towards other goals: hindsight in the manner of Andrychowicz et al. 2017 (arXiv 1707.01495).
 
-        `rows` and `signals` as of `Reach.augment`. Half of the new goals lie within centimetres of where the object
+        `rows` and `signals` as of `Reach.augment`. Half of the new goals lie around where the object
         came to be, half are uniform where a reset draws them.
         """
         places = np.array([s["object_place"] for s in signals])
@@ -236,12 +247,14 @@ class Push(Task):
         close = rng.random((len(places), 1)) < 0.5
         goals = np.where(close, near, rng.uniform(cls.arm.low, cls.arm.high, places.shape))
         out = dict(rows)
-        names = ("goal_from_object", "tool_place", "object_from_tool")
-        where, tool, thing = (cls.observation_layout.slices[name] for name in names)
+        names = ("goal_from_object", "behind_from_tool", "tool_place", "object_from_tool")
+        where, push, tool, thing = (cls.observation_layout.slices[name] for name in names)
         for name in ("obs", "next_obs"):
             out[name] = rows[name].copy()
             frames = out[name].reshape(len(goals), -1, cls.observation_layout.size)
-            frames[..., where] = goals[:, None] - frames[..., tool] - frames[..., thing]
+            seen = frames[..., tool] + frames[..., thing]
+            frames[..., where] = goals[:, None] - seen
+            frames[..., push] = np.clip(behind(seen, goals[:, None]) - frames[..., tool], -CLOSE, CLOSE)
         rewards = [
             sum(cls.reward_terms({**s, "goal": goal}, action).values())
             for s, goal, action in zip(signals, goals.tolist(), rows["action"].tolist(), strict=True)
@@ -251,6 +264,13 @@ class Push(Task):
 
     def violates(self) -> bool:
         return self.too_fast() or self.world.in_contact()
+
+
+def behind(thing: ArrayLike, goal: ArrayLike) -> NDArray[np.float64]:
+    """Where [..., 2] m an object at `thing` [..., 2] m is to be pushed: behind it as seen from `goal` [..., 2] m."""
+    place = np.asarray(thing, float)
+    way = np.asarray(goal, float) - place
+    return place - BEHIND * way / np.maximum(np.linalg.norm(way, axis=-1, keepdims=True), 1e-9)
 
 
 class PandaPush(Push):
