@@ -27,7 +27,7 @@ CLOSE = 0.06  # [m] within which the policy sees that point, the better for it
 CLEARANCE = 0.08  # [m] between the middles of tool and object when an episode begins
 WAY = 0.1  # [m] the object has to go at least
 BEHIND = 0.03  # [m] from the object's middle: who goes there touches it, and pushes
-HINDSIGHT_SPREAD = 0.1  # [m] of relabelled goals around the object
+HINDSIGHT_SPREAD = 0.05  # [m] of relabelled goals around the object
 
 
 @dataclass(frozen=True)
