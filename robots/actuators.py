@@ -54,6 +54,10 @@ class Drive(ABC):
     def start(self, command: Sequence[float]) -> None:  # noqa: B027 (most keep no past)
         """An episode begins, until which `command` was in force: nothing else of the past survives."""
 
+    def targets(self, commands: list[list[float]]) -> list[list[float]]:
+        """What `torque` is given for each of the commands of a control step's physics steps."""
+        return commands
+
     @abstractmethod
     def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
         """Of the next physics step, one for each joint [N m or N]; `gravity` is what holds the nominal robot still,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,20 @@ class Drag:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A free box of even density. Against a table its friction is the pair's, a link's multiplies it."""
+
+    size: Vector3  # [m] its lengths
+    mass: float  # [kg]
+    friction: float  # [-]
+
+    def inertia(self, mass: float) -> Vector3:
+        """Its principal moments [kg m^2] where it weighs `mass` [kg]."""
+        xx, yy, zz = (length * length * mass / 12.0 for length in self.size)
+        return yy + zz, xx + zz, xx + yy
+
+
+@dataclass(frozen=True)
 class Robot:
     """What a world needs to know of a robot beside its URDF.
 
@@ -46,6 +60,7 @@ class Robot:
             [N m or N] and `velocities` [rad/s or m/s] likewise.
         joints: its moving joints in the order of every joint vector; without, the URDF's order.
         actuator: what drives its joints, where they have position targets; without, ideal motors up to their limit.
+        object: what lies on its table, free to move.
     """
 
     name: str
@@ -66,6 +81,11 @@ class Robot:
     velocities: Mapping[str, float] = field(default_factory=dict)
     joints: tuple[str, ...] = ()
     actuator: DCMotor | ActuatorNetwork | None = None
+    object: Box | None = None
+
+    def __post_init__(self) -> None:
+        if self.object is not None and (self.floating or not self.table):
+            raise ValueError(f"{self.name}: an object lies on the table of a robot that has one")
 
     def range(self, joint: str) -> tuple[float, float]:
         """The least and greatest position of a joint [rad or m]."""
@@ -171,6 +191,12 @@ def panda() -> Robot:
         max_payload=3.0,
         table=True,
     )
+
+
+@lru_cache
+def panda_with_cube() -> Robot:
+    """The Panda with a cube of 5 cm and 0.2 kg on its table."""
+    return replace(panda(), name="panda_with_cube", object=Box((0.05, 0.05, 0.05), 0.2, 0.5))
 
 
 KUKA_JOINTS = tuple(f"lbr_iiwa_joint_{i}" for i in range(1, 8))

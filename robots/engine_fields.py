@@ -9,7 +9,7 @@ from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import Vector3
 from simtoreal.robots.parameters import Parameter
-from simtoreal.robots.world import GRAVITY
+from simtoreal.robots.world import GRAVITY, OBJECT
 
 GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
 FOOT_FRICTION = 1.0  # [-] of a floating robot's links, so that the ground's number is the pair's
@@ -22,7 +22,7 @@ Dynamics = tuple[float, float, Vector3]
 
 EngineField = tuple[str, int, tuple[float, ...]]
 """What is written, of which link, and its numbers: a "mass" has its principal inertia with it, a "massAndDamping" its
-joint's damping too, "gravity" is a vector, any other is one number."""
+joint's damping too, an "objectMass" likewise, "gravity" is a vector, any other is one number."""
 
 
 def ballast(robot: Robot, movable: Mapping[str, MovableMass]) -> dict[str, tuple[str, Vector3]]:
@@ -146,6 +146,10 @@ class Fields:
             yield Parameter("ground.restitution", "-", 0.0, 0.0, 0.9, "speed after a bounce over the speed before")
             yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
             yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
+        if robot.object is not None:
+            mass, what = robot.object.mass, "Coulomb friction against the table; a link's multiplies it"
+            yield Parameter(f"{OBJECT}.mass", "kg", mass, 0.3 * mass, 3.0 * mass, "inertia follows")
+            yield Parameter(f"{OBJECT}.friction", "-", robot.object.friction, 0.05, 2.0, what)
 
     def of(self, values: Mapping[str, float]) -> Iterator[EngineField]:
         """Every engine field that follows from the complete vector."""
@@ -171,12 +175,21 @@ class Fields:
             yield "groundFriction", -1, (values["ground.friction"],)
             yield "groundRestitution", -1, (values["ground.restitution"],)
             yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
+        if self._robot.object is not None:
+            mass = values[f"{OBJECT}.mass"]
+            yield "objectMass", -1, (mass, *self._robot.object.inertia(mass))
+            yield "objectFriction", -1, (values[f"{OBJECT}.friction"],)
 
-    def held(self, links: Mapping[int, Dynamics], ground: tuple[float, float, Vector3] | None) -> dict[str, float]:
+    def held(
+        self,
+        links: Mapping[int, Dynamics],
+        ground: tuple[float, float, Vector3] | None,
+        thing: tuple[float, float] | None = None,
+    ) -> dict[str, float]:
         """The inverse of `of`, for those parameters that the engine can be asked for.
 
-        `links`: of each index what the engine holds; `ground`: of a floating robot's its friction [-],
-        restitution [-], and gravity.
+        `links`: of each index what the engine holds; `ground`: of a floating robot's its friction [-], restitution
+        [-] and gravity; `thing`: of a robot's object its mass [kg] and friction [-].
         """
         out = {name: links[index][0] for index, name, *_ in self._masses}
         out |= {name: links[index][1] for index, name in self._frictions}
@@ -188,6 +201,8 @@ class Fields:
         if ground is not None and self._grounded:
             out["ground.friction"], out["ground.restitution"], (x, y, z) = ground
             out["ground.slope.pitch"], out["ground.slope.roll"] = math.atan2(-x, -z), math.asin(-y / GRAVITY)
+        if thing is not None:
+            out[f"{OBJECT}.mass"], out[f"{OBJECT}.friction"] = thing
         return out
 
 

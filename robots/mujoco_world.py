@@ -18,7 +18,7 @@ import mujoco
 
 from simtoreal.robots import rotation
 from simtoreal.robots.bounce import damping_ratio, rebound
-from simtoreal.robots.catalog import Robot
+from simtoreal.robots.catalog import Box, Robot
 from simtoreal.robots.engine_fields import (
     ARM_FRICTION,
     FOOT_FRICTION,
@@ -33,6 +33,8 @@ from simtoreal.robots.model import ModelError
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
     GRAVITY,
+    OBJECT,
+    OBJECT_COLOUR,
     TABLE_HALF,
     TABLE_PLACE,
     WALL_COLOUR,
@@ -56,6 +58,7 @@ NOSLIP_ITERATIONS = 5  # after each solution of the contacts: else what should s
 STIFF_IN_FRICTION = 0.9999  # of a joint: MuJoCo's largest
 VISUAL = 1  # the group of what a URDF gives for looks alone
 MARKER = "marker"
+TOUCHES_ROBOT, TOUCHES_OBJECT = 1, 2  # bits of what may touch table or ground
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -110,6 +113,7 @@ class MuJoCoWorld(World):
             model.opt.impratio = ELLIPTIC_RATIO
             model.opt.noslip_iterations = NOSLIP_ITERATIONS
             model.geom_solref[:] = STIFF
+            model.pair_solref[:] = STIFF
         self._solref = tuple(model.geom_solref[0].tolist()) if model.ngeom else STIFF
         model.dof_solimp[:, :2] = STIFF_IN_FRICTION
         self._index()
@@ -129,8 +133,25 @@ class MuJoCoWorld(World):
             spec.worldbody.add_geom(type=plane, size=[0, 0, 1], **ground)
         elif robot.table:
             spec.worldbody.add_geom(type=box, size=TABLE_HALF, pos=TABLE_PLACE, **ground)
+        if robot.object is not None:
+            self._lay(spec, robot.object)
         if self._rendering:
             self._decorate(spec)
+
+    def _lay(self, spec: Any, thing: Box) -> None:
+        """The object: against the table a geom of its own, against each part of the robot a pair, as whose coefficient
+        a product can be set."""
+        spec.geom("ground").conaffinity = TOUCHES_ROBOT | TOUCHES_OBJECT
+        of_robot = [geom for geom in spec.geoms if geom.contype == TOUCHES_ROBOT]
+        body = spec.worldbody.add_body(name=OBJECT, mass=thing.mass, inertia=thing.inertia(thing.mass))
+        body.explicitinertial = True
+        body.add_freejoint()
+        half = [length / 2 for length in thing.size]
+        look = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": half, "rgba": OBJECT_COLOUR}
+        body.add_geom(name=OBJECT, contype=TOUCHES_OBJECT, conaffinity=0, priority=1, **look)
+        for number, geom in enumerate(of_robot):
+            geom.name = geom.name or f"robot geom {number}"
+            spec.add_pair(geomname1=geom.name, geomname2=OBJECT)
 
     def _decorate(self, spec: Any) -> None:
         """What only a camera sees."""
@@ -164,6 +185,11 @@ class MuJoCoWorld(World):
         self._joint_names = robot.ordered([*found])
         moving = [found[name] for name in self._joint_names]
         self._q, self._v = model.jnt_qposadr[moving], model.jnt_dofadr[moving]
+        frees = [i for i in range(model.njnt) if model.jnt_type[i] == free]  # of the base, or of the object
+        self._has_free = bool(frees)
+        q, v = (int(model.jnt_qposadr[frees[0]]), int(model.jnt_dofadr[frees[0]])) if frees else (0, 0)
+        self._free_place, self._free_turn = slice(q, q + 3), slice(q + 3, q + 7)
+        self._free_linear, self._free_angular = slice(v, v + 3), slice(v + 3, v + 6)
         self._dof_of = {int(model.jnt_bodyid[i]): int(model.jnt_dofadr[i]) for i in moving}
         self._geoms = {
             body: [i for i in range(model.ngeom) if model.geom_bodyid[i] == body and model.geom_contype[i]]
@@ -183,7 +209,14 @@ class MuJoCoWorld(World):
         self._feet = [bodies[name] for name in robot.feet]
         self._still = {bodies[name] for name in robot.model.standing(robot.locked)}
         self._ground = model.geom("ground").id if robot.floating or robot.table else -1
-        self._base_place = model.body_ipos[self._root].tolist()  # of the inertial frame in the link's
+        free_body = self._root
+        if robot.object is not None:
+            self._object = free_body = model.body(OBJECT).id
+            self._object_geom = model.geom(OBJECT).id
+            self._object_friction = robot.object.friction
+            self._pairs = [(i, int(model.geom_bodyid[model.pair_geom1[i]])) for i in range(model.npair)]
+            self._still.add(self._object)
+        self._base_place = model.body_ipos[free_body].tolist()  # of the inertial frame in the free body's
         self.base_axes = IDENTITY
 
     def _dynamics(self, body: int) -> Dynamics:
@@ -210,6 +243,11 @@ class MuJoCoWorld(World):
                 self._ground_friction, rougher = numbers[0], True
             elif what == "groundRestitution":
                 self._bounce(numbers[0])
+            elif what == "objectMass":
+                model.body_mass[self._object], model.body_inertia[self._object] = numbers[0], numbers[1:]
+                heavier = True
+            elif what == "objectFriction":
+                self._object_friction, rougher = numbers[0], True
             elif what == "gravity":
                 model.opt.gravity[:] = numbers
                 self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
@@ -217,6 +255,10 @@ class MuJoCoWorld(World):
         if rougher:
             for body, geoms in self._geoms.items():
                 model.geom_friction[geoms, 0] = self._friction[body] * self._ground_friction
+            if self._robot.object is not None:
+                model.geom_friction[self._object_geom, 0] = self._object_friction * self._ground_friction
+                for pair, body in self._pairs:
+                    model.pair_friction[pair, :2] = self._friction[body] * self._object_friction
         if heavier:
             mujoco.mj_setConst(model, self._scratch)  # what follows from the masses
         self._values = {name: values[name] for name in self._names}
@@ -241,14 +283,21 @@ class MuJoCoWorld(World):
         }
         x, y, z = model.opt.gravity.tolist()
         ground = (self._ground_friction, self._bounced(), (x, y, z)) if self._robot.floating else None
-        held = self._fields.held(links, ground)
+        thing = None
+        if self._robot.object is not None:
+            friction = float(model.geom_friction[self._object_geom, 0]) / self._ground_friction
+            thing = float(model.body_mass[self._object]), friction
+        held = self._fields.held(links, ground, thing)
         for joint, dof in zip(self._joint_names, self._v.tolist(), strict=True):
             held[f"joint.{joint}.damping"] = float(model.dof_damping[dof])
             held[f"joint.{joint}.friction"] = float(model.dof_frictionloss[dof])
         return recalled(self._values, held)
 
     def inertia(self, link: str) -> tuple[float, float, float]:
-        """Principal inertia [kg m^2] of a link (of a movable one's core) as the engine has it."""
+        """Principal inertia [kg m^2] of a link (of a movable one's core), or of the object, as the engine has it."""
+        if link == OBJECT:
+            xx, yy, zz = self._model.body_inertia[self._object].tolist()
+            return xx, yy, zz
         return self._dynamics(self._body_of[self._links[link]])[2]
 
     def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
@@ -257,26 +306,27 @@ class MuJoCoWorld(World):
         data.qpos[self._q], data.qvel[self._v] = position, velocity
         if base:
             place, (x, y, z, w), linear, angular = base[:3], base[3:7], base[7:10], base[10:13]
-            data.qpos[:3], data.qpos[3:7] = place, (w, x, y, z)
+            data.qpos[self._free_place], data.qpos[self._free_turn] = place, (w, x, y, z)
             turn = rotation.from_quaternion((x, y, z, w))
             lever = rotation.apply(turn, self._base_place)
             # a free joint's velocities are those of the link's origin, and turning is measured in the link's axes
-            data.qvel[:3] = np.subtract(linear, rotation.cross(angular, lever))
-            data.qvel[3:6] = rotation.apply_inverse(turn, angular)
+            data.qvel[self._free_linear] = np.subtract(linear, rotation.cross(angular, lever))
+            data.qvel[self._free_angular] = rotation.apply_inverse(turn, angular)
         mujoco.mj_forward(model, data)
 
     def state(self) -> State:
         q, v = self._data.qpos, self._data.qvel
         joints = q[self._q].tolist(), v[self._v].tolist()
-        return (*joints, self._base_state()) if self._robot.floating else joints
+        return (*joints, self._free_state()) if self._has_free else joints
 
-    def _base_state(self) -> list[float]:
-        """Of the inertial frame's place, in the link's axes."""
-        x, y, z, w, i, j, k = self._data.qpos[:7].tolist()
+    def _free_state(self) -> list[float]:
+        """Of the inertial frame's place, in the axes of the base, or of the object."""
+        x, y, z = self._data.qpos[self._free_place].tolist()
+        w, i, j, k = self._data.qpos[self._free_turn].tolist()
         turn = rotation.from_quaternion((i, j, k, w))
         lever = rotation.apply(turn, self._base_place)
-        a, b, c, *spin = self._data.qvel[:6].tolist()
-        angular = rotation.apply(turn, spin)
+        a, b, c = self._data.qvel[self._free_linear].tolist()
+        angular = rotation.apply(turn, self._data.qvel[self._free_angular].tolist())
         d, e, f = rotation.cross(angular, lever)
         return [x + lever[0], y + lever[1], z + lever[2], i, j, k, w, a + d, b + e, c + f, *angular]
 
@@ -284,8 +334,10 @@ class MuJoCoWorld(World):
         data = self._data
         mujoco.mj_kinematics(self._model, data)  # a step leaves these as they were before it
         poses = {}
-        for name in self._robot.model.links:
-            body = self._body_of[self._links[name]]
+        bodies = {name: self._body_of[self._links[name]] for name in self._robot.model.links}
+        if self._robot.object is not None:
+            bodies[OBJECT] = self._object
+        for name, body in bodies.items():
             w, x, y, z = data.xquat[body].tolist()
             poses[name] = Pose(tuple(data.xpos[body].tolist()), (x, y, z, w))
         return poses
@@ -301,9 +353,9 @@ class MuJoCoWorld(World):
             data.qfrc_applied[:6] = self._generalized(wrench) if wrench else 0.0
         mujoco.mj_step(self._model, data)
         joints = data.qpos[self._q].tolist(), data.qvel[self._v].tolist()
-        if not self._robot.floating:
+        if not self._has_free:
             return joints
-        return (*joints, self._base_state() if base else [])
+        return (*joints, self._free_state() if base else [])
 
     def _generalized(self, wrench: Wrench) -> list[float]:
         w, x, y, z = self._data.qpos[3:7].tolist()

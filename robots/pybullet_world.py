@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal.robots import rotation
-from simtoreal.robots.catalog import Robot
+from simtoreal.robots.catalog import Box, Robot
 from simtoreal.robots.engine_fields import (
     FOOT_FRICTION,
     Dynamics,
@@ -28,6 +28,8 @@ from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
     GRAVITY,
+    OBJECT,
+    OBJECT_COLOUR,
     TABLE_HALF,
     TABLE_PLACE,
     WALL_COLOUR,
@@ -52,6 +54,7 @@ LEAST_BOUNCE = 0.05  # [m/s] of an impact, below which nothing bounces
 AHEAD = 1e18  # [m] how near a contact is dealt with: as usual before it touches, which takes its speed away
 AT_A_TOUCH = 0.0  # [m] so that it still has it when it bounces
 ALOFT = 10.0  # [m] above any contact
+NOWHERE = (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)  # of an inertial frame that is its link's
 POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
 
 
@@ -112,12 +115,15 @@ class PyBulletWorld(World):
                 physicsClientId=c,
             )
         self._ground = self._plane() if self._robot.floating else self._table() if self._robot.table else None
+        self._object = self._lay(self._robot.object) if self._robot.object else None
         if self._robot.wall and self._rendering:
             wall = {"halfExtents": WALL_HALF, "rgbaColor": WALL_COLOUR}
             look = bullet.createVisualShape(bullet.GEOM_BOX, **wall, physicsClientId=c)
             bullet.createMultiBody(0, -1, look, WALL_PLACE, physicsClientId=c)
-        for damping in ("linearDamping", "angularDamping"):
-            bullet.changeDynamics(self._body, -1, **{damping: 0.0}, physicsClientId=c)
+        free = [self._body] if self._object is None else [self._body, self._object]
+        for body in free:
+            for damping in ("linearDamping", "angularDamping"):
+                bullet.changeDynamics(body, -1, **{damping: 0.0}, physicsClientId=c)
         self._index_links()
         zero = [0.0] * len(self._joint_indices)
         rest = {"objVelocities": zero, "objAccelerations": zero}
@@ -127,12 +133,15 @@ class PyBulletWorld(World):
             self._weigh(zero)
         place, turn = bullet.getDynamicsInfo(self._body, -1, physicsClientId=c)[3:5]
         self._base_place, self._base_turn = place, turn
-        self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(turn)))
+        self._free = self._body if self._floating else self._object  # what a State's third part speaks of
+        self._free_frame = NOWHERE if self._object is not None else (place, turn)
+        self.base_axes = tuple(map(float, bullet.getMatrixFromQuaternion(self._free_frame[1])))
         joints, on = (self._body, self._joint_indices), {"physicsClientId": c}
         no_joints: Callable[[], Sequence[Any]] = tuple
         self._joint_states = partial(bullet.getJointStates, *joints, **on) if self._joint_indices else no_joints
         self._base_pose = partial(bullet.getBasePositionAndOrientation, self._body, **on)
-        self._base_velocity = partial(bullet.getBaseVelocity, self._body, **on)
+        self._free_pose = partial(bullet.getBasePositionAndOrientation, self._free, **on)
+        self._free_velocity = partial(bullet.getBaseVelocity, self._free, **on)
         self._write_torque = partial(bullet.setJointMotorControlArray, *joints, bullet.TORQUE_CONTROL, **on)
         self._push_on = partial(bullet.applyExternalForce, self._body, -1, posObj=(0, 0, 0), **on)
         self._turn_on = partial(bullet.applyExternalTorque, self._body, -1, **on)
@@ -141,8 +150,8 @@ class PyBulletWorld(World):
             self._joint_states,
             self._write_torque,
             self._step,
-            self._base_pose if self._floating else None,
-            self._base_velocity if self._floating else None,
+            None if self._free is None else self._free_pose,
+            None if self._free is None else self._free_velocity,
             None if self._floating else self._weigh,
         )
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
@@ -159,6 +168,18 @@ class PyBulletWorld(World):
         table: int = bullet.createMultiBody(0, shape, look, TABLE_PLACE, physicsClientId=c)
         bullet.changeDynamics(table, -1, lateralFriction=TABLE_FRICTION, physicsClientId=c)
         return table
+
+    def _lay(self, thing: Box) -> int:
+        """The object, somewhere: a reset says where."""
+        c, half = self._client, [length / 2 for length in thing.size]
+        shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=half, physicsClientId=c)
+        look = -1
+        if self._rendering:
+            look = bullet.createVisualShape(
+                bullet.GEOM_BOX, halfExtents=half, rgbaColor=OBJECT_COLOUR, physicsClientId=c
+            )
+        body: int = bullet.createMultiBody(thing.mass, shape, look, (0, 0, ALOFT), physicsClientId=c)
+        return body
 
     def _plane(self) -> int:
         c = self._client
@@ -221,6 +242,12 @@ class PyBulletWorld(World):
                 bullet.changeDynamics(self._ground, -1, restitution=numbers[0], physicsClientId=c)
                 reach = AT_A_TOUCH if numbers[0] else AHEAD
                 bullet.changeDynamics(self._ground, -1, contactProcessingThreshold=reach, physicsClientId=c)
+            elif what == "objectMass":
+                bullet.changeDynamics(
+                    self._object, -1, mass=numbers[0], localInertiaDiagonal=numbers[1:], physicsClientId=c
+                )
+            elif what == "objectFriction":
+                bullet.changeDynamics(self._object, -1, lateralFriction=numbers[0], physicsClientId=c)
             elif what == "gravity":
                 bullet.setGravity(*numbers, physicsClientId=c)
                 self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
@@ -239,28 +266,33 @@ class PyBulletWorld(World):
         c = self._client
         links = {index: self._dynamics(index) for index in self._link_index.values()}
         if not self._robot.floating:
-            return self._fields.held(links, None)
+            thing = self._object
+            held = None if thing is None else bullet.getDynamicsInfo(thing, -1, physicsClientId=c)[:2]
+            return self._fields.held(links, None, held)
         info = bullet.getDynamicsInfo(self._ground, -1, physicsClientId=c)
         engine = bullet.getPhysicsEngineParameters(physicsClientId=c)
         x, y, z = (engine[f"gravityAcceleration{axis}"] for axis in "XYZ")
         return self._fields.held(links, (info[1], info[5], (x, y, z)))
 
     def inertia(self, link: str) -> tuple[float, float, float]:
-        """Principal inertia [kg m^2] of a link (of a movable one's core) as the engine has it."""
+        """Principal inertia [kg m^2] of a link (of a movable one's core), or of the object, as the engine has it."""
+        if link == OBJECT:
+            held: tuple[float, float, float] = bullet.getDynamicsInfo(self._object, -1, self._client)[2]
+            return held
         return self._dynamics(self._link_index[link])[2]
 
     def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
         c = self._client
         if base:
             # lifted off, every contact ends; else what is cached of the past weighs on the next episode's first steps
-            bullet.resetBasePositionAndOrientation(self._body, (0, 0, ALOFT), (0, 0, 0, 1), physicsClientId=c)
+            bullet.resetBasePositionAndOrientation(self._free, (0, 0, ALOFT), (0, 0, 0, 1), physicsClientId=c)
         # a step uses up whatever external force is still pending: it would leak through a reset of the joints
         bullet.stepSimulation(physicsClientId=c)
         self._place(position, velocity)
         if base:
-            place, turn = bullet.multiplyTransforms(base[:3], base[3:7], self._base_place, self._base_turn)
-            bullet.resetBasePositionAndOrientation(self._body, place, turn, physicsClientId=c)
-            bullet.resetBaseVelocity(self._body, base[7:10], base[10:13], physicsClientId=c)
+            place, turn = bullet.multiplyTransforms(base[:3], base[3:7], *self._free_frame)
+            bullet.resetBasePositionAndOrientation(self._free, place, turn, physicsClientId=c)
+            bullet.resetBaseVelocity(self._free, base[7:10], base[10:13], physicsClientId=c)
             bullet.performCollisionDetection(physicsClientId=c)  # else the feet report the contacts of the past
 
     def _place(self, position: Sequence[float], velocity: Sequence[float]) -> None:
@@ -272,11 +304,11 @@ class PyBulletWorld(World):
     def state(self) -> State:
         states = self._joint_states()
         q, qd = list(map(POSITION, states)), list(map(VELOCITY, states))
-        return (q, qd, self._base_state()) if self._floating else (q, qd)
+        return (q, qd) if self._free is None else (q, qd, self._free_state())
 
-    def _base_state(self) -> list[float]:
-        place, turn = self._base_pose()
-        linear, angular = self._base_velocity()
+    def _free_state(self) -> list[float]:
+        place, turn = self._free_pose()
+        linear, angular = self._free_velocity()
         return [*place, *turn, *linear, *angular]
 
     def link_poses(self) -> dict[str, Pose]:
@@ -286,10 +318,12 @@ class PyBulletWorld(World):
         states = bullet.getLinkStates(self._body, indices, computeForwardKinematics=1, physicsClientId=c)
         back = bullet.invertTransform(self._base_place, self._base_turn, physicsClientId=c)
         poses = {root: Pose(*bullet.multiplyTransforms(*self._base_pose(), *back, physicsClientId=c))}
+        if self._object is not None:
+            poses[OBJECT] = Pose(*self._free_pose())
         return poses | {name: Pose(state[4], state[5]) for name, state in zip(links, states, strict=True)}
 
     def push(self, velocity: Sequence[float]) -> None:
-        linear, angular = self._base_velocity()
+        linear, angular = self._free_velocity()
         pushed = [now + more for now, more in zip(linear, velocity, strict=True)]
         bullet.resetBaseVelocity(self._body, pushed, angular, physicsClientId=self._client)
 
@@ -315,7 +349,7 @@ class PyBulletWorld(World):
             self._push_on(force, flags=bullet.LINK_FRAME)
             self._turn_on(about, flags=bullet.LINK_FRAME)
         self._step()
-        if base or not self._floating:
+        if base or self._free is None:
             return self.state()
         states = self._joint_states()
         return list(map(POSITION, states)), list(map(VELOCITY, states)), []
@@ -329,12 +363,12 @@ class PyBulletWorld(World):
         """The engine calls of one control step of a controller, a physics step for each of `given` (joint torques,
         wrench), and nothing else: for benchmarks. Each physics step reads the joints, with `gravity` compensation asks
         for its torques, writes torques and wrench and steps; the base of a floating robot is read once, at the
-        beginning, and where there is a wrench in each step."""
+        beginning, and where there is a wrench in each step; an object once, too."""
         c, body, joints = self._client, self._body, self._joint_indices
         zero = [0.0] * len(joints)
-        if self._robot.floating:
-            bullet.getBasePositionAndOrientation(body, physicsClientId=c)
-            bullet.getBaseVelocity(body, physicsClientId=c)
+        if self._free is not None:
+            bullet.getBasePositionAndOrientation(self._free, physicsClientId=c)
+            bullet.getBaseVelocity(self._free, physicsClientId=c)
         link = bullet.LINK_FRAME
         for torque, wrench in given:
             bullet.getJointStates(body, joints, physicsClientId=c)

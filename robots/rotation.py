@@ -35,8 +35,12 @@ def apply_inverse(m: Matrix, v: Sequence[float]) -> Vector:
 
 def product(m: Matrix, n: Matrix) -> Matrix:
     """m n."""
-    columns = [apply(m, n[j::3]) for j in range(3)]
-    return tuple(columns[j][i] for i in range(3) for j in range(3))
+    (a, b, c, d, e, f, g, h, i), (p, q, r, s, t, u, v, w, x) = m, n
+    return (
+        *(a * p + b * s + c * v, a * q + b * t + c * w, a * r + b * u + c * x),
+        *(d * p + e * s + f * v, d * q + e * t + f * w, d * r + e * u + f * x),
+        *(g * p + h * s + i * v, g * q + h * t + i * w, g * r + h * u + i * x),
+    )
 
 
 def heading(q: Sequence[float], forward: Sequence[float] = (1.0, 0.0, 0.0)) -> float:
@@ -58,6 +62,17 @@ def from_heading_and_lean(heading: float, lean: float, towards: float) -> Quater
     a, b = math.cos(heading / 2), math.sin(heading / 2)
     x, y = -s * math.sin(towards), s * math.cos(towards)
     return x * a + y * b, y * a - x * b, c * b, c * a
+
+
+def about(axis: Sequence[float], angle: float) -> Matrix:
+    """By `angle` [rad] about a unit axis."""
+    (x, y, z), c, s = axis, math.cos(angle), math.sin(angle)
+    d = 1.0 - c
+    return (
+        *(c + d * x * x, d * x * y - s * z, d * x * z + s * y),
+        *(d * x * y + s * z, c + d * y * y, d * y * z - s * x),
+        *(d * x * z - s * y, d * y * z + s * x, c + d * z * z),
+    )
 
 
 def roll_pitch(roll: float, pitch: float) -> Matrix:

@@ -170,9 +170,10 @@ class ContactSensor(ChannelSensor):
 
 @dataclass(frozen=True)
 class BaseSensor(ChannelSensor):
-    """What motion capture, an estimator or a gyro says of a floating base, in the ground's axes: its position [3, m],
-    its place on the ground [2, m], its velocity [3, m/s], its heading [1, rad], the direction of the root link's x on
-    the ground from the ground's; or, about the root link's z, its yaw rate [1, rad/s]."""
+    """What motion capture, an estimator or a gyro says of a floating base, or a camera of an object, in the ground's
+    axes: its position [3, m], its place on the ground [2, m], its velocity [3, m/s], its heading [1, rad], the
+    direction of the root link's x on the ground from the ground's; or, about the root link's z, its yaw rate [1,
+    rad/s]."""
 
     name: str
     quantity: Literal["position", "place", "velocity", "heading", "yaw_rate"]

@@ -30,7 +30,7 @@ from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_sta
 @dataclass(frozen=True)
 class Start:
     """How an episode begins: joint positions and velocities, the command that was in force until now, and the base [13]
-    of a floating robot (position, xyzw, velocities)."""
+    of a floating robot, or the object (position, xyzw, velocities)."""
 
     position: Sequence[float]
     velocity: Sequence[float]
@@ -394,7 +394,7 @@ class Task(gym.Env[Observation, Any]):
         return cls.failure_reward + (cls.horizon - steps) * cls.lowest_reward
 
     def _simulate(self, command: list[float]) -> None:
-        targets = self._delay.schedule(command, self._values["actuator.latency"])
+        targets = self.drive.targets(self._delay.schedule(command, self._values["actuator.latency"]))
         seen, state, self.world.torque = advance(
             self.world,
             self.drive,

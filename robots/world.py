@@ -20,8 +20,8 @@ from simtoreal.robots.parameters import Parameter
 
 State = tuple[list[float], ...]
 """Positions and velocities of a world's joints, in the order of `World.joints` [rad or m, rad/s or m/s]; of a floating
-robot also its base [13, or empty where nobody asked for it]: position [m], orientation (xyzw), linear [m/s] and angular
-velocity [rad/s], all of its inertial frame, in the ground's axes."""
+robot also its base, of one with an object that object [13, or empty where nobody asked for it]: position [m],
+orientation (xyzw), linear [m/s] and angular velocity [rad/s], all of its inertial frame, in the ground's axes."""
 
 Wrench = Sequence[float]
 """On a floating base: force [N] and torque about the root link's origin [N m], [6] in the root link's axes; empty for
@@ -33,6 +33,9 @@ GRAVITY = 9.81  # [m/s^2]
 TABLE_HALF = (0.55, 0.6, 0.05)  # [m] half its lengths
 TABLE_PLACE = (0.3, 0.0, -0.05)  # [m] of its middle: its top is z = 0
 
+
+OBJECT = "object"  # what it is called beside the robot's links
+OBJECT_COLOUR = (0.85, 0.45, 0.15, 1.0)
 
 WALL_HALF = (4.0, 0.05, 3.0)  # [m] half its lengths
 WALL_PLACE = (0.0, 1.0, 0.5)  # [m] of its middle
@@ -47,7 +50,7 @@ class EngineCalls(NamedTuple):
     read: Callable[[], Sequence[Any]]  # a tuple a joint that begins with its position and its velocity
     write: Callable[..., Any]  # takes `forces`
     step: Callable[[], Any]
-    base_pose: Callable[[], Any] | None  # of a floating robot
+    base_pose: Callable[[], Any] | None  # of a floating robot, or of an object
     base_velocity: Callable[[], Any] | None
     gravity_torque: Callable[[Sequence[float]], Sequence[float]] | None  # of a robot with a fixed base
 
@@ -86,14 +89,14 @@ class Camera:
 
 
 class World(ABC):
-    """One robot in one physics engine.
+    """One robot in one physics engine, with an object on its table or without.
 
     Attributes:
         joints: the moving joints, in the order of every joint vector.
         parameters: what this engine can set on this robot; what it cannot is absent.
         physics_dt: [s].
         base_axes: of a floating robot: rotation [9, row by row] that takes its base's inertial frame, which `state`
-            speaks of, to the axes of the root link.
+            speaks of, to the axes of the root link; of an object none, the identity.
         down: of a floating robot: the direction of gravity in the ground's axes.
         torque: of each joint [N m or N], what its drive gave in the last physics step, as whoever drives it says.
         calls: where `step`, `state` and `gravity_torque` are no more than these, these.
@@ -117,19 +120,21 @@ class World(ABC):
 
     @abstractmethod
     def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
-        """Put the joints there, and a floating robot's root link at `base` [13: position, xyzw, velocities].
+        """Put the joints there, and a floating robot's root link, or the object, at `base` [13: position, xyzw,
+        velocities].
 
         No force, motor command or contact of the past survives.
         """
 
     @abstractmethod
     def state(self) -> State:
-        """Where the robot is and how it moves now."""
+        """Where the robot is and how it moves now; an object too."""
 
     @abstractmethod
     def step(self, torque: Sequence[float], wrench: Wrench = (), *, base: bool = True) -> State:
         """Advance by `physics_dt` under these joint torques [N m] or forces [N] and, for this step alone, this wrench;
-        returns the state after it, in which a floating robot's base may be left empty unless it is asked for."""
+        returns the state after it, in which a floating robot's base, or an object, may be left empty unless it is
+        asked for."""
 
     @abstractmethod
     def gravity_torque(self, position: Sequence[float]) -> Sequence[float]:
@@ -137,11 +142,11 @@ class World(ABC):
 
     @abstractmethod
     def in_contact(self) -> bool:
-        """Does a robot with a fixed base touch anything but itself?"""
+        """Does a robot with a fixed base touch anything but itself and its object?"""
 
     @abstractmethod
     def link_poses(self) -> dict[str, Pose]:
-        """Where every link of the robot's file is now."""
+        """Where every link of the robot's file is now, and under OBJECT its object."""
 
     def push(self, velocity: Sequence[float]) -> None:
         """Change a floating base's linear velocity at once by `velocity` [3] m/s."""

@@ -34,6 +34,7 @@ for _id, _entry in {
     "CartPoleBalanceDiscrete": "simtoreal.robots.tasks.cartpole:CartPoleBalanceDiscrete",
     "CartPoleSwingUp": "simtoreal.robots.tasks.cartpole:CartPoleSwingUp",
     "KukaReach": "simtoreal.robots.tasks.reach:KukaReach",
+    "PandaPush": "simtoreal.robots.tasks.push:PandaPush",
     "PandaReach": "simtoreal.robots.tasks.reach:PandaReach",
     "PixelCartPole": "simtoreal.robots.tasks.pixels:PixelCartPole",
     "PixelCartPoleRGB": "simtoreal.robots.tasks.pixels:PixelCartPoleRGB",

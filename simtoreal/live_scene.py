@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from simtoreal.live_session import Snapshot
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.looks import Look, looks
-from simtoreal.robots.world import FIELD_OF_VIEW, TABLE_HALF, TABLE_PLACE, Camera
+from simtoreal.robots.world import FIELD_OF_VIEW, OBJECT, OBJECT_COLOUR, TABLE_HALF, TABLE_PLACE, Camera
 
 TABLE, GOAL, PLAIN = (191, 184, 173), (26, 178, 64), (0.75, 0.75, 0.75, 1.0)  # as the engines' own cameras see them
+THING = tuple(round(255 * c) for c in OBJECT_COLOUR[:3])
 SHARP = 0.5  # [rad] between facets: an edge, no bend
 CELL = 0.5  # [m] of the ground's grid
 
@@ -51,6 +52,9 @@ class Scene:
                 shadow_opacity=0.25,
                 position=(0.0, 0.0, height),
             )
+        self._object = None
+        if robot.object is not None:
+            self._object = scene.add_box("/world/object", color=THING, dimensions=robot.object.size)
         self._goal = scene.add_icosphere("/world/goal", radius=1.0, color=GOAL, visible=False, cast_shadow=False)
 
     def show(self, snapshot: Snapshot, *, follow: bool) -> None:
@@ -58,6 +62,9 @@ class Scene:
         for name, node in self._links.items():
             place, (x, y, z, w) = snapshot.poses[name]
             node.position, node.wxyz = place, (w, x, y, z)
+        if self._object is not None:
+            place, (x, y, z, w) = snapshot.poses[OBJECT]
+            self._object.position, self._object.wxyz = place, (w, x, y, z)
         upright = _upright(snapshot.down)
         self._world.wxyz = upright
         x, y, _ = snapshot.poses[self._robot.model.root].position

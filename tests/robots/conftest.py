@@ -25,6 +25,7 @@ ONE_EACH = (  # of each family, and of each kind of action and observation; the 
     "A1Walk",
     "CartPoleBalanceDiscrete",
     "CartPoleSwingUp",
+    "PandaPush",
     "PandaReach",
     "PixelCartPole",
     "QuadrotorTrajectory",
@@ -85,6 +86,7 @@ def _worlds(engine, tmp_path):
         "pendulum": replace(catalog.cartpole(), locked=("slider",), payload={"pole": (0.0, 0.0, 1.0)}, max_payload=3.0),
         "cart with locked pole": replace(catalog.cartpole(), locked=("hinge",)),
         "panda": catalog.panda(),
+        "panda with cube": catalog.panda_with_cube(),
     }
     made = []
 

@@ -73,10 +73,14 @@ def test_links_are_where_forward_kinematics_has_them(make, rollout):
     rollout(env, 0, 20)
     model, (q, _, *base) = env.robot.model, env.world.state()
     poses = env.world.link_poses()
+    thing = poses.pop("object", None)
     assert set(poses) == set(model.links)
+    assert (thing is None) == (env.robot.object is None)
     root = poses[model.root]
     turn = rotation.from_quaternion(root.turn)
-    if base:  # the inertial frame, whose place in the link's is the file's
+    if thing is not None:
+        assert np.allclose([*thing.position, *thing.turn], base[0][:7], atol=1e-6)
+    elif base:  # the inertial frame, whose place in the link's is the file's
         com = rotation.apply(turn, model.inertial(model.root).com)
         assert np.allclose(np.add(root.position, com), base[0][:3], atol=1e-6)
     for name, pose in poses.items():

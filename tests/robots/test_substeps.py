@@ -13,7 +13,7 @@ from simtoreal.robots import task as task_module
 from simtoreal.robots.actuators import Gains
 from simtoreal.robots.world import EngineCalls
 
-TASKS = ("A1Walk", "AliengoWalk", "PandaReach", "KukaReach", "XArmReach")
+TASKS = ("A1Walk", "AliengoWalk", "PandaReach", "KukaReach", "XArmReach", "PandaPush")
 
 
 def played(task, parameters, compiled, monkeypatch):

@@ -4,6 +4,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pybullet as bullet
@@ -110,8 +111,9 @@ def test_an_episode_is_truncated_at_its_horizon(make, act, engine):
 
 
 def hold(env, obs):
-    """The action that commands the joints to stay where they are measured; no force where forces are commanded."""
-    where = env.observation_layout.slices.get("joint_position")
+    """The action that commands joints or tool to stay where they are measured; no force where forces are commanded."""
+    slices = env.observation_layout.slices
+    where = slices.get("joint_position", slices.get("tool_place"))
     target = np.zeros(env.command_layout.size) if where is None else obs[where]
     return env.command_layout.action(target, obs, env.observation_layout)
 
@@ -172,22 +174,32 @@ def test_no_observation_element_is_constant(make, rollout):
     assert (np.ptp(seen, axis=0) > 1e-6).all(), np.flatnonzero(np.ptp(seen, axis=0) <= 1e-6)
 
 
+def towards_the_object(env):
+    """Straight, whatever the sensors say."""
+    signals = env.signals(env.world.state())
+    way = np.subtract(signals["object_place"], signals["tool_place"])
+    return np.clip(way / env.command_layout.scale, -1.0, 1.0).astype(np.float32)
+
+
 @pytest.mark.every_robot
 def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make, rollout):
-    """A link's friction shows only in contact, so there the read-back has to do; a push's two numbers show together;
-    and less than a pixel shows in the robot's state."""
+    """A link's friction shows only in contact, so there the read-back has to do; what an object is shows where it is
+    pushed; a push's two numbers show together; and less than a pixel shows in the robot's state."""
     env = make()
+    short = 8
+    if env.robot.object is not None:
+        short, rollout = 20, partial(rollout, policy=towards_the_object)
     together = {"push.speed": {"push.interval": 0.5}, "push.interval": {"push.speed": 0.5}}
-    usual = rollout(env, 3, 8)
+    usual = rollout(env, 3, short)
     state = env.world.state()
     for name, parameter in env.parameters.items():
-        steps, nominal = 8, usual
+        steps, nominal = short, usual
         if name in together:
             steps, nominal = 30, rollout(env, 3, 30)
         for bound in {parameter.low, parameter.high} - {parameter.nominal, 20.0 if name == "push.interval" else None}:
             values = {name: bound} | together.get(name, {})
             changed = rollout(env, 3, steps, values)
-            moved = steps == 8 and shows_images(make) and env.world.state() != state
+            moved = steps == short and shows_images(make) and env.world.state() != state
             assert env.read_parameters() == env.parameters.nominal | values
             if not (name.startswith("link.") and name.endswith(".friction")):
                 assert moved or (changed != nominal).any(), f"{name} = {bound} changes nothing"
