@@ -29,7 +29,7 @@ STEPS = {  # without randomization, with
     "PandaReach": (10_000, 30_000),
     "KukaReach": (5_000, 15_000),
     "XArmReach": (5_000, 15_000),
-    "PandaPush": (40_000, 80_000),
+    "PandaPush": (30_000, 60_000),
     "A1Walk": (50_000, 120_000),
     "AliengoWalk": (50_000, 200_000),
     "QuadrotorHover": (20_000, 40_000),
