@@ -82,17 +82,12 @@ class Pole(Task):
     _last_command: float
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """What follows from the balancer, where a class does not say something else."""
+        """What follows from a balancer, in the class that names it, where that does not say something else."""
         super().__init_subclass__(**options)
-        if hasattr(cls, "balancer"):
-            cls.given(**cls.following(cls.balancer))
-
-    @classmethod
-    def given(cls, **attributes: Any) -> None:
-        """Set those attributes that the class has not set itself."""
-        for name, value in attributes.items():
-            if name not in vars(cls):
-                setattr(cls, name, value)
+        if "balancer" in vars(cls):
+            for name, value in cls.following(cls.balancer).items():
+                if name not in vars(cls):
+                    setattr(cls, name, value)
 
     @classmethod
     def following(cls, balancer: Balancer) -> dict[str, Any]:
@@ -164,7 +159,7 @@ class Balance(Pole):
     def __init_subclass__(cls, **options: Any) -> None:
         """What follows from the balancer, where a class does not say something else."""
         super().__init_subclass__(**options)
-        if cls.__doc__ is not None and "\n" not in cls.__doc__:
+        if "balancer" in vars(cls) and cls.__doc__ is not None and "\n" not in cls.__doc__:
             balancer, layout, field = cls.balancer, cls.observation_layout, cls.balancer.command
             cls.__doc__ += DOCUMENT.format(
                 **vars(balancer) | {"unit": balancer.position_unit, "near": cls.near(), "start": 0.15 * balancer.room},

@@ -34,7 +34,9 @@ def test_what_is_written_is_read_back(fields):
         elif what == "lateralFriction":
             links[link][1] = numbers[0]
         assert written.setdefault((what, link), numbers) is numbers  # nothing is written twice
-    held = fields.held(links, (*written["groundFriction", -1], written["gravity", -1]))
+    held = fields.held(
+        links, (*written["groundFriction", -1], *written["groundRestitution", -1], written["gravity", -1])
+    )
     silent = {name for name in values if name.startswith("joint.")}  # PyBullet has no getter for these
     assert held.keys() == values.keys() - silent
     assert held == pytest.approx({name: values[name] for name in held}, abs=1e-12)
