@@ -34,14 +34,14 @@ print(digest.hexdigest())
 """
 
 
-def shows_images(make):
-    return isinstance(make().observation_layout, ImageLayout)
+def shows_images(env):
+    return isinstance(env.observation_layout, ImageLayout)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("privileged", [False, True, "state"])
 def test_both_env_checkers_pass(make, privileged):
-    if privileged and shows_images(make):
+    if privileged and shows_images(make()):
         pytest.skip("who sees images sees no more")
     env = make(privileged=privileged)
     check_env(env, skip_render_check=True)
@@ -167,7 +167,7 @@ def test_two_resets_differ(make):
 
 
 def test_no_observation_element_is_constant(make, rollout):
-    if shows_images(make):
+    if shows_images(make()):
         pytest.skip("most of an image is background")
     env = make()
     seen = np.concatenate([rollout(env, seed, 30) for seed in range(3)])
@@ -199,7 +199,7 @@ def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make,
         for bound in {parameter.low, parameter.high} - {parameter.nominal, 20.0 if name == "push.interval" else None}:
             values = {name: bound} | together.get(name, {})
             changed = rollout(env, 3, steps, values)
-            moved = steps == short and shows_images(make) and env.world.state() != state
+            moved = steps == short and shows_images(env) and env.world.state() != state
             assert env.read_parameters() == env.parameters.nominal | values
             if not (name.startswith("link.") and name.endswith(".friction")):
                 assert moved or (changed != nominal).any(), f"{name} = {bound} changes nothing"
@@ -308,7 +308,7 @@ def test_a_bad_reset_is_refused_and_changes_nothing(make, options, says):
 
 
 def test_privileged_is_the_true_state_and_every_parameter(make, act):
-    if shows_images(make):
+    if shows_images(make()):
         with pytest.raises(ValueError, match=r"privileged must be False: .* shows images"):
             make(privileged=True)
         return
