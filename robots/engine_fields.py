@@ -9,11 +9,13 @@ from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import Vector3
 from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.terrain import MAX_ROUGHNESS, MAX_STEP, shape
 from simtoreal.robots.world import GRAVITY, OBJECT
 
 GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
 FOOT_FRICTION = 1.0  # [-] of a floating robot's links, so that the ground's number is the pair's
 ARM_FRICTION = 0.5  # [-] of a fixed robot's links, against a table of 1: what PyBullet gives a link
+MAX_VARIANT = 999.0
 SAME = 1e-9  # what an engine says that it holds, against what was written
 MAX_SLOPE = 0.35  # [rad]
 
@@ -22,7 +24,7 @@ Dynamics = tuple[float, float, Vector3]
 
 EngineField = tuple[str, int, tuple[float, ...]]
 """What is written, of which link, and its numbers: a "mass" has its principal inertia with it, a "massAndDamping" its
-joint's damping too, an "objectMass" likewise, "gravity" is a vector, any other is one number."""
+joint's damping too, an "objectMass" likewise, "gravity" is a vector, "terrain" a shape, any other is one number."""
 
 
 def ballast(robot: Robot, movable: Mapping[str, MovableMass]) -> dict[str, tuple[str, Vector3]]:
@@ -146,6 +148,11 @@ class Fields:
             yield Parameter("ground.restitution", "-", 0.0, 0.0, 0.9, "speed after a bounce over the speed before")
             yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
             yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
+            yield Parameter("ground.roughness", "m", 0.0, 0.0, MAX_ROUGHNESS, "bumps, up or down at most")
+            yield Parameter("ground.step_height", "m", 0.0, 0.0, MAX_STEP, "of stairs all around, three up, three down")
+            yield Parameter(
+                "ground.variant", "-", 0.0, -MAX_VARIANT, MAX_VARIANT, "whole part: which bumps; -k mirrors k"
+            )
         if robot.object is not None:
             mass, what = robot.object.mass, "Coulomb friction against the table; a link's multiplies it"
             yield Parameter(f"{OBJECT}.mass", "kg", mass, 0.3 * mass, 3.0 * mass, "inertia follows")
@@ -175,6 +182,8 @@ class Fields:
             yield "groundFriction", -1, (values["ground.friction"],)
             yield "groundRestitution", -1, (values["ground.restitution"],)
             yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
+            names = "ground.roughness", "ground.step_height", "ground.variant"
+            yield "terrain", -1, shape(*(values[name] for name in names))
         if self._robot.object is not None:
             mass = values[f"{OBJECT}.mass"]
             yield "objectMass", -1, (mass, *self._robot.object.inertia(mass))

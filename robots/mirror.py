@@ -27,6 +27,7 @@ SIDED = (
     r"curvature_ahead\.",
     r"gait_clock\.\w+$",  # half a period later the other pair of legs stands
     r"(slope|tilt)\.roll$",
+    r"ground\.variant$",
 )
 
 

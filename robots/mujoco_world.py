@@ -30,6 +30,7 @@ from simtoreal.robots.engine_fields import (
     recalled,
 )
 from simtoreal.robots.model import ModelError
+from simtoreal.robots.terrain import CELL, GREATEST, MIDDLE, SHAPE, Terrain, terrain
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
     GRAVITY,
@@ -58,6 +59,8 @@ NOSLIP_ITERATIONS = 5  # after each solution of the contacts: else what should s
 STIFF_IN_FRICTION = 0.9999  # of a joint: MuJoCo's largest
 VISUAL = 1  # the group of what a URDF gives for looks alone
 MARKER = "marker"
+FIELD = "field"
+BASE = 0.1  # [m] thickness of a field of heights below its lowest
 TOUCHES_ROBOT, TOUCHES_OBJECT = 1, 2  # bits of what may touch table or ground
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -118,6 +121,8 @@ class MuJoCoWorld(World):
         model.dof_solimp[:, :2] = STIFF_IN_FRICTION
         self._index()
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
+        if robot.floating and not robot.flying:
+            self._shape_ground(None)
         self._ground_friction = 1.0  # of a table; a floating robot's ground follows from its parameters
         mujoco.mj_forward(model, self._data)
 
@@ -131,12 +136,23 @@ class MuJoCoWorld(World):
         ground: dict[str, Any] = {"contype": 0, "conaffinity": 1, "name": "ground", "rgba": [0.75, 0.72, 0.68, 1.0]}
         if robot.floating:
             spec.worldbody.add_geom(type=plane, size=[0, 0, 1], **ground)
+            if not robot.flying:
+                self._lay_field(spec, ground)
         elif robot.table:
             spec.worldbody.add_geom(type=box, size=TABLE_HALF, pos=TABLE_PLACE, **ground)
         if robot.object is not None:
             self._lay(spec, robot.object)
         if self._rendering:
             self._decorate(spec)
+
+    def _lay_field(self, spec: Any, ground: dict[str, Any]) -> None:
+        """Heights, which something may touch: else they are taken for looks. `_shape_ground` says whether it does."""
+        columns, rows = SHAPE
+        half = [(n - 1) * CELL / 2 for n in SHAPE]
+        size = [*half, 2.0 * GREATEST, BASE]
+        spec.add_hfield(name=FIELD, nrow=rows, ncol=columns, size=size, userdata=np.zeros(rows * columns))
+        look = {**ground, "name": FIELD, "pos": (*MIDDLE, -GREATEST)}
+        spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=FIELD, **look)
 
     def _lay(self, spec: Any, thing: Box) -> None:
         """The object: against the table a geom of its own, against each part of the robot a pair, as whose coefficient
@@ -164,8 +180,8 @@ class MuJoCoWorld(World):
         if self._robot.floating:
             material = spec.add_material(name="tiles", texrepeat=[0.5, 0.5], texuniform=True)
             material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
-            ground = spec.geom("ground")
-            ground.material, ground.rgba = "tiles", [1.0, 1.0, 1.0, 1.0]
+            for ground in [geom for geom in spec.geoms if geom.name in ("ground", FIELD)]:
+                ground.material, ground.rgba = "tiles", [1.0, 1.0, 1.0, 1.0]
         if self._robot.wall:
             spec.add_material(name="matte", rgba=WALL_COLOUR, specular=0.0)
             wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "material": "matte"}
@@ -208,7 +224,7 @@ class MuJoCoWorld(World):
         self._fields = Fields(robot, self._movable, links, joints, nominal)
         self._feet = [bodies[name] for name in robot.feet]
         self._still = {bodies[name] for name in robot.model.standing(robot.locked)}
-        self._ground = model.geom("ground").id if robot.floating or robot.table else -1
+        self._grounds = {i for i in range(model.ngeom) if model.geom(i).name in ("ground", FIELD)}
         free_body = self._root
         if robot.object is not None:
             self._object = free_body = model.body(OBJECT).id
@@ -248,6 +264,8 @@ class MuJoCoWorld(World):
                 heavier = True
             elif what == "objectFriction":
                 self._object_friction, rougher = numbers[0], True
+            elif what == "terrain":
+                self._shape_ground(terrain((numbers[0], numbers[1], int(numbers[2]))))
             elif what == "gravity":
                 model.opt.gravity[:] = numbers
                 self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
@@ -262,6 +280,18 @@ class MuJoCoWorld(World):
         if heavier:
             mujoco.mj_setConst(model, self._scratch)  # what follows from the masses
         self._values = {name: values[name] for name in self._names}
+
+    def _shape_ground(self, ground: Terrain | None) -> None:
+        """Lay out a field of heights, and below it the plane; or the plane alone."""
+        model, self.terrain = self._model, ground
+        plane, field = model.geom("ground"), model.geom(FIELD)
+        # it stays where it is: contacts are sought by boxes that were worked out when the model was compiled
+        field.conaffinity[0], field.rgba[3] = (TOUCHES_ROBOT, 1.0) if ground else (0, 0.0)
+        plane.pos[2] = ground.base if ground else 0.0
+        model.geom_sameframe[plane.id] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE  # else it stays in the world's origin
+        self._close_renderers()  # which keep the heights that they were made with
+        if ground:
+            model.hfield_data[:] = (ground.heights.ravel() + GREATEST) / (2.0 * GREATEST)
 
     def _bounce(self, restitution: float) -> None:
         """Let contacts rebound: as stiff as they are, with less damping."""
@@ -375,12 +405,12 @@ class MuJoCoWorld(World):
 
     def _touching(self) -> set[int]:
         """Bodies that touch table or ground."""
-        data, of = self._data, self._model.geom_bodyid
+        data, of, grounds = self._data, self._model.geom_bodyid, self._grounds
         found = set()
         for contact in data.contact[: data.ncon]:
             one, other = contact.geom.tolist()
-            if contact.dist <= 0.0 and self._ground in (one, other):
-                found.add(int(of[other if one == self._ground else one]))
+            if contact.dist <= 0.0 and (one in grounds or other in grounds):
+                found.add(int(of[other if one in grounds else one]))
         return found
 
     def feet(self) -> FootState:
@@ -444,5 +474,8 @@ class MuJoCoWorld(World):
         return renderer
 
     def close(self) -> None:
+        self._close_renderers()
+
+    def _close_renderers(self) -> None:
         while self._renderers:
             self._renderers.popitem()[1].close()

@@ -1,4 +1,4 @@
-"""PyBullet behind the World boundary; the only file that imports pybullet."""
+"""PyBullet behind the World boundary; beside `pybullet_ground` the only file that imports pybullet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from simtoreal.robots.engine_fields import (
     recalled,
 )
 from simtoreal.robots.model import ModelError
+from simtoreal.robots.pybullet_ground import PyBulletGround
 from simtoreal.robots.quiet import quiet
+from simtoreal.robots.terrain import terrain
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
     GRAVITY,
@@ -114,7 +116,9 @@ class PyBulletWorld(World):
                 flags=bullet.URDF_USE_INERTIA_FROM_FILE,
                 physicsClientId=c,
             )
-        self._ground = self._plane() if self._robot.floating else self._table() if self._robot.table else None
+        self._ground = PyBulletGround(c) if self._robot.floating else None
+        self._table = self._make_table() if self._robot.table else None
+        self.terrain = None
         self._object = self._lay(self._robot.object) if self._robot.object else None
         if self._robot.wall and self._rendering:
             wall = {"halfExtents": WALL_HALF, "rgbaColor": WALL_COLOUR}
@@ -157,7 +161,7 @@ class PyBulletWorld(World):
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
         self._marker = None
 
-    def _table(self) -> int:
+    def _make_table(self) -> int:
         c = self._client
         shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=TABLE_HALF, physicsClientId=c)
         look = -1
@@ -180,12 +184,6 @@ class PyBulletWorld(World):
             )
         body: int = bullet.createMultiBody(thing.mass, shape, look, (0, 0, ALOFT), physicsClientId=c)
         return body
-
-    def _plane(self) -> int:
-        c = self._client
-        shape = bullet.createCollisionShape(bullet.GEOM_PLANE, physicsClientId=c)
-        plane: int = bullet.createMultiBody(0, shape, -1, physicsClientId=c)
-        return plane
 
     def _index_links(self) -> None:
         c = self._client
@@ -218,7 +216,7 @@ class PyBulletWorld(World):
         return info[0], info[1], info[2]
 
     def apply(self, values: Mapping[str, float]) -> None:
-        c, written = self._client, self._written
+        c, written, ground = self._client, self._written, self._ground
         for what, link, numbers in self._fields.of(values):
             if written.get((what, link)) == numbers:
                 continue
@@ -236,12 +234,14 @@ class PyBulletWorld(World):
                 bullet.setJointMotorControl2(
                     self._body, link, bullet.VELOCITY_CONTROL, targetVelocity=0.0, force=numbers[0], physicsClientId=c
                 )
-            elif what == "groundFriction":
-                bullet.changeDynamics(self._ground, -1, lateralFriction=numbers[0], physicsClientId=c)
-            elif what == "groundRestitution":
-                bullet.changeDynamics(self._ground, -1, restitution=numbers[0], physicsClientId=c)
-                reach = AT_A_TOUCH if numbers[0] else AHEAD
-                bullet.changeDynamics(self._ground, -1, contactProcessingThreshold=reach, physicsClientId=c)
+            elif what == "groundFriction" and ground:
+                ground.set("lateralFriction", numbers[0])
+            elif what == "groundRestitution" and ground:
+                ground.set("restitution", numbers[0])
+                ground.set("contactProcessingThreshold", AT_A_TOUCH if numbers[0] else AHEAD)
+            elif what == "terrain" and ground:
+                self.terrain = terrain((numbers[0], numbers[1], int(numbers[2])))
+                ground.lay_out(self.terrain)
             elif what == "objectMass":
                 bullet.changeDynamics(
                     self._object, -1, mass=numbers[0], localInertiaDiagonal=numbers[1:], physicsClientId=c
@@ -265,14 +265,13 @@ class PyBulletWorld(World):
         """The values of those parameters that the engine can be asked for."""
         c = self._client
         links = {index: self._dynamics(index) for index in self._link_index.values()}
-        if not self._robot.floating:
+        if self._ground is None:
             thing = self._object
             held = None if thing is None else bullet.getDynamicsInfo(thing, -1, physicsClientId=c)[:2]
             return self._fields.held(links, None, held)
-        info = bullet.getDynamicsInfo(self._ground, -1, physicsClientId=c)
         engine = bullet.getPhysicsEngineParameters(physicsClientId=c)
         x, y, z = (engine[f"gravityAcceleration{axis}"] for axis in "XYZ")
-        return self._fields.held(links, (info[1], info[5], (x, y, z)))
+        return self._fields.held(links, (*self._ground.held(), (x, y, z)))
 
     def inertia(self, link: str) -> tuple[float, float, float]:
         """Principal inertia [kg m^2] of a link (of a movable one's core), or of the object, as the engine has it."""
@@ -329,8 +328,7 @@ class PyBulletWorld(World):
 
     def feet(self) -> FootState:
         c = self._client
-        points = bullet.getContactPoints(self._body, self._ground, physicsClientId=c)
-        touching = {point[3] for point in points if point[8] <= 0.0}
+        touching = set(self._ground.touching(self._body)) if self._ground else set()
         links = bullet.getLinkStates(
             self._body, self._feet, computeLinkVelocity=1, computeForwardKinematics=1, physicsClientId=c
         )
@@ -396,10 +394,10 @@ class PyBulletWorld(World):
         return out
 
     def in_contact(self) -> bool:
-        if self._ground is None:
+        if self._table is None:
             return False
         # what stands on the table touches it for ever, so only moving links count
-        points = bullet.getContactPoints(self._body, self._ground, physicsClientId=self._client)
+        points = bullet.getContactPoints(self._body, self._table, physicsClientId=self._client)
         return any(point[3] not in self._still and point[8] <= 0.0 for point in points)
 
     def reload(self) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.terrain import Terrain
 
 State = tuple[list[float], ...]
 """Positions and velocities of a world's joints, in the order of `World.joints` [rad or m, rad/s or m/s]; of a floating
@@ -98,6 +99,7 @@ class World(ABC):
         base_axes: of a floating robot: rotation [9, row by row] that takes its base's inertial frame, which `state`
             speaks of, to the axes of the root link; of an object none, the identity.
         down: of a floating robot: the direction of gravity in the ground's axes.
+        terrain: where the ground is not flat, its heights.
         torque: of each joint [N m or N], what its drive gave in the last physics step, as whoever drives it says.
         calls: where `step`, `state` and `gravity_torque` are no more than these, these.
     """
@@ -108,6 +110,7 @@ class World(ABC):
     base_axes: tuple[float, ...]
     down: tuple[float, float, float] = (0.0, 0.0, -1.0)
     calls: EngineCalls | None = None
+    terrain: Terrain | None = None
     torque: Sequence[float] = ()
 
     @abstractmethod
@@ -151,6 +154,10 @@ class World(ABC):
     def push(self, velocity: Sequence[float]) -> None:
         """Change a floating base's linear velocity at once by `velocity` [3] m/s."""
         raise ValueError("a robot with a fixed base cannot be pushed")
+
+    def ground_height(self, x: float, y: float) -> float:
+        """Of a floating robot's ground at a place [m], in its own axes."""
+        return self.terrain.height(x, y) if self.terrain else 0.0
 
     def feet(self) -> FootState:
         """The feet, in the order of the robot's description."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from simtoreal.live_session import Snapshot
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.looks import Look, looks
+from simtoreal.robots.terrain import Terrain
 from simtoreal.robots.world import FIELD_OF_VIEW, OBJECT, OBJECT_COLOUR, TABLE_HALF, TABLE_PLACE, Camera
 
 TABLE, GOAL, PLAIN = (191, 184, 173), (26, 178, 64), (0.75, 0.75, 0.75, 1.0)  # as the engines' own cameras see them
@@ -30,7 +31,7 @@ class Scene:
     """
 
     def __init__(self, scene: Any, robot: Robot) -> None:
-        self._robot = robot
+        self._scene, self._robot = scene, robot
         self._world = scene.add_frame("/world", show_axes=False)
         self._links = {name: scene.add_frame(f"/world/{name}", show_axes=False) for name in robot.model.links}
         shapes: dict[Path, list[trimesh.Trimesh]] = {}
@@ -52,6 +53,8 @@ class Scene:
                 shadow_opacity=0.25,
                 position=(0.0, 0.0, height),
             )
+        self._terrain: Terrain | None = None
+        self._field: Any = None  # its node
         self._object = None
         if robot.object is not None:
             self._object = scene.add_box("/world/object", color=THING, dimensions=robot.object.size)
@@ -65,6 +68,8 @@ class Scene:
         if self._object is not None:
             place, (x, y, z, w) = snapshot.poses[OBJECT]
             self._object.position, self._object.wxyz = place, (w, x, y, z)
+        if snapshot.terrain is not self._terrain:
+            self._lay_out(snapshot.terrain)
         upright = _upright(snapshot.down)
         self._world.wxyz = upright
         x, y, _ = snapshot.poses[self._robot.model.root].position
@@ -75,6 +80,18 @@ class Scene:
         self._goal.visible = snapshot.marker is not None
         if snapshot.marker is not None:
             self._goal.position, self._goal.radius = tuple(snapshot.marker[0]), snapshot.marker[1]
+
+    def _lay_out(self, terrain: Terrain | None) -> None:
+        """Draw ground that is not flat, or take it away."""
+        self._terrain = terrain
+        if self._field is not None:
+            self._field.remove()
+            self._field = None
+        if terrain is not None:
+            self._field = self._scene.add_mesh_simple(
+                "/world/field", *terrain.triangles(), color=TABLE, flat_shading=True, side="double"
+            )
+        self._grid.position = (0.0, 0.0, terrain.base if terrain else 0.0)
 
 
 def aim(initial: Any, camera: Camera) -> None:

@@ -16,6 +16,7 @@ from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
 from simtoreal.episodes import Outcome, Policy, Tally, answer
 from simtoreal.randomization.randomizer import Randomizer
+from simtoreal.robots.terrain import Terrain
 from simtoreal.robots.world import Pose
 
 SHOWN_EVERY = 1.0 / 30.0  # [s] of wall clock
@@ -41,6 +42,7 @@ class Snapshot:
         parameters, goal: what really applies.
         poses: of every link; `marker` is a sphere at the goal: middle and radius [m].
         down: the direction of gravity, which a slope tilts, in the ground's axes.
+        terrain: the ground's heights, unless it is flat.
     """
 
     time: float
@@ -64,6 +66,7 @@ class Snapshot:
     poses: Mapping[str, Pose]
     marker: tuple[Sequence[float], float] | None
     down: tuple[float, float, float]
+    terrain: Terrain | None
 
 
 class Pace:
@@ -334,4 +337,5 @@ class Session:
             poses=self.task.world.link_poses(),
             marker=self.task.marker,
             down=self.task.world.down,
+            terrain=self.task.world.terrain,
         )

@@ -203,9 +203,9 @@ class Walk(LeftAndRight, Task):
             "base_velocity": velocity,
             "base_angular_velocity": turning,
             "gravity": gravity,
-            "base_height": (base[2],),
+            "base_height": (base[2] - self.world.ground_height(base[0], base[1]),),
             "foot_contact": [float(contact) for contact in feet.contact],
-            "foot_clearance": [place[2] - radius for place in feet.position],
+            "foot_clearance": [z - radius - self.world.ground_height(x, y) for x, y, z in feet.position],
             "foot_slip": [
                 math.hypot(v[0], v[1]) if contact else 0.0
                 for v, contact in zip(feet.velocity, feet.contact, strict=True)

@@ -34,6 +34,9 @@ print(digest.hexdigest())
 """
 
 
+BEYOND = ("ground.roughness", "ground.step_height", "ground.variant")  # the landing that it starts from
+
+
 def shows_images(env):
     return isinstance(env.observation_layout, ImageLayout)
 
@@ -183,8 +186,9 @@ def towards_the_object(env):
 
 @pytest.mark.every_robot
 def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make, rollout):
-    """A link's friction shows only in contact, so there the read-back has to do; what an object is shows where it is
-    pushed; a push's two numbers show together; and less than a pixel shows in the robot's state."""
+    """A link's friction shows only in contact, and bumps only where it has gone to (`test_terrain.py`), so there the
+    read-back has to do; what an object is shows where it is pushed; a push's two numbers show together; and less than a
+    pixel shows in the robot's state."""
     env = make()
     short = 8
     if env.robot.object is not None:
@@ -201,7 +205,7 @@ def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make,
             changed = rollout(env, 3, steps, values)
             moved = steps == short and shows_images(env) and env.world.state() != state
             assert env.read_parameters() == env.parameters.nominal | values
-            if not (name.startswith("link.") and name.endswith(".friction")):
+            if not (name.startswith("link.") and name.endswith(".friction")) and name not in BEYOND:
                 assert moved or (changed != nominal).any(), f"{name} = {bound} changes nothing"
             assert (rollout(env, 3, steps) == nominal).all(), f"{name} = {bound} leaks"
 

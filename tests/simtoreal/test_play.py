@@ -264,6 +264,17 @@ def test_a_slope_is_seen_and_the_view_follows_the_robot():
         assert max(abs(x), abs(y)) > 1e-3
         below = world[:3, :3] @ (x, y, 0.0) + viewer._scene._world.position
         assert below == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
+        for height in (0.05, 0.1, 0.0):
+            session.set_parameters({"ground.step_height": height})
+            session.advance()
+            now = session.snapshot()
+            viewer.show(now)
+            drawn = viewer._scene._field
+            if not height:
+                assert now.terrain is drawn is None
+                continue
+            assert drawn.vertices[:, 2].max() == pytest.approx(3 * height)
+            assert viewer._scene._grid.position[2] == pytest.approx(now.terrain.base)
     finally:
         viewer.close()
         env.close()
