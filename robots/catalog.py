@@ -83,6 +83,11 @@ class Robot:
     actuator: DCMotor | ActuatorNetwork | None = None
     object: Box | None = None
 
+    @property
+    def grounded(self) -> bool:
+        """Does it stand or drive, so that the ground is one of its parameters?"""
+        return self.floating and not self.flying
+
     def __post_init__(self) -> None:
         if self.object is not None and (self.floating or not self.table):
             raise ValueError(f"{self.name}: an object lies on the table of a robot that has one")

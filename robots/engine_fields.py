@@ -89,7 +89,6 @@ class Fields:
             for name in self._massive
             if not robot.flying and (name in robot.feet if robot.feet else model[name].has_collision)
         ]
-        self._grounded = robot.floating and not robot.flying
         dampings = {index: f"joint.{joint}.damping" for joint, index in joints.items()}
         self._masses = [
             (
@@ -141,7 +140,7 @@ class Fields:
             yield Parameter(
                 f"joint.{joint}.friction", drag.friction_unit, drag.friction, 0.0, drag.max_friction, "Coulomb"
             )
-        if self._grounded:
+        if robot.grounded:
             yield Parameter(
                 "ground.friction", "-", GROUND_FRICTION, 0.05, 2.0, "Coulomb friction; a foot's multiplies it"
             )
@@ -178,7 +177,7 @@ class Fields:
             yield "jointDamping", index, (values[name],)
         for index, name in self._drags:
             yield "jointFriction", index, (values[name],)
-        if self._grounded:
+        if self._robot.grounded:
             yield "groundFriction", -1, (values["ground.friction"],)
             yield "groundRestitution", -1, (values["ground.restitution"],)
             yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
@@ -207,7 +206,7 @@ class Fields:
             points = {mark: links[index][0] for mark, index in marks.items()}
             out[name] += sum(points.values())
             out |= zip(centre, movable.shift(points), strict=True)
-        if ground is not None and self._grounded:
+        if ground is not None and self._robot.grounded:
             out["ground.friction"], out["ground.restitution"], (x, y, z) = ground
             out["ground.slope.pitch"], out["ground.slope.roll"] = math.atan2(-x, -z), math.asin(-y / GRAVITY)
         if thing is not None:

@@ -121,7 +121,7 @@ class MuJoCoWorld(World):
         model.dof_solimp[:, :2] = STIFF_IN_FRICTION
         self._index()
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
-        if robot.floating and not robot.flying:
+        if robot.grounded:
             self._shape_ground(None)
         self._ground_friction = 1.0  # of a table; a floating robot's ground follows from its parameters
         mujoco.mj_forward(model, self._data)
@@ -136,7 +136,7 @@ class MuJoCoWorld(World):
         ground: dict[str, Any] = {"contype": 0, "conaffinity": 1, "name": "ground", "rgba": [0.75, 0.72, 0.68, 1.0]}
         if robot.floating:
             spec.worldbody.add_geom(type=plane, size=[0, 0, 1], **ground)
-            if not robot.flying:
+            if robot.grounded:
                 self._lay_field(spec, ground)
         elif robot.table:
             spec.worldbody.add_geom(type=box, size=TABLE_HALF, pos=TABLE_PLACE, **ground)
@@ -300,9 +300,10 @@ class MuJoCoWorld(World):
         self._model.geom_solref[:] = time * ratio / damping, damping
 
     def _bounced(self) -> float:
-        """The restitution of contacts as the engine holds them; 0 of those that rebound as little as ever."""
+        """The restitution of contacts as the engine holds them; of those that rebound as little as ever what was asked
+        for, which was no more than that."""
         damping = float(self._model.geom_solref[0, 1])
-        return 0.0 if damping == self._solref[1] else rebound(damping)
+        return self._values["ground.restitution"] if damping == self._solref[1] else rebound(damping)
 
     def read_back(self) -> dict[str, float]:
         """As the engine holds it."""
@@ -312,7 +313,7 @@ class MuJoCoWorld(World):
             for link, body in self._body_of.items()
         }
         x, y, z = model.opt.gravity.tolist()
-        ground = (self._ground_friction, self._bounced(), (x, y, z)) if self._robot.floating else None
+        ground = (self._ground_friction, self._bounced(), (x, y, z)) if self._robot.grounded else None
         thing = None
         if self._robot.object is not None:
             friction = float(model.geom_friction[self._object_geom, 0]) / self._ground_friction

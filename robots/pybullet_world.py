@@ -116,7 +116,7 @@ class PyBulletWorld(World):
                 flags=bullet.URDF_USE_INERTIA_FROM_FILE,
                 physicsClientId=c,
             )
-        self._ground = PyBulletGround(c) if self._robot.floating else None
+        self._ground = PyBulletGround(c) if self._robot.floating else None  # what flies may fall
         self._table = self._make_table() if self._robot.table else None
         self.terrain = None
         self._object = self._lay(self._robot.object) if self._robot.object else None

@@ -107,7 +107,8 @@ def test_a_script(way, tmp_path):
     assert set(found["presets"]) >= set(sizes)
     shipped = {name for name in found["presets"] if name in found["observations"]}
     assert {name: suites for name, suites in found["suites"].items() if suites} == {
-        name: ["heldout", "nominal", "train"] for name in sorted(shipped)
+        name: ["heldout", "nominal", *(["terrain"] if name.endswith("Walk") else []), "train"]
+        for name in sorted(shipped)
     }
     assert found["recipes"]
 
