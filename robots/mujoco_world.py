@@ -1,24 +1,22 @@
-"""MuJoCo behind the World boundary; the only file that imports mujoco."""
+"""MuJoCo behind the World boundary; beside `mujoco_scene` the only file that imports mujoco."""
 
 from __future__ import annotations
 
 import logging
-import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if "DISPLAY" not in os.environ:
-    os.environ.setdefault("MUJOCO_GL", "egl")  # else it looks for a window; read at import
+# first, since it says by what to render before mujoco is imported
+from simtoreal.robots.mujoco_scene import FIELD, GROUND, MARKER, TOUCHES_ROBOT, compiled_twice  # isort: skip
 
 import mujoco
 
 from simtoreal.robots import rotation
 from simtoreal.robots.bounce import damping_ratio, rebound
-from simtoreal.robots.catalog import Box, Robot
+from simtoreal.robots.catalog import Robot
 from simtoreal.robots.engine_fields import (
     ARM_FRICTION,
     FOOT_FRICTION,
@@ -29,18 +27,10 @@ from simtoreal.robots.engine_fields import (
     movable_masses,
     recalled,
 )
-from simtoreal.robots.model import ModelError
-from simtoreal.robots.terrain import CELL, GREATEST, MIDDLE, SHAPE, Terrain, terrain
+from simtoreal.robots.terrain import GREATEST, Terrain, terrain
 from simtoreal.robots.world import (
-    FIELD_OF_VIEW,
     GRAVITY,
     OBJECT,
-    OBJECT_COLOUR,
-    TABLE_HALF,
-    TABLE_PLACE,
-    WALL_COLOUR,
-    WALL_HALF,
-    WALL_PLACE,
     Camera,
     FootState,
     Pose,
@@ -50,18 +40,10 @@ from simtoreal.robots.world import (
 )
 
 mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a file of the working folder
-COMPILER = (
-    '<mujoco><compiler strippath="false" fusestatic="false" balanceinertia="false" discardvisual="{discard}"/></mujoco>'
-)
 STIFF = (0.01, 1.0)  # time constant [s] and damping ratio of a contact, that of one as hard as Bullet's
 ELLIPTIC_RATIO = 10.0  # of a contact's stiffness in friction to that of its normal
 NOSLIP_ITERATIONS = 5  # after each solution of the contacts: else what should stick creeps
 STIFF_IN_FRICTION = 0.9999  # of a joint: MuJoCo's largest
-VISUAL = 1  # the group of what a URDF gives for looks alone
-MARKER = "marker"
-FIELD = "field"
-BASE = 0.1  # [m] thickness of a field of heights below its lowest
-TOUCHES_ROBOT, TOUCHES_OBJECT = 1, 2  # bits of what may touch table or ground
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -93,18 +75,8 @@ class MuJoCoWorld(World):
     def _load(self) -> None:
         robot = self._robot
         text = loaded_urdf(robot, self._movable, visuals=self._rendering)
-        discard = str(not self._rendering).lower()
-        text = text.replace("</robot>", COMPILER.format(discard=discard) + "</robot>")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of textures that meshes lack
-                spec = mujoco.MjSpec.from_string(text)
-                self._furnish(spec)
-                self._model = spec.compile()
-        except ValueError as error:
-            raise ModelError(f"{robot.urdf}: MuJoCo: {error}") from None
-        model = self._model
-        self._nominal_model = spec.compile()  # of which the robot's own controller knows
+        model, self._nominal_model = compiled_twice(robot, text, rendering=self._rendering)
+        self._model = model  # the other one is what the robot's own controller knows
         self._data, self._scratch = mujoco.MjData(model), mujoco.MjData(model)
         self._nominal_data = mujoco.MjData(self._nominal_model)
         self._bias = np.zeros(model.nv)
@@ -125,71 +97,6 @@ class MuJoCoWorld(World):
             self._shape_ground(None)
         self._ground_friction = 1.0  # of a table; a floating robot's ground follows from its parameters
         mujoco.mj_forward(model, self._data)
-
-    def _furnish(self, spec: Any) -> None:
-        """What is around the robot, and what of it touches what."""
-        robot, box, plane = self._robot, mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_PLANE
-        if robot.floating:
-            spec.body(robot.model.root).add_freejoint()
-        for geom in spec.geoms:
-            geom.contype, geom.conaffinity, geom.priority = int(geom.group != VISUAL), 0, 1
-        ground: dict[str, Any] = {"contype": 0, "conaffinity": 1, "name": "ground", "rgba": [0.75, 0.72, 0.68, 1.0]}
-        if robot.floating:
-            spec.worldbody.add_geom(type=plane, size=[0, 0, 1], **ground)
-            if robot.grounded:
-                self._lay_field(spec, ground)
-        elif robot.table:
-            spec.worldbody.add_geom(type=box, size=TABLE_HALF, pos=TABLE_PLACE, **ground)
-        if robot.object is not None:
-            self._lay(spec, robot.object)
-        if self._rendering:
-            self._decorate(spec)
-
-    def _lay_field(self, spec: Any, ground: dict[str, Any]) -> None:
-        """Heights, which something may touch: else they are taken for looks. `_shape_ground` says whether it does."""
-        columns, rows = SHAPE
-        half = [(n - 1) * CELL / 2 for n in SHAPE]
-        size = [*half, 2.0 * GREATEST, BASE]
-        spec.add_hfield(name=FIELD, nrow=rows, ncol=columns, size=size, userdata=np.zeros(rows * columns))
-        look = {**ground, "name": FIELD, "pos": (*MIDDLE, -GREATEST)}
-        spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname=FIELD, **look)
-
-    def _lay(self, spec: Any, thing: Box) -> None:
-        """The object: against the table a geom of its own, against each part of the robot a pair, as whose coefficient
-        a product can be set."""
-        spec.geom("ground").conaffinity = TOUCHES_ROBOT | TOUCHES_OBJECT
-        of_robot = [geom for geom in spec.geoms if geom.contype == TOUCHES_ROBOT]
-        body = spec.worldbody.add_body(name=OBJECT, mass=thing.mass, inertia=thing.inertia(thing.mass))
-        body.explicitinertial = True
-        body.add_freejoint()
-        half = [length / 2 for length in thing.size]
-        look = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": half, "rgba": OBJECT_COLOUR}
-        body.add_geom(name=OBJECT, contype=TOUCHES_OBJECT, conaffinity=0, priority=1, **look)
-        for number, geom in enumerate(of_robot):
-            geom.name = geom.name or f"robot geom {number}"
-            spec.add_pair(geomname1=geom.name, geomname2=OBJECT)
-
-    def _decorate(self, spec: Any) -> None:
-        """What only a camera sees."""
-        spec.visual.global_.fovy = FIELD_OF_VIEW
-        sky, tiles = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtTexture.mjTEXTURE_2D
-        flat, checker = mujoco.mjtBuiltin.mjBUILTIN_FLAT, mujoco.mjtBuiltin.mjBUILTIN_CHECKER
-        spec.add_texture(name="sky", type=sky, builtin=flat, rgb1=[1, 1, 1], width=8, height=8)
-        colours = {"rgb1": [0.72, 0.77, 0.96], "rgb2": [0.94, 0.94, 0.94]}
-        spec.add_texture(name="tiles", type=tiles, builtin=checker, **colours, width=256, height=256)
-        if self._robot.floating:
-            material = spec.add_material(name="tiles", texrepeat=[0.5, 0.5], texuniform=True)
-            material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
-            for ground in [geom for geom in spec.geoms if geom.name in ("ground", FIELD)]:
-                ground.material, ground.rgba = "tiles", [1.0, 1.0, 1.0, 1.0]
-        if self._robot.wall:
-            spec.add_material(name="matte", rgba=WALL_COLOUR, specular=0.0)
-            wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "material": "matte"}
-            spec.worldbody.add_geom(contype=0, conaffinity=0, **wall)
-        # anywhere but in the middle: a site that is where its body is stays there
-        marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
-        spec.worldbody.add_site(name=MARKER, **marker)
-        spec.worldbody.add_light(pos=[0, 0, 4], dir=[0.3, 0.3, -1], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
 
     def _index(self) -> None:
         model, robot = self._model, self._robot
@@ -224,7 +131,7 @@ class MuJoCoWorld(World):
         self._fields = Fields(robot, self._movable, links, joints, nominal)
         self._feet = [bodies[name] for name in robot.feet]
         self._still = {bodies[name] for name in robot.model.standing(robot.locked)}
-        self._grounds = {i for i in range(model.ngeom) if model.geom(i).name in ("ground", FIELD)}
+        self._grounds = {i for i in range(model.ngeom) if model.geom(i).name in (GROUND, FIELD)}
         free_body = self._root
         if robot.object is not None:
             self._object = free_body = model.body(OBJECT).id
@@ -284,7 +191,7 @@ class MuJoCoWorld(World):
     def _shape_ground(self, ground: Terrain | None) -> None:
         """Lay out a field of heights, and below it the plane; or the plane alone."""
         model, self.terrain = self._model, ground
-        plane, field = model.geom("ground"), model.geom(FIELD)
+        plane, field = model.geom(GROUND), model.geom(FIELD)
         # it stays where it is: contacts are sought by boxes that were worked out when the model was compiled
         field.conaffinity[0], field.rgba[3] = (TOUCHES_ROBOT, 1.0) if ground else (0, 0.0)
         plane.pos[2] = ground.base if ground else 0.0

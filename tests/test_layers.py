@@ -13,6 +13,7 @@ ISLANDS = ("robots", "randomization", "policies", "export")
 FOLDERS = (*ISLANDS, "simtoreal")
 OWNERS = {
     "pybullet": ("robots/pybullet_world.py", "robots/pybullet_ground.py"),
+    "mujoco": ("robots/mujoco_world.py", "robots/mujoco_scene.py"),
     "stable_baselines3": ("policies/baselines.py",),
     "onnx": ("export/onnx.py",),
     "torch.onnx": ("export/onnx.py",),

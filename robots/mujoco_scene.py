@@ -1,0 +1,115 @@
+"""What a MuJoCo world is compiled from: the robot, what is around it, and what of it touches what."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+
+if "DISPLAY" not in os.environ:
+    os.environ.setdefault("MUJOCO_GL", "egl")  # else it looks for a window; read at import
+
+import mujoco
+
+from simtoreal.robots.catalog import Box, Robot
+from simtoreal.robots.model import ModelError
+from simtoreal.robots.terrain import CELL, GREATEST, MIDDLE, SHAPE
+from simtoreal.robots.world import (
+    FIELD_OF_VIEW,
+    OBJECT,
+    OBJECT_COLOUR,
+    TABLE_HALF,
+    TABLE_PLACE,
+    WALL_COLOUR,
+    WALL_HALF,
+    WALL_PLACE,
+)
+
+COMPILER = (
+    '<mujoco><compiler strippath="false" fusestatic="false" balanceinertia="false" discardvisual="{discard}"/></mujoco>'
+)
+GROUND, FIELD, MARKER = "ground", "field", "marker"  # table or plane; heights where it is not flat; where to look
+VISUAL = 1  # the group of what a URDF gives for looks alone
+TOUCHES_ROBOT, TOUCHES_OBJECT = 1, 2  # bits of what may touch table or ground
+BASE = 0.1  # [m] thickness of a field of heights below its lowest
+
+
+def compiled_twice(robot: Robot, urdf: str, *, rendering: bool) -> tuple[Any, Any]:
+    """Two `mujoco.MjModel` of a robot, whose resolved URDF is given, and what is around it.
+
+    Raises:
+        ModelError: MuJoCo refuses it.
+    """
+    text = urdf.replace("</robot>", COMPILER.format(discard=str(not rendering).lower()) + "</robot>")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of textures that meshes lack
+            spec = mujoco.MjSpec.from_string(text)
+            _furnish(spec, robot)
+            if rendering:
+                _decorate(spec, robot)
+            return spec.compile(), spec.compile()
+    except ValueError as error:
+        raise ModelError(f"{robot.urdf}: MuJoCo: {error}") from None
+
+
+def _furnish(spec: Any, robot: Robot) -> None:
+    if robot.floating:
+        spec.body(robot.model.root).add_freejoint()
+    for geom in spec.geoms:
+        geom.contype, geom.conaffinity, geom.priority = int(geom.group != VISUAL), 0, 1
+    ground: dict[str, Any] = {"contype": 0, "conaffinity": TOUCHES_ROBOT, "rgba": [0.75, 0.72, 0.68, 1.0]}
+    if robot.floating:
+        spec.worldbody.add_geom(name=GROUND, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], **ground)
+    elif robot.table:
+        spec.worldbody.add_geom(name=GROUND, type=mujoco.mjtGeom.mjGEOM_BOX, size=TABLE_HALF, pos=TABLE_PLACE, **ground)
+    if robot.grounded:
+        columns, rows = SHAPE
+        size = [*((n - 1) * CELL / 2 for n in SHAPE), 2.0 * GREATEST, BASE]
+        spec.add_hfield(name=FIELD, nrow=rows, ncol=columns, size=size, userdata=np.zeros(rows * columns))
+        # something may touch it, else it is taken for looks; the world says whether anything does
+        field = {"type": mujoco.mjtGeom.mjGEOM_HFIELD, "hfieldname": FIELD, "pos": (*MIDDLE, -GREATEST)}
+        spec.worldbody.add_geom(name=FIELD, **field, **ground)
+    if robot.object is not None:
+        _lay(spec, robot.object)
+
+
+def _lay(spec: Any, thing: Box) -> None:
+    """The object: against the table a geom of its own, against each part of the robot a pair, as whose coefficient a
+    product can be set."""
+    spec.geom(GROUND).conaffinity = TOUCHES_ROBOT | TOUCHES_OBJECT
+    of_robot = [geom for geom in spec.geoms if geom.contype == TOUCHES_ROBOT]
+    body = spec.worldbody.add_body(name=OBJECT, mass=thing.mass, inertia=thing.inertia(thing.mass))
+    body.explicitinertial = True
+    body.add_freejoint()
+    half = [length / 2 for length in thing.size]
+    look = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": half, "rgba": OBJECT_COLOUR}
+    body.add_geom(name=OBJECT, contype=TOUCHES_OBJECT, conaffinity=0, priority=1, **look)
+    for number, geom in enumerate(of_robot):
+        geom.name = geom.name or f"robot geom {number}"
+        spec.add_pair(geomname1=geom.name, geomname2=OBJECT)
+
+
+def _decorate(spec: Any, robot: Robot) -> None:
+    """What only a camera sees."""
+    spec.visual.global_.fovy = FIELD_OF_VIEW
+    sky, tiles = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtTexture.mjTEXTURE_2D
+    flat, checker = mujoco.mjtBuiltin.mjBUILTIN_FLAT, mujoco.mjtBuiltin.mjBUILTIN_CHECKER
+    spec.add_texture(name="sky", type=sky, builtin=flat, rgb1=[1, 1, 1], width=8, height=8)
+    colours = {"rgb1": [0.72, 0.77, 0.96], "rgb2": [0.94, 0.94, 0.94]}
+    spec.add_texture(name="tiles", type=tiles, builtin=checker, **colours, width=256, height=256)
+    if robot.floating:
+        material = spec.add_material(name="tiles", texrepeat=[0.5, 0.5], texuniform=True)
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
+        for ground in [geom for geom in spec.geoms if geom.name in (GROUND, FIELD)]:
+            ground.material, ground.rgba = "tiles", [1.0, 1.0, 1.0, 1.0]
+    if robot.wall:
+        spec.add_material(name="matte", rgba=WALL_COLOUR, specular=0.0)
+        wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "material": "matte"}
+        spec.worldbody.add_geom(contype=0, conaffinity=0, **wall)
+    # anywhere but in the middle: a site that is where its body is stays there
+    marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
+    spec.worldbody.add_site(name=MARKER, **marker)
+    spec.worldbody.add_light(pos=[0, 0, 4], dir=[0.3, 0.3, -1], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
