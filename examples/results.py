@@ -22,7 +22,7 @@ from simtoreal.statistics import Episode, Estimate, bootstrap_interval
 
 STEPS = {  # without randomization, with
     "CartPoleSwingUp": (30_000, 40_000),
-    "CartPoleBalance": (5_000, 10_000),
+    "CartPoleBalance": (10_000, 10_000),
     "CartPoleBalanceDiscrete": (20_480, 40_960),
     "PixelCartPole": (61_440, 102_400),
     "PixelCartPoleRGB": (61_440, 102_400),
