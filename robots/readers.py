@@ -29,6 +29,7 @@ ATTITUDE = (3, 4, 5, 6, 10, 11, 12)  # of a base: its quaternion and its angular
 VELOCITY = (7, 8, 9)
 BASE_PARTS = {"position": (0, 1, 2), "place": (0, 1), "velocity": VELOCITY, "heading": ATTITUDE, "yaw_rate": ATTITUDE}
 SAME = 1e-9  # [s] of two instants
+FASTEST = 5e-4  # [s] between samples: what is faster than any physics step comes as the reader likes
 
 Reading = list[float] | NDArray[Any]
 """Numbers, or an image [height, width, channels]."""
@@ -86,7 +87,8 @@ class StateRing:
 class SensorReader(ABC):
     """Reads one sensor under the current parameter values.
 
-    A sample is taken every `period`, counted from the beginning of an episode, or whenever it is read; it arrives
+    A sample is taken every `period`, counted from the beginning of an episode, or, where that is shorter than
+    `FASTEST`, whenever it is read; it arrives
     `latency` later, and up to `jitter` more, drawn for each. A reading is the newest sample that has arrived.
 
     Attributes:
@@ -172,7 +174,7 @@ class SensorReader(ABC):
     def _arrived(self, control_step: int, control_dt: float) -> float | None:
         """Age [s] of the newest sample that is there; None if that is the one that was read last."""
         latency, jitter, period = self._timing
-        if not period:
+        if period < FASTEST:
             return latency + jitter * self._share(control_step)
         now = control_step * control_dt
         sample = math.floor((now - latency + SAME) / period)

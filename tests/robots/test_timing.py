@@ -29,6 +29,13 @@ def test_a_reading_is_of_the_newest_sample_that_has_arrived(slide, period, laten
         assert instant == pytest.approx(max(wanted, 0.0), abs=1e-6)
 
 
+@pytest.mark.parametrize("period", [5e-324, 4.5e-288, 1e-6, 4.9e-4])
+def test_what_samples_faster_than_physics_is_read_whenever_it_is_asked(slide, period):
+    """In no more time: nothing is kept of each of its samples."""
+    timing = {"sensor.velocity.latency": 0.013, "sensor.velocity.jitter": 0.04}
+    assert (sampled(slide, timing | {"sensor.velocity.period": period}) == sampled(slide, timing)).all()
+
+
 def test_between_samples_a_reading_is_the_same_noise_and_all(slide):
     parameters = {"sensor.velocity.period": 0.1, "sensor.velocity.noise": 0.5}
     found = sampled(slide, parameters, steps=50)
