@@ -115,7 +115,7 @@ class SensorReader(ABC):
         self._noise = [0.0] * size
         self._noisy = self._imperfect = False
         self.bias: list[float] = [0.0] * size
-        self._sample: int | None = None  # that was read last
+        self._taken: float | None = None  # [s] into the episode, when the sample was taken that was read last
         self._held: Reading = []
 
     def start(self, seed: int) -> None:
@@ -123,14 +123,12 @@ class SensorReader(ABC):
         self._seed = seed
         self._streams = False
         self._drawn = []
-        self._sample = None
+        self._taken = None
 
     def apply(self, values: Mapping[str, float]) -> None:
-        timing = [values[name] for name in self._timing_names]
-        if timing != self._timing:
-            self._timing, self._sample = timing, None
-        self.latency = timing[0]
-        self._timed = any(timing[1:])
+        self._timing = [values[name] for name in self._timing_names]
+        self.latency = self._timing[0]
+        self._timed = any(self._timing[1:])
         self._noise = [values[name] for name in self._noise_names]
         self._noisy = any(self._noise)
         self.bias = [0.0 if name is None else values[name] for name in self._bias_names]
@@ -158,6 +156,7 @@ class SensorReader(ABC):
         """One reading, at control step `control_step` of the episode (the noise row follows it)."""
         row = self._row(control_step)
         if not self._timed:
+            self._taken = None
             return self._disturbed(self._true(ring, self.latency), row)
         age = self._arrived(control_step, ring.control_dt)
         if age is not None:
@@ -175,15 +174,17 @@ class SensorReader(ABC):
         """Age [s] of the newest sample that is there; None if that is the one that was read last."""
         latency, jitter, period = self._timing
         if period < FASTEST:
+            self._taken = None
             return latency + jitter * self._share(control_step)
         now = control_step * control_dt
         sample = math.floor((now - latency + SAME) / period)
         while sample * period + latency + jitter * self._share(sample) > now + SAME:
             sample -= 1
-        if self._sample is not None and sample <= self._sample:
+        taken = sample * period
+        if self._taken is not None and taken <= self._taken + SAME:
             return None
-        self._sample = sample
-        return now - sample * period
+        self._taken = taken
+        return now - taken
 
     def _share(self, sample: int) -> float:
         """Of the jitter, by which a sample is late; none before the episode."""
