@@ -38,6 +38,9 @@ def test_what_is_written_is_read_back(fields):
         links, (*written["groundFriction", -1], *written["groundRestitution", -1], written["gravity", -1])
     )
     silent = {name for name in values if name.startswith("joint.")}  # PyBullet has no getter for these
+    heights = [f"ground.{what}" for what in ("roughness", "step_height", "variant")]  # `test_terrain.py` asks by rays
+    assert written["terrain", -1] == pytest.approx([*map(values.get, heights[:2]), int(values[heights[2]])])
+    silent.update(heights)
     assert held.keys() == values.keys() - silent
     assert held == pytest.approx({name: values[name] for name in held}, abs=1e-12)
 
