@@ -117,7 +117,8 @@ def numbers(element: ET.Element | None, key: str, default: str, where: str) -> l
     try:
         values = [float(word) for word in text.split()]
     except ValueError:
-        raise ModelError(f"{where}: {key}={text!r} is not a list of numbers") from None
+        xacro = " but xacro: expand it first (xacro FILE > URDF)" if "$(" in text or "${" in text else ""
+        raise ModelError(f"{where}: {key}={text!r} is not a list of numbers{xacro}") from None
     if len(values) != len(default.split()):
         raise ModelError(f"{where}: {key}={text!r} should be {len(default.split())} numbers")
     if not all(map(math.isfinite, values)):
@@ -162,7 +163,7 @@ class RobotModel:
         except FileNotFoundError:
             raise ModelError(f"{path}: no such robot file") from None
         except (ET.ParseError, DefusedXmlException) as error:
-            raise ModelError(f"{path}: not a usable URDF: {error!r}") from None
+            raise ModelError(f"{path}: not a usable URDF: {error}") from None
         for kind in ("link", "joint"):
             names = [element.get("name", "") for element in self._root.findall(kind)]
             if twice := sorted({name for name in names if names.count(name) > 1}):

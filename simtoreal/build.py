@@ -79,12 +79,6 @@ def family(task: str) -> str:
     return short_name(task).rpartition(":")[2]
 
 
-def same_task(one: str, other: str) -> bool:
-    """Are they the same, or one family of two robot files, which may be the same robot's?"""
-    files = split_task(one), split_task(other)
-    return one == other or (files[0] is not None and files[1] is not None and files[0][1] == files[1][1])
-
-
 def is_ours(task: str) -> bool:
     """Is it one of our tasks, or one that a robot file makes?"""
     return task.startswith(NAMESPACE) or split_task(task) is not None

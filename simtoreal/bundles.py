@@ -21,7 +21,7 @@ from simtoreal.export.onnx import ExportError, PolicyGraph
 from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
-from simtoreal.robot_files import check_version
+from simtoreal.robot_files import same_task, split_task
 from simtoreal.runs import Run, RunError, output_path, versions
 
 RECORDED_STEPS = 1_000  # of observations that go into the golden vectors
@@ -30,18 +30,27 @@ CLOSED_LOOP_STEPS = 1_000
 
 
 def export(
-    run: str | os.PathLike[str], out: str | os.PathLike[str], *, checkpoint: str = "best", force: bool = False
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    checkpoint: str = "best",
+    robot: str | None = None,
+    force: bool = False,
 ) -> Path:
     """Write checkpoint `checkpoint` ("best", "last" or a step) of a run as the bundle folder `out`.
 
+    Args:
+        robot: the robot file of the run's task, where it lies elsewhere now.
+
     Raises:
+        ValueError: the robot file is no longer the one that the run was trained on.
         RunError, CheckpointError: no such run or checkpoint, or a damaged one.
         ExportError: `out` exists and `force` is False, or ONNX and torch disagree.
     """
     target = output_path(out)
-    source = Run.load(run)
+    source = Run.load(run, robot=robot)
     actor, meta = source.actor(checkpoint)
-    check_version(source.config.task, source.config.robot, source.path)
+    source.check_robot()
     env = build.make_training_env(source.frozen_config, 0, source.config.seed + build.EVALUATION_SEED)
     try:
         contract = Contract.of(build.task_id(source.config.task), env)
@@ -130,15 +139,19 @@ class Verification:
         return {"bundle": str(self.bundle), "passed": self.passed, "checks": checks, "skipped": list(self.skipped)}
 
 
-def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None = None) -> Verification:
+def verify(
+    bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None = None, robot: str | None = None
+) -> Verification:
     """Check a bundle: integrity, contract, ONNX, golden vectors, batches, latency, and 1,000 control steps in which the
     bundle's runtime drives the task and torch sees the same raw observations.
 
     Args:
         run: the run it was exported from; None takes the one its provenance names. If that is not there (the bundle was
             copied away from it) there is no torch policy to drive beside, and the check "closed loop" is skipped.
+        robot: the robot file of its task, where it lies elsewhere than the bundle or the run says.
 
     Raises:
+        ValueError: the robot file is no longer the one that the run was trained on.
         SpecError: the bundle must not be armed: tampered with, damaged, of a newer format.
         RunError: `run` was given and is no run; or the run is another than the bundle was exported from.
     """
@@ -152,8 +165,9 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
     if run is None and not (source / "config.yaml").is_file():
         reason = f"closed loop: the run it came from is not at {source}; name it with --run"
         return Verification(path, tuple(checks), (reason,))
-    origin = Run.load(source)
+    origin = Run.load(source, robot=robot or _robot_file(runtime.spec.task))
     graph = _exported_network(origin, runtime)
+    origin.check_robot()
     env = build.make_training_env(origin.frozen_config, 0, origin.config.seed + 2 * build.EVALUATION_SEED)
     try:
         contract = Contract.of(runtime.spec.task, env)
@@ -170,6 +184,12 @@ def verify(bundle: str | os.PathLike[str], *, run: str | os.PathLike[str] | None
     return Verification(path, (*checks, Check("closed loop", parity.held, detail, parity.worst)))
 
 
+def _robot_file(task: str) -> str | None:
+    """Where the robot file of a bundle's task is, if that is of one and it is there."""
+    found = split_task(task)
+    return str(found[0]) if found is not None and found[0].is_file() else None
+
+
 def _exported_network(run: Run, runtime: Runtime) -> PolicyGraph:
     """The network that a bundle was exported from: it gives the answers that the bundle has of it, its golden vectors.
 
@@ -183,7 +203,7 @@ def _exported_network(run: Run, runtime: Runtime) -> PolicyGraph:
         ("algorithm", spec.algorithm, run.config.algorithm),
         ("seed", spec.provenance.get("seed", run.config.seed), run.config.seed),
     ):
-        if found != its:
+        if found != its and not same_task(str(found), str(its)):
             raise RunError(f"{runtime.bundle} was not exported from {run.path}: its {what} is {its}, the run's {found}")
     step = str(spec.provenance.get("checkpoint", "best"))
     actor, _ = run.actor(step)

@@ -101,15 +101,30 @@ class Contract:
 
     def check(self, spec: Spec, name: str) -> None:
         """Raises ConfigError when a bundle's observation or command is not this contract's."""
-        for what, theirs, ours in (
-            ("observation", spec.observation, _fields(self.observation)),
-            ("command", spec.command, _fields(self.command)),
-            ("command map", (spec.command_map,), (self.command_map(),)),
-            ("image", (spec.image,), (self._image(),)),
+        for what, difference in (
+            ("observation", _other_field(spec.observation, _fields(self.observation))),
+            ("command", _other_field(spec.command, _fields(self.command))),
+            ("command", self._other_map(spec.command_map)),
+            ("image", "" if spec.image == self._image() else f"{spec.image}, now {self._image()}"),
         ):
-            for found, expected in zip_longest(theirs, ours):
-                if found != expected:
-                    raise ConfigError(f"{name} was made for another {self.task}: {what} {found}, now {expected}")
+            if difference:
+                raise ConfigError(f"{name} was made for another {self.task}: {what} {difference}")
+
+    def _other_map(self, theirs: CommandMap) -> str:
+        """What differs first between a bundle's command map, of fields as these, and this one; empty: nothing."""
+        ours = self.command_map()
+        if theirs.relative_to != ours.relative_to:
+            before, now = (" + ".join(m.relative_to) or "nothing" for m in (theirs, ours))
+            return f"counts from {before}, now from {now}"
+        units = [field.unit for field in self.command.fields for _ in range(field.size)]
+        found = []
+        for i, element in enumerate(self.command.element_names()):
+            for what, places in (("scale", ("scale",)), ("range", ("low", "high")), ("middle", ("offset",))):
+                before, now = (" to ".join(f"{getattr(m, place)[i]!r}" for place in places) for m in (theirs, ours))
+                if any(getattr(theirs, place)[i] != getattr(ours, place)[i] for place in places):
+                    found.append(f"{element}: {what} {before}, now {now} {units[i]}")
+                    break
+        return found[0] + (f" (and {len(found) - 1} more)" if found[1:] else "") if found else ""
 
     def _image(self) -> Image | None:
         return self.image and Image(self.image, "CHW" if is_channels_first(self.image) else "HWC")
@@ -167,6 +182,20 @@ def contract_digest(task: Task | type[Task]) -> str:
         "signals": [asdict(field) for field in task.reward_layout.fields],
     }
     return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).hexdigest()
+
+
+def _other_field(theirs: Sequence[SpecField], ours: Sequence[SpecField]) -> str:
+    """What differs first between two layouts; empty where nothing does."""
+    for before, now in zip_longest(theirs, ours):
+        if before is None or now is None or before.name != now.name:
+            names = ["nothing more" if field is None else f"field {field.name}" for field in (before, now)]
+            return f"has {names[0]}, now {names[1]}"
+        for what in ("size", "unit", "frame", "labels", "description"):
+            a, b = (getattr(field, what) or "none" for field in (before, now))
+            if a != b:
+                a, b = (", ".join(v) if isinstance(v, tuple) else v for v in (a, b))
+                return f"field {before.name}: {what} {a}, now {b}"
+    return ""
 
 
 def _fields(layout: Layout) -> tuple[SpecField, ...]:

@@ -22,7 +22,7 @@ from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.suites import Case, Suite
 from simtoreal.records import EPISODES, SUMMARY, write_episodes
 from simtoreal.report import write_report
-from simtoreal.robot_files import fingerprint, name_task, split_task
+from simtoreal.robot_files import changed, fingerprint, name_task, split_task
 from simtoreal.robots.engines import DEFAULT_ENGINE
 from simtoreal.runs import claimed_output, output_path, versions, write_json
 from simtoreal.statistics import Episode, Gate, GateResult, Summary, reports_success, suite_in, summarise
@@ -145,10 +145,9 @@ def evaluate(
         for source, spec in zip(sources, specs, strict=True):
             if spec is not None:
                 contract.check(spec, source.text)
-                if spec.provenance.get("robot", robot_now) != robot_now:
-                    warnings.warn(
-                        f"{source.text} was made with another version of this robot", OtherRobot, stacklevel=2
-                    )
+                if found := changed(spec.provenance.get("robot", robot_now), robot_now):
+                    what = f"{source.text} was made with another version of this robot: {found}"
+                    warnings.warn(what, OtherRobot, stacklevel=2)
     loaded = [load_suite(short, name, table) for name in suites or default_suites(short)]
     names = [suite.name for suite in loaded]
     if len(set(names)) < len(names):
@@ -168,6 +167,7 @@ def evaluate(
     reference = reference_ranges(short, table)
     provenance = {
         "task": full,
+        **({"robot": robot_now} if robot_now else {}),
         "seed": seed,
         "episodes_per_condition": episodes,
         "engines": engines,

@@ -17,7 +17,7 @@ from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.suites import is_held_out
 from simtoreal.records import read_evaluation
-from simtoreal.robot_files import split_task
+from simtoreal.robot_files import check_version, name_task, same_task, split_task
 from simtoreal.robots.engines import ENGINES
 from simtoreal.runs import RunError
 from simtoreal.statistics import Episode, base_suite, suite_in
@@ -52,6 +52,7 @@ def replay(
     *,
     bundle: str | None = None,
     task: str | None = None,
+    robot: str | None = None,
     video: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> ReplayResult:
@@ -63,11 +64,12 @@ def replay(
         case: "suite/condition/number", as the report prints it.
         bundle: needed where the evaluation judged several, or a `module:function`.
         task: needed where the task is a `module:Id-v0`.
+        robot: the robot file that the task is made of, where it lies elsewhere now.
         video: a file for the film; `force` replaces an earlier one.
 
     Raises:
         RunError: no such evaluation, case, bundle or engine, or another bundle in its place; SpecError: the bundle was
-            changed.
+            changed; ValueError: the robot file is no longer the one that was judged.
     """
     rows, provenance = read_evaluation(Path(folder))
     here = [row for row in rows if f"{row.suite}/{row.case}" == case and bundle in (None, row.bundle)]
@@ -85,7 +87,7 @@ def replay(
         raise RunError(f"{folder}: case {case} is of engine {row.engine!r}; engines: {', '.join(ENGINES)}")
     if (called := suite_in(row.engine, base_suite(row.suite))) != row.suite:
         raise RunError(f"{folder}: case {case} is of engine {row.engine}, whose suite would be called {called}")
-    full = _recorded_task(Path(folder), provenance, task)
+    full = _recorded_task(Path(folder), provenance, task, robot)
     source = _recorded_policy(Path(folder), row.bundle, provenance, asked=bundle)
     path = None if video is None else Path(video)
     env = build.make_env(full, render_mode=None if path is None else "rgb_array", engine=row.engine)
@@ -133,15 +135,19 @@ def _differing(row: Episode, outcome: Outcome, labels: tuple[bool, float]) -> tu
     return tuple(found)
 
 
-def _recorded_task(folder: Path, provenance: Mapping[str, Any], asked: str | None) -> str:
-    """The gymnasium id of an evaluation. Raises RunError when `asked` is another, or a module's was not asked for."""
+def _recorded_task(folder: Path, provenance: Mapping[str, Any], asked: str | None, robot: str | None) -> str:
+    """The gymnasium id of an evaluation. Raises RunError when `asked` is another, or a module's was not asked for, and
+    ValueError when the robot of a robot file is no longer the one that was judged."""
     full = str(provenance["task"])
-    if asked is None:
-        if ":" not in full or split_task(full):
-            return full
+    if asked is None and ":" in full and not split_task(full):
         raise RunError(f"{folder} is of {full}: to let it import that module, name it with --task {full}")
-    if not build.same_task(found := build.task_id(asked), full):
+    found = full if asked is None else build.task_id(asked)
+    if not same_task(found, full):
         raise RunError(f"{folder} is of {full}, not of {asked}")
+    if robot is not None:
+        found = name_task(found, robot)
+    if split_task(found):
+        check_version(found, provenance.get("robot"), f"{folder} was judged on")
     return found
 
 

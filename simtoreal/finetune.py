@@ -15,7 +15,7 @@ import torch
 from scipy.stats import boschloo_exact
 
 from simtoreal import build
-from simtoreal.config import ConfigError, parse_assignments, settings_of
+from simtoreal.config import parse_assignments, settings_of
 from simtoreal.intervals import Estimate, wilson
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.policies.actors import DeterministicActor
@@ -24,6 +24,7 @@ from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_env import open_robot
 from simtoreal.robot_session import RELABELLED, SIMULATED_STEPS, Budget, CapReached, Caps, Session, simulate
+from simtoreal.robots.task import Task
 from simtoreal.runs import (
     CHECKPOINTS,
     CONFIG,
@@ -80,6 +81,7 @@ def finetune(
     max_stops: int = Caps.stops,
     max_violations: int = Caps.violations,
     assignments: Sequence[str] = (),
+    robot: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> FineTuneResult:
@@ -96,6 +98,7 @@ def finetune(
             after which the session ends and the base is kept.
         assignments: settings of the learner (`FineTuningConfig`), each "name=value". Unless they say otherwise, its
             critics are as wide as the policy, its smoothness is the run's, and its discount too, but at most 0.98.
+        robot: the robot file of the run's task, where it lies elsewhere now.
         force: replace an earlier run at `out`.
 
     Raises:
@@ -103,7 +106,8 @@ def finetune(
             seconds; a robot of another task or contract.
         RobotLinkError: the robot is lost. Nothing is written.
     """
-    source = Run.load(run)
+    source = Run.load(run, robot=robot)
+    source.check_robot()
     check_unlocked(source.path)
     actor, meta = source.actor(checkpoint)
     parent = _Parent.of(source, meta["step"])
@@ -124,9 +128,9 @@ def finetune(
     with (
         claimed_output(folder, force=force, marker=CONFIG),
         locked(folder),
-        open_robot(target, seed) as env,
+        open_robot(target, seed, build.task_id(source.config.task)) as env,
     ):
-        _check_robot(source, actor, env.hello.task)
+        _check_sizes(source, actor, env.task)
         budget = Budget(robot_seconds, env.episode_seconds)
         copies = 1 + source.config.augment
         new = 1 + max(source.config.augment, RELABELLED)
@@ -177,13 +181,11 @@ def better(base: list[bool], tuned: list[bool]) -> float:
     return float(boschloo_exact(table, alternative="greater").pvalue)
 
 
-def _check_robot(source: Run, actor: DeterministicActor, task: str) -> None:
-    if build.short_name(task) != source.config.task:
-        raise ConfigError(f"the robot has task {task}, {source.path} was trained on {source.config.task}")
-    found = build.task_class(task)
-    sizes = found.observation_layout.size, found.command_layout.size
+def _check_sizes(source: Run, actor: DeterministicActor, task: type[Task]) -> None:
+    sizes = task.observation_layout.size, task.command_layout.size
     if (actor.observation_size, actor.action_size) != sizes:
-        raise RunError(f"{source.path}: its actor maps {actor.observation_size} observations, {task} has {sizes[0]}")
+        name = source.config.task
+        raise RunError(f"{source.path}: its actor maps {actor.observation_size} observations, {name} has {sizes[0]}")
 
 
 def decide(base: list[bool], tuned: list[bool], trouble: str | None = None) -> dict[str, Any]:
@@ -214,7 +216,7 @@ def _write(
     policies = {0: tuner.base} | ({result.rollouts: tuner.average} if result.accepted else {})
     for step, policy in policies.items():
         weights = {f"actor.{name}": tensor for name, tensor in policy.state_dict().items()}
-        about = {name: meta[name] for name in ("task", "algorithm", "seed")}
+        about = {"task": source.config.task} | {name: meta[name] for name in ("algorithm", "seed")}
         save_checkpoint(folder / CHECKPOINTS / str(step), weights, about | {"step": step, "actor": policy.describe()})
     judged = [
         {"step": 0, "success": _value(result.base), "return": session.mean_return("base")},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from simtoreal import build
@@ -16,10 +18,13 @@ from simtoreal.proposals import propose
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_files import SUFFIXES
 from simtoreal.robot_making import FAMILIES
+from simtoreal.robots.dynamics import holding
 from simtoreal.robots.inspection import Inspection, inspect_robot
-from simtoreal.robots.model import MOVING, Joint
+from simtoreal.robots.model import MOVING, Joint, RobotModel
+from simtoreal.robots.tasks.balance import UPRIGHT, Pole
 
 TRIAL = 2.0  # [s]
+MARGIN = 0.8  # of a joint's effort that holding still may take
 
 
 def inspect(urdf: str | os.PathLike[str]) -> Inspection:
@@ -29,7 +34,10 @@ def inspect(urdf: str | os.PathLike[str]) -> Inspection:
 
     Raises:
         ModelError: no such file, no URDF, or no tree of links and joints.
+        ConfigError: a robot file.
     """
+    if Path(urdf).suffix in SUFFIXES and Path(urdf).is_file():
+        raise ConfigError(f"{urdf} is no URDF; of a robot file there are tasks to inspect: {urdf}:{'|'.join(FAMILIES)}")
     return inspect_robot(Path(urdf))
 
 
@@ -52,29 +60,54 @@ def write_robot_file(
     data, header = propose(Path(urdf), path)
     write_yaml(path, data, header)
     family = next(name for name in FAMILIES if name.lower() in data)
-    return data | {"trial": _trial(f"{path.absolute()}:{family}")}
+    return data | {"trial": trial(f"{path.absolute()}:{family}")}
 
 
-def _trial(task: str) -> str:
+def trial(task: str) -> str:
     """What the robot does for a while when its policy does nothing, in words."""
     env = build.make_env(task)
     try:
         env.reset(seed=0)
         still = np.zeros(env.action_space.shape or (1,), np.float32)
-        most, limits = 0.0, np.array(env.get_wrapper_attr("limits")["effort"])
+        limits, torques = np.array(env.get_wrapper_attr("limits")["effort"]), []
         for step in range(round(TRIAL / env.get_wrapper_attr("control_dt"))):
             _, _, terminated, truncated, info = env.step(still)
             seconds = (step + 1) * env.get_wrapper_attr("control_dt")
             if info.get("physics_fault"):
                 return f"physics broke after {seconds:.2f} s: lower kd, or raise drive.rotor"
+            if terminated and isinstance(env.unwrapped, Pole):
+                return _pole(type(env.unwrapped), seconds)
             if terminated:
-                return f"it fell after {seconds:.2f} s: look at the joints' positions and at kp"
+                return f"it fell after {seconds:.2f} s: look at the joints' positions, kp and kd"
             if truncated:
                 break
-            most = max(most, float((np.abs(env.get_wrapper_attr("torque")) / limits).max()))
-        return f"it holds its pose for {seconds:.1f} s, with {most:.0%} of a joint's effort at most"
+            torques.append(np.array(env.get_wrapper_attr("torque")) / limits)
+        said = f"it holds its pose for {seconds:.1f} s, with {{:.0%}} of a joint's effort at most"
+        return _held(np.array(torques), env.get_wrapper_attr("commanded_joints"), said)
     finally:
         env.close()
+
+
+def _pole(task: type[Pole], seconds: float) -> str:
+    """What happens to a pole that nobody holds, and what would hold it."""
+    model, balancer, unit = RobotModel(task.robot.urdf), task.balancer, task.balancer.command.unit
+    names, places = (balancer.driven, balancer.pole), (balancer.middle, balancer.upright)
+    hold = UPRIGHT * holding(model, names, places, task.robot.inertials)
+    said = f"let go, its pole falls in {seconds:.2f} s; at 12 degrees {hold:.2g} {unit} holds it"
+    return f"{said}, and the drive gives up to {balancer.effort:.2g} {unit}"
+
+
+def _held(shares: NDArray[np.float64], joints: Sequence[str], said: str) -> str:
+    """What holding still took: `shares` [steps, joints] of each joint's effort."""
+    most = np.abs(shares).max(axis=0)
+    said, hard = said.format(most.max()), np.flatnonzero(most > MARGIN)
+    if not hard.size:
+        return said
+    swings = np.abs(shares[len(shares) // 2 :].mean(axis=0))[hard] < 0.5 * most[hard]
+    cure = (
+        "which swings: lower its kd and kp, or raise drive.rotor" if swings.any() else "which is weak: see its effort"
+    )
+    return f"{said}: look at {', '.join(joints[i] for i in hard.tolist())}, {cure}"
 
 
 def print_inspection(found: Inspection) -> None:

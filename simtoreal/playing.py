@@ -17,7 +17,7 @@ from simtoreal.contract import Contract
 from simtoreal.episodes import Frame, Outcome, Policy, PolicySource, find_policies, run_episode
 from simtoreal.evaluate import Progress
 from simtoreal.live_session import Session
-from simtoreal.robot_files import name_task
+from simtoreal.robot_files import name_task, same_task
 from simtoreal.robots.engines import DEFAULT_ENGINE
 from simtoreal.video import filming
 
@@ -98,7 +98,7 @@ def play(
     if policy is not None:
         (source,) = find_policies([policy])
         spec = source.spec()
-        if spec is not None and not build.same_task(spec.task, full):
+        if spec is not None and not same_task(spec.task, full):
             raise ConfigError(f"{policy} is a bundle for {spec.task}, not for {full}")
     path = None if video is None else Path(video)
     if path is None and not build.is_ours(full):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,28 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from simtoreal.robots.ballast import SHARES
+from simtoreal.robots.dynamics import falling, holding, mass_matrix
 from simtoreal.robots.inspection import PHYSICS_DT, inspect_robot, load
 from simtoreal.robots.legs import ALIKE, mirror_cosine
-from simtoreal.robots.model import MOVING, Joint, ModelError, RobotModel
+from simtoreal.robots.model import MOVING, Joint, ModelError, RobotModel, with_rotor
+from simtoreal.robots.tasks.balance import UPRIGHT
 
 CALM = 0.6  # kd dt / I of an explicit damper that does not ring
 CROUCH = 0.82  # of a leg's length, the height of its hip when standing
 LEG_GAIN, LEG_DAMPING = 5.0, 1 / 35  # [N m/rad] per kg of robot, [s] of kp: as on the A1 and the Aliengo
 LEG_EFFORT, LEG_SPEED = 2.0, 20.0  # [N m] per kg of robot, [rad/s], where the URDF gives none: less than theirs
 ARM_GAIN, ARM_DAMPING = 5.0, 0.08  # as on the Panda and the iiwa
+ARM_EFFORT = 20.0  # [N m] for its gains, where the URDF gives none
 ROTOR = 0.1  # [kg m^2] of an arm's joint: 0.2-0.6 in the maker's model of the Panda's successor
 LEAST_LEG, LEAST_ARM = 2, 4  # joints
 COM_SHARE = 0.45  # of the radius of gyration, how far a trunk's centre of mass moves
 PAYLOAD_SHARE = 0.5  # of the robot's mass
+SAME_FOOT = 0.2  # of a leg's length, how near to each other the ends of two legs are one foot
 STARTS = 8  # of a search for a pose
 GOALS = 300  # poses that are looked at for the box of goals
 TABLE_EDGE, FLOOR = 0.2, 0.1  # [m] goals are farther and higher than this
 IN_REACH = 1e-3  # [m]
+AUTHORITY = 4.4  # of what holds a pole that leans as far as it may, a balancer's effort: as the cart-pole's 10 N
 TURN = 2.0  # [rad] to each side of a joint without an end
 
 HEADER = """Proposed from {name}. Look at every line: what a URDF does not say is a guess, gains above all.
@@ -45,16 +50,18 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
     """
     found = inspect_robot(urdf)
     model = RobotModel(urdf)
-    bad = [problem for problem in found.problems if problem.severity == "error" and not problem.repairable]
-    if bad:
-        raise ModelError(f"{urdf}: {bad[0].element}: {bad[0].text}: mend it before a robot file is proposed")
     trunk = model.standing()
     chains = [_chain(model, joint) for joint in model.joints.values() if joint.parent in trunk]
     legs = [chain for chain in chains if chain and len(chain) >= LEAST_LEG and _touches(model, chain[-1].child)]
+    _check_loops(model, legs)
+    bad = [problem for problem in found.problems if problem.severity == "error" and not problem.repairable]
+    if bad:
+        more = f" (and {len(bad) - 1} more: simtoreal inspect {urdf})" if bad[1:] else ""
+        raise ModelError(f"{urdf}: {bad[0].element}: {bad[0].text}: mend it before a robot file is proposed{more}")
     arms = [chain for chain in chains if chain and len(chain) >= LEAST_ARM]
     poles = [chain for chain in chains if chain and len(chain) == 2 and chain[0].effort and not chain[1].effort]
     robot = "".join(c if c.isalnum() else "_" for c in urdf.stem)
-    data: dict[str, Any] = {"robot": robot, "urdf": os.path.relpath(urdf, beside.parent)}
+    data: dict[str, Any] = {"robot": robot, "urdf": _path(urdf, beside.parent)}
     if any(problem.repairable for problem in found.problems if problem.severity == "error"):
         data["repair_inertias"] = True
     if len(legs) >= 2 and len(legs) % 2 == 0 and len({len(leg) for leg in legs}) == 1:
@@ -65,25 +72,42 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
         data |= _reacher(model, arms[0])
     elif len(poles) == 1:
         family, steps = "Balance", 20_000
-        data |= _balancer(*poles[0])
+        data |= _balancer(model, *poles[0])
     else:
-        kinds = ", ".join(f"{len(chain)} joints to {chain[-1].child}" for chain in chains if chain)
+        found_chains = [chain for chain in chains if chain]
+        kinds = ", ".join(f"{len(c)} joint{'s' * (len(c) > 1)} to {c[-1].child}" for c in found_chains)
+        wheels = kinds and all([joint.kind for joint in chain] == ["continuous"] for chain in found_chains)
         raise ModelError(
             f"{urdf}: neither pairs of legs nor one arm nor a pole; root {model.root} has {kinds or 'no joints'}"
+            + ("; these are wheels, and a robot file is of no robot on wheels" if wheels else "")
         )
     header = HEADER.format(name=urdf.name, family=family, file=beside, steps=steps, robot=robot)
     return data, header
 
 
-def _balancer(driven: Joint, pole: Joint) -> dict[str, Any]:
-    """A joint with a motor, and one without that hangs on it."""
+def _path(urdf: Path, folder: Path) -> str:
+    """From a folder to a URDF; from the root where they have nothing else in common, for the folder may move then."""
+    whole, start = urdf.absolute(), folder.absolute()
+    return str(whole) if os.path.commonpath([whole, start]) == whole.anchor else os.path.relpath(whole, start)
+
+
+def _balancer(model: RobotModel, driven: Joint, pole: Joint) -> dict[str, Any]:
+    """A joint with a motor, and one without that hangs on it. The motor may be far stronger than the pole needs: a
+    policy that throws it over at every step learns nothing, so its effort is a multiple of what holds the pole."""
     middle, room = 0.5 * (driven.lower + driven.upper), 0.25 * (driven.upper - driven.lower)
     if driven.kind == "continuous":
         middle, room = 0.0, TURN
+    names, stands = (driven.name, pole.name), 0.0
+    if falling(model, names, (middle, 0.0), 1) < 0.0:
+        stands = round(np.pi, 4)  # at 0 it hangs
+    enough = _round(AUTHORITY * UPRIGHT * holding(model, names, (middle, stands)))
+    if not enough > 0.0:
+        raise ModelError(f"{model.path}: what turns on {pole.name} does not fall, or {driven.name} does not move it")
+    effort = {"effort": enough} if enough < driven.effort else {}
     return {
         "joints": {
-            driven.name: {"at": round(middle, 4), "range": [middle - 2 * room, middle + 2 * room]},
-            pole.name: 0.0,
+            driven.name: {"at": round(middle, 4), **effort, "range": [middle - 2 * room, middle + 2 * room]},
+            pole.name: stands,
         },
         "balance": {"driven": driven.name, "pole": pole.name, "room": round(room, 4)},
     }
@@ -107,6 +131,21 @@ def _chain(model: RobotModel, first: Joint) -> list[Joint] | None:
             return None
         links = [joint.child for joint in joints if joint.kind not in MOVING or joint in out]
     return out
+
+
+def _check_loops(model: RobotModel, legs: Sequence[list[Joint]]) -> None:
+    """Raises ModelError where two legs of one side end at one foot: the loop that they close is not in a URDF."""
+    ends = []
+    for leg in legs:
+        names = [joint.name for joint in leg]
+        ends.append(np.array(model.chain(_end(model, leg[-1].child), names).position([0.0] * len(leg))))
+    for (one, a), (other, b) in combinations(zip(legs, ends, strict=True), 2):
+        apart, length = float(np.linalg.norm(a - b)), model.reach(_end(model, one[-1].child))[1]
+        if a[1] * b[1] > 0.0 and apart < SAME_FOOT * length:
+            raise ModelError(
+                f"{model.path}: links {one[-1].child} and {other[-1].child} end {apart:.2g} m from each other, as legs "
+                "that share a foot: such a closed loop is not in a URDF, and no robot file can describe it"
+            )
 
 
 def _end(model: RobotModel, link: str) -> str:
@@ -264,24 +303,34 @@ def _reacher(model: RobotModel, arm: list[Joint]) -> dict[str, Any]:
     if home is None:
         home = solved(((corner + far) / 2).tolist())
     assert home is not None
-    effort = {joint.name: joint.effort for joint in arm}
-    strongest = max(effort.values())
+    gains = _arm_gains(model, arm, home)
+    drive = max(gains)
     joints: dict[str, Any] = {}
-    for joint, q in zip(arm, home, strict=True):
+    for joint, q, (kp, kd) in zip(arm, home, gains, strict=True):
         entry = _joint(joint, q)
         entry = entry if isinstance(entry, dict) else {"at": entry}
-        if 0.0 < effort[joint.name] < strongest:
-            kp = _round(ARM_GAIN * effort[joint.name])
-            entry |= {"kp": kp, "kd": _round(ARM_DAMPING * kp)}
-        joints[joint.name] = entry
-    kp = _round(ARM_GAIN * strongest) if strongest else 100.0
+        joints[joint.name] = entry | ({} if (kp, kd) == drive else {"kp": kp, "kd": kd})
     return {
         "joints": joints,
-        "drive": {"kp": kp, "kd": _round(ARM_DAMPING * kp), "rotor": ROTOR, "damping": 0.5},
+        "drive": {"kp": drive[0], "kd": drive[1], "rotor": ROTOR, "damping": 0.5},
         **_locked(model, joints),
         "payload": {"link": arm[-1].child, "most": _round(0.1 * sum(link.mass for link in model.links.values()))},
         "reach": {"tool": tool, "low": _rounded(corner), "high": _rounded(far)},
     }
+
+
+def _arm_gains(model: RobotModel, arm: Sequence[Joint], home: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """kp and kd of each joint: as its effort suggests, but no more than stays calm on what it moves at `home`, the
+    others free. Some files give a wrist the shoulder's effort."""
+    rotors = {joint.child: with_rotor(model.inertial(joint.child), ROTOR, joint.axis) for joint in arm}
+    moved = 1.0 / np.diag(np.linalg.inv(mass_matrix(model, [joint.name for joint in arm], home.tolist(), rotors)))
+    strongest = max(joint.effort for joint in arm) or ARM_EFFORT
+    out = []
+    for joint, inertia in zip(arm, moved.tolist(), strict=True):
+        kp = ARM_GAIN * (joint.effort or strongest)
+        kp = _round(min(kp, CALM * inertia / PHYSICS_DT / ARM_DAMPING))
+        out.append((kp, _round(ARM_DAMPING * kp)))
+    return out
 
 
 def _locked(model: RobotModel, joints: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 It answers with observations, reward signals and what a robot's own monitor gives, in the manner of a real one (see
 `robot_link`). One learner at a time; when that hangs up, the robot waits for the next. A target file:
 
-    task: PandaReach
+    task: PandaReach                          # or FILE:Reach of a robot file, a path from here
     version: 1
     reset_seconds: 1.0                        # robot time that its reset routine takes
     parameters: {actuator.strength: 0.9}      # as a preset's entries; what is absent stays at nominal
@@ -32,7 +32,9 @@ from simtoreal.contract import contract_digest
 from simtoreal.randomization.randomizer import Preset, Randomizer, read_entries, read_header
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.randomization.yaml_files import read_yaml
+from simtoreal.robot_files import split_task
 from simtoreal.robot_link import MAX_RESET_SECONDS, PROTOCOL, Address, Channel, CommandLimits, RobotLinkError
+from simtoreal.robot_making import FAMILIES
 from simtoreal.robots.task import Task
 
 FIRST_CALL = 60.0  # [s] a robot that was started for one learner waits for it
@@ -54,6 +56,13 @@ class Target:
         required = ("task", "version", "reset_seconds", "parameters")
         data = file.mapping(allowed=(*required, "limits"), required=required)
         task, version = read_header(file, data)
+        if task in FAMILIES:
+            raise file.error(f"task: {task} is what a robot file makes of a robot: write FILE:{task}", "task")
+        if described := split_task(task):  # a path from this file
+            path = (file.path.parent / described[0]).absolute()
+            if not path.is_file():
+                raise file.error(f"task: {path}: no such robot file", "task")
+            task = f"{path}:{described[1]}"
         seconds = data["reset_seconds"]
         if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_RESET_SECONDS:
             raise file.error(f"reset_seconds must be from 0 to {MAX_RESET_SECONDS:g}, got {seconds!r}", "reset_seconds")

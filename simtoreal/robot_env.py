@@ -20,6 +20,7 @@ from simtoreal import build
 from simtoreal.config import ConfigError
 from simtoreal.contract import contract_digest
 from simtoreal.robot import READY
+from simtoreal.robot_files import same_task
 from simtoreal.robot_link import RobotLink, RobotLinkError
 
 LEAVE_WITHIN = 5.0  # [s]
@@ -39,15 +40,18 @@ class RobotEnv(gym.Env[Any, Any]):
 
     Args:
         link: the robot; the environment closes it.
+        task: what it must have; of a robot file, where that lies here. None: whatever it has.
 
     Raises:
-        ConfigError: the robot has no task of ours, or another contract than this version's.
+        ConfigError: the robot has no task of ours, another one, or another contract than this version's.
     """
 
-    def __init__(self, link: RobotLink) -> None:
+    def __init__(self, link: RobotLink, task: str | None = None) -> None:
         self._link = link
         self.hello = link.hello()
-        self.task = build.task_class(self.hello.task)
+        if task is not None and not same_task(self.hello.task, task):
+            raise ConfigError(f"the robot has task {self.hello.task}, not {task}")
+        self.task = build.task_class(task or self.hello.task)
         if self.hello.contract != contract_digest(self.task) or self.hello.control_dt != self.task.control_dt:
             raise ConfigError(f"{link.name} has another contract of {self.hello.task} than this version")
         self._layout = self.task.command_layout
@@ -150,15 +154,16 @@ class RobotEnv(gym.Env[Any, Any]):
 
 
 @contextmanager
-def open_robot(target: str | os.PathLike[str], seed: int) -> Iterator[RobotEnv]:
-    """The robot at a link, or the one a target file describes, in a process that ends with the block.
+def open_robot(target: str | os.PathLike[str], seed: int, task: str | None = None) -> Iterator[RobotEnv]:
+    """The robot at a link, or the one a target file describes, in a process that ends with the block; `task` as
+    `RobotEnv` has it.
 
     Raises:
-        ConfigError: no robot there, a bad target file, another contract.
+        ConfigError: no robot there, a bad target file, another task or contract.
     """
     text = os.fspath(target)
     if text.startswith(("tcp:", "unix:")):
-        env = RobotEnv(RobotLink(text))
+        env = RobotEnv(RobotLink(text), task)
         try:
             yield env
         finally:
@@ -168,7 +173,7 @@ def open_robot(target: str | os.PathLike[str], seed: int) -> Iterator[RobotEnv]:
         with tempfile.TemporaryDirectory(prefix="simtoreal-robot-") as folder:  # until they are connected
             address = f"unix:{Path(folder) / 'link'}"
             held.enter_context(_process(text, address, seed))
-            env = held.enter_context(open_robot(address, seed))
+            env = held.enter_context(open_robot(address, seed, task))
         yield env
 
 

@@ -22,13 +22,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from simtoreal.randomization.messages import nearest
-from simtoreal.randomization.yaml_files import YamlFile, read_yaml
+from simtoreal.randomization.yaml_files import read_yaml
 from simtoreal.robot_making import FAMILIES, DescribedRobot, sources_of
 from simtoreal.robot_schema import RobotEntry
 from simtoreal.robots.task import Task
+from simtoreal.schema_messages import first_fault
 
 GROUP = "simtoreal.robots"  # of entry points: name -> a robot file's path, or a function that returns it
 SUFFIXES = (".yaml", ".yml")
+PARTS = {"file": "the robot file", "urdf": "the URDF", "network": "the actuator's network"}  # of a fingerprint
 
 
 def find_robot_file(name: str) -> Path:
@@ -81,28 +83,14 @@ def _made(path: Path, family: str, version: tuple[int, ...]) -> tuple[type[Task]
     try:
         entry = RobotEntry.model_validate(file.mapping())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = [part for part in first["loc"] if not str(part).endswith(("Entry", "float"))]
-        what = "is missing" if first["type"] == "missing" else f"{first['msg']}, got {first['input']!r}"
-        known = where[:-1] if first["type"] in ("missing", "extra_forbidden") else where
-        raise file.error(f"{'.'.join(map(str, where))}: {what}", *_within(file, known)) from None
+        where, what = first_fault(error, RobotEntry)
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).removeprefix(".")
+        raise file.error(f"{place}: {what}", *where) from None
     if getattr(entry, family.lower()) is None:
         raise file.error(f"this robot is no {family}: there is no section {family.lower()}")
     made = FAMILIES[family](DescribedRobot(file, path, entry))
     others = list(sources_of(made.robot).values())
     return made, (_version(others), others)
-
-
-def _within(file: YamlFile, where: list[Any]) -> list[Any]:
-    """As much of a place as the file has."""
-    found: list[Any] = []
-    data: Any = file.mapping()
-    for part in where:
-        if not (isinstance(data, Mapping) and part in data):
-            break
-        found.append(part)
-        data = data[part]
-    return found
 
 
 def split_task(task: str) -> tuple[Path, str] | None:
@@ -120,7 +108,7 @@ def name_task(task: str, robot: str | None) -> str:
     if robot is not None:
         family = split_task(task)[1] if split_task(task) else task  # type: ignore[index]
         if family not in FAMILIES:
-            raise ValueError(f"--robot makes a robot file a {' or a '.join(FAMILIES)}, not a {task}")
+            raise ValueError(f"--robot makes a robot file a {' or a '.join(FAMILIES)}, not {task}{_meant(task)}")
         return f"{find_robot_file(robot)}:{family}"
     if (found := split_task(task)) is not None:
         if found[1] not in FAMILIES:
@@ -129,6 +117,12 @@ def name_task(task: str, robot: str | None) -> str:
     if task in FAMILIES:
         raise ValueError(f"{task} is what a robot file makes of a robot: name one with --robot FILE")
     return task
+
+
+def _meant(task: str) -> str:
+    """The family that a misspelt one may be, for the end of a message."""
+    close = next((family for family in FAMILIES if nearest(task.lower(), [family.lower()]).startswith("did")), None)
+    return "" if close is None else f"; did you mean {close}?"
 
 
 def fingerprint(task: str) -> dict[str, str]:
@@ -141,10 +135,28 @@ def fingerprint(task: str) -> dict[str, str]:
     return {kind: sha256(path.read_bytes()).hexdigest() for kind, path in sources.items()}
 
 
-def check_version(task: str, trained: Mapping[str, str] | None, run: Path) -> None:
-    """Raises ValueError where a run's robot is no longer the one it was trained on."""
-    if trained is not None and trained != fingerprint(task):
-        raise ValueError(f"{run} was trained on another version of {task.rpartition(':')[0]} or of its URDF")
+def changed(before: Any, now: Mapping[str, str]) -> str:
+    """What differs between a recorded fingerprint and one of now, in words; empty where nothing does."""
+    then = before if isinstance(before, Mapping) else {}
+    found = [what for kind, what in PARTS.items() if then.get(kind) != now.get(kind)]
+    return f"{' and '.join(found)} differ{'s' if len(found) == 1 else ''}" if found else ""
+
+
+def check_version(task: str, before: Any, made: str) -> None:
+    """Raises ValueError where the robot of a task is not the one that something was `made` on; None: nobody knows."""
+    if before is not None and (found := changed(before, fingerprint(task))):
+        raise ValueError(f"{made} another version of {task.rpartition(':')[0]}: {found}")
+
+
+def same_task(one: str, other: str) -> bool:
+    """Are they the same, or one family of two robot files, which may be the same robot's?"""
+    files = split_task(one), split_task(other)
+    return one == other or (files[0] is not None and files[1] is not None and files[0][1] == files[1][1])
+
+
+def moved(task: str, now: str) -> str:
+    """`now`, where that is what `task` may be called since its robot file lies elsewhere; else `task`."""
+    return now if same_task(task, now) else task
 
 
 def installed_robots() -> Iterator[str]:

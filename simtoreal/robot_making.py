@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ WALK_SCALE = 0.3  # [rad]
 FALLEN = 0.58  # of the height at which it stands
 TRANSPORT = 2.4  # cost of transport at 0.5 m/s that a walk may have
 WALK_SPEED = 0.5  # [m/s]
+VIEW = 2.0  # from how many times its arm and pole together a camera looks at a balancer
 NOISE_SHARE = 0.1  # of the largest effort, that a torque reading may be off
 ENCODERS = ("joint_position", "joint_velocity")
 READINGS = {  # what each other kind of sensor is read as
@@ -49,7 +51,7 @@ class DescribedRobot:
         if "\0" in entry.urdf or not self.urdf.is_file():
             raise file.error(f"urdf: no such file: {str(self.urdf)!r}", "urdf")
         self.model = model = RobotModel(self.urdf)
-        self.joints = entry.driven()
+        self.joints = entry.joints
         if both := sorted({*self.joints} & {*entry.lock}):
             raise file.error(f"joint {both[0]} is in joints and in lock", "lock")
         for name in (*self.joints, *entry.lock):
@@ -329,6 +331,7 @@ def _reach(of: DescribedRobot) -> type[Task]:
 
 def _balance(of: DescribedRobot) -> type[Task]:
     from simtoreal.robots.tasks.balance import Balance, Balancer
+    from simtoreal.robots.tasks.cartpole import CART
 
     entry, file, model = of.entry.balance, of.file, of.model
     assert entry is not None
@@ -363,7 +366,12 @@ def _balance(of: DescribedRobot) -> type[Task]:
     )
     encoders = [sensor.name for sensor in balancer.sensors()]
     seen = of.sensors({}, {"encoders": encoders}, encoders)
-    body = {"robot": of.robot(passive=(entry.pole,)), "balancer": balancer, **seen}
+    pole = model.joints[entry.pole].child
+    x, y, z = model.chain(pole, list(of.joints)).position([joint.at for joint in of.joints.values()])
+    size = model.reach(pole)[1] + 2.0 * math.hypot(*model.inertial(pole).com)
+    far = max(VIEW * size, Balance.camera.distance / CART.room * entry.room if balancer.linear else 0.0)
+    camera = replace(Balance.camera, target=(x, y, z), distance=far)
+    body = {"robot": of.robot(passive=(entry.pole,)), "balancer": balancer, "camera": camera, **seen}
     return type(f"{name}Balance", (Balance,), body | {"__doc__": f"{name} holds a pole up, near the middle."})
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
 from simtoreal.robots.readers import MAX_LATENCY, MAX_PERIOD
 
 MOST = 1e4  # of any number in it: no robot's metre, kilogram, gain or second is above
-Number = Annotated[float, Field(ge=-MOST, le=MOST)]
-Positive = Annotated[float, Field(gt=0, le=MOST)]
-NotNegative = Annotated[float, Field(ge=0, le=MOST)]
-Lag = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Strict(), Field(ge=-MOST, le=MOST)]  # strict: a text or a truth value is no number
+Positive = Annotated[float, Strict(), Field(gt=0, le=MOST)]
+NotNegative = Annotated[float, Strict(), Field(ge=0, le=MOST)]
+Lag = Annotated[float, Strict(), Field(ge=0, le=1)]
 Vector = tuple[Number, Number, Number]
 Kind = Literal["encoders", "imu", "foot_contact", "accelerometer", "joint_torque"]
 
@@ -20,21 +20,11 @@ Kind = Literal["encoders", "imu", "foot_contact", "accelerometer", "joint_torque
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, data: Any) -> Any:
-        """A number is no text and no truth value."""
-        for name, value in data.items() if isinstance(data, dict) else ():
-            kinds = cls.model_fields[name].annotation if name in cls.model_fields else None
-            if isinstance(value, bool) and kinds is not bool:
-                raise ValueError(f"{name}: a number or a text, got {str(value).lower()}")
-            if isinstance(value, str) and "float" in str(kinds) and "str" not in str(kinds):
-                raise ValueError(f"{name}: a number, got {value!r}")
-        return data
-
 
 class JointEntry(_Entry):
     """A driven joint: where it is when an episode starts, and what of it is not as the URDF or `drive` has it."""
+
+    instead: ClassVar[str] = "a number, or "  # that a file may have instead, in the words of a message
 
     at: Number = 0.0
     kp: Positive | None = None
@@ -64,8 +54,8 @@ class NetworkEntry(_Entry):
 class SensorEntry(_Entry):
     """How often it samples [Hz] (without: whenever it is read), and how old a sample is when it arrives [s]."""
 
-    rate: Annotated[float, Field(ge=1.0 / MAX_PERIOD, le=MOST)] | None = None
-    latency: Annotated[float, Field(ge=0, le=MAX_LATENCY)] = 0.0
+    rate: Annotated[float, Strict(), Field(ge=1.0 / MAX_PERIOD, le=MOST)] | None = None
+    latency: Annotated[float, Strict(), Field(ge=0, le=MAX_LATENCY)] = 0.0
 
     def timing(self) -> tuple[float, float]:
         """Latency and period [s]."""
@@ -146,21 +136,25 @@ class RobotEntry(_Entry):
 
     robot: str
     urdf: str
-    joints: dict[str, JointEntry | Number] = Field(min_length=1)
+    joints: dict[str, JointEntry] = Field(min_length=1)
     drive: DriveEntry = DriveEntry()
     sensors: dict[Kind, SensorEntry | None] | None = None
     lock: tuple[str, ...] = ()
     inertials: dict[str, InertialEntry] = Field(default_factory=dict)
-    repair_inertias: bool = False
+    repair_inertias: Annotated[bool, Strict()] = False
     payload: PayloadEntry | None = None
     com: CentreEntry | None = None
     walk: WalkEntry | None = None
     reach: ReachEntry | None = None
     balance: BalanceEntry | None = None
 
-    def driven(self) -> dict[str, JointEntry]:
-        """The joints with all that is said of them."""
+    @field_validator("joints", mode="before")
+    @classmethod
+    def _positions(cls, joints: Any) -> Any:
+        """A number alone is where the joint is."""
+        if not isinstance(joints, dict):
+            return joints
         return {
-            name: joint if isinstance(joint, JointEntry) else JointEntry(at=joint)
-            for name, joint in self.joints.items()
+            name: {"at": joint} if isinstance(joint, float | int) and not isinstance(joint, bool) else joint
+            for name, joint in joints.items()
         }

@@ -17,6 +17,7 @@ from simtoreal.config import RunConfig, load_config
 from simtoreal.errors import RunError as RunError
 from simtoreal.export.onboard.folder import MODEL_FILE, SPEC_FILE
 from simtoreal.locks import LOCK
+from simtoreal.robot_files import check_version, moved, name_task, split_task
 
 if TYPE_CHECKING:
     from simtoreal.policies.actors import DeterministicActor
@@ -148,15 +149,19 @@ def is_finished(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """A training's folder, read."""
+    """A training's folder, read; the task of its configuration is called by where its robot file lies now."""
 
     path: Path
     config: RunConfig
     summary: dict[str, Any]
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Run:
-        """Raises RunError or ConfigFileError when `path` is not a run folder."""
+    def load(cls, path: str | os.PathLike[str], *, robot: str | None = None) -> Run:
+        """Raises RunError or ConfigFileError when `path` is not a run folder.
+
+        Args:
+            robot: the robot file of its task, where it lies elsewhere now. Raises ValueError when its task is of none.
+        """
         folder = Path(path)
         if not (folder / CONFIG).is_file() or not (folder / SUMMARY).is_file():
             raise RunError(f"{folder} is not a run: no {CONFIG} and {SUMMARY} in it")
@@ -167,7 +172,16 @@ class Run:
             {name: (float(low), float(high)) for name, (low, high) in summary["training_ranges"].items()}
         except (KeyError, TypeError, ValueError, AttributeError):
             raise RunError(f"{folder / SUMMARY}: no steps of best and last, or no training_ranges") from None
-        return cls(folder, load_config(folder / CONFIG), summary)
+        config = load_config(folder / CONFIG)
+        if robot is not None:
+            config = config.model_copy(update={"task": name_task(config.task, robot)})
+        return cls(folder, config, summary)
+
+    def check_robot(self) -> None:
+        """Raises ValueError where the robot file of its task is no longer the one that it was trained on, and
+        FileNotFoundError where it is not there."""
+        if split_task(self.config.task):
+            check_version(self.config.task, self.config.robot, f"{self.path} was trained on")
 
     @property
     def frozen_config(self) -> RunConfig:
@@ -194,5 +208,6 @@ class Run:
         from simtoreal.policies.checkpoint import build_actor, check_compatible, load_checkpoint
 
         tensors, meta = load_checkpoint(self.checkpoint(which))
+        meta = meta | {"task": moved(str(meta.get("task")), self.config.task)}
         check_compatible(meta, {"task": self.config.task, "algorithm": self.config.algorithm})
         return build_actor(meta, tensors), meta

@@ -29,6 +29,7 @@ from simtoreal.policies.chunks import ChunkStore
 from simtoreal.policies.tensor_files import digest
 from simtoreal.randomization.randomizer import Preset
 from simtoreal.randomization.yaml_files import dump_yaml
+from simtoreal.robot_files import moved
 from simtoreal.runs import CHECKPOINTS, CONFIG, RANDOMIZATION, REPLAY
 
 
@@ -167,10 +168,12 @@ class Snapshots:
     def _check_identity(self, meta: Mapping[str, Any]) -> None:
         identity = self._identity()
         config, preset = identity.pop("config"), identity.pop("preset")
-        check_compatible(meta, identity)
+        here = moved(str(meta.get("task")), self._config.task)
+        check_compatible({**meta, "task": here}, identity)
         if meta.get("preset", preset) != preset:  # checkpoints of before have none
             raise CheckpointError(f"was written under another {RANDOMIZATION}: the run's was changed since")
-        written = complete_stored_config(RunConfig.model_validate(meta["config"]))  # settings may have been added since
+        stored = RunConfig.model_validate({**meta["config"], "task": here})
+        written = complete_stored_config(stored)  # settings may have been added since
         if found := difference(written.model_dump(mode="json"), config):
             name, theirs, ours = found
             raise CheckpointError(f"was written under {name} {theirs!r}, {CONFIG} says {ours!r}")

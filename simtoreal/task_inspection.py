@@ -9,7 +9,9 @@ from rich.table import Table
 
 from simtoreal.build import display_name, is_ours, make_env, task_id
 from simtoreal.config import ConfigError
+from simtoreal.inspecting import trial
 from simtoreal.progress import console as make_console
+from simtoreal.robot_files import split_task
 from simtoreal.robots.layout import Field
 from simtoreal.robots.lint import unsensed
 from simtoreal.robots.task import Task
@@ -17,13 +19,15 @@ from simtoreal.robots.task import Task
 
 @dataclass(frozen=True)
 class TaskInspection:
-    """`sensors`: each one's parameters by name; `unsensed`: fields of the observation that no sensor gives."""
+    """`sensors`: each one's parameters by name; `unsensed`: fields of the observation that no sensor gives; `trial`:
+    how the robot of a robot file holds still, in words."""
 
     task: str
     sensors: dict[str, list[str]]
     observation: tuple[Field, ...]
     command: tuple[Field, ...]
     unsensed: list[str]
+    trial: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -38,6 +42,9 @@ def inspect_task(task: str) -> TaskInspection:
         FileNotFoundError: no such robot file.
     """
     full = task_id(task)
+    described = split_task(full)
+    if described and not described[0].is_file():
+        raise FileNotFoundError(f"{described[0]}: no such robot file")
     if not is_ours(full):
         raise ConfigError(f"task {task} is none of ours: it does not say what its sensors are")
     env = make_env(full)
@@ -50,6 +57,7 @@ def inspect_task(task: str) -> TaskInspection:
             made.observation_layout.fields,
             made.command_layout.fields,
             unsensed(made),
+            trial(full) if described else None,
         )
     finally:
         env.close()
@@ -75,3 +83,5 @@ def print_task(found: TaskInspection) -> None:
         console.print(f"error: observation {name}: no sensor of the robot gives it", soft_wrap=True, markup=False)
     if not found.unsensed:
         console.print("every field of the observation follows from the sensors, the command, the goal and the clock")
+    if found.trial:
+        console.print(f"trial: {found.trial}", soft_wrap=True, markup=False)

@@ -25,7 +25,7 @@ from simtoreal.judge import Judge
 from simtoreal.learners import make_learner
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.recorder import Recorder, Reporter, TrainResult
-from simtoreal.robot_files import check_version, fingerprint, name_task, split_task
+from simtoreal.robot_files import check_version, fingerprint, moved, name_task, split_task
 from simtoreal.robot_making import FAMILIES
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
 
@@ -57,7 +57,8 @@ def train(
         task: ours by short name ("PandaReach") or any gymnasium id.
         algorithm: None is the first of the task's recipe (`default_algorithm`), "sac" where it has none.
         engine: the physics engine of a task of ours; None for PyBullet, or what a configuration says.
-        robot: the robot file, or an installed robot, that `task` is made of where that is a family (Walk, Reach).
+        robot: the robot file, or an installed robot, that `task` is made of where that is a family (Walk, Reach,
+            Balance); with `resume` where it lies now, if elsewhere.
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         envs, workers: environments, and processes among which they are dealt (0: all in this one).
@@ -103,7 +104,7 @@ def train(
         if force:
             raise ConfigError("--resume goes on with a run, --force replaces it: choose one")
         config = _config_to_resume(folder, name, algorithm, arguments)
-        check_version(config.task, config.robot, folder)
+        check_version(config.task, config.robot, f"{folder} was trained on")
         used = frozen(config, folder)
     else:
         if fall_back:
@@ -158,6 +159,7 @@ def _config_to_resume(folder: Path, task: str, algorithm: str | None, arguments:
     if not (folder / CONFIG).is_file():
         raise RunError(f"{folder} holds no run to resume: no {CONFIG} in it")
     config = complete_stored_config(load_config(folder / CONFIG))
+    config = config.model_copy(update={"task": moved(config.task, task)})
     for what, asked, theirs in (("task", task, config.task), ("algorithm", algorithm, config.algorithm)):
         if asked not in (None, theirs):
             raise RunError(f"{folder} is a run of {what} {theirs}, not {asked}")

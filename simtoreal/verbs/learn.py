@@ -7,7 +7,7 @@ from typing import Any
 
 from simtoreal.arguments import count, seconds, whole
 from simtoreal.robots.engines import ENGINES
-from simtoreal.verbs.verb import DONE, NO, Outcome, add_robot, make_verb
+from simtoreal.verbs.verb import DONE, NO, Outcome, add_moved_robot, add_robot, make_verb
 
 
 def _train(verbs: Any) -> None:
@@ -95,6 +95,7 @@ def _finetune(verbs: Any) -> None:
                 max_stops=options.max_stops,
                 max_violations=options.max_violations,
                 assignments=options.set,
+                robot=options.robot,
                 force=options.force,
                 progress=progress,
             )
@@ -133,6 +134,7 @@ def _finetune(verbs: Any) -> None:
     verb.add_argument(
         "--set", action="append", default=[], metavar="name=value", help="one setting of the learner, e.g. noise=0.05"
     )
+    add_moved_robot(verb)
     verb.add_argument("--force", action="store_true", help="replace an earlier run")
 
 

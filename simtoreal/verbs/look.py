@@ -10,7 +10,7 @@ from typing import Any
 
 from simtoreal.arguments import count, named_number, named_numbers, once_each, port, rate, whole
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
-from simtoreal.verbs.verb import DONE, NO, Outcome, add_robot, make_verb, success_text
+from simtoreal.verbs.verb import DONE, NO, Outcome, add_moved_robot, add_robot, make_verb, success_text
 
 PLAY_EXAMPLES = """examples:
   simtoreal play A1Walk examples/bundles/a1walk
@@ -162,6 +162,7 @@ def _replay(verbs: Any) -> None:
             options.case,
             bundle=options.bundle,
             task=options.task,
+            robot=options.robot,
             video=options.video,
             force=options.force,
         )
@@ -179,6 +180,7 @@ def _replay(verbs: Any) -> None:
     verb.add_argument("case", metavar="CASE", help="suite/condition/number, as the report prints it")
     verb.add_argument("--bundle", metavar="NAME", help="where several were judged, or a module:function")
     verb.add_argument("--task", metavar="TASK", help="where it is a module:Id-v0")
+    add_moved_robot(verb)
     verb.add_argument("--video", metavar="FILE", help=".mp4 or .gif")
     verb.add_argument("--force", action="store_true", help="replace an earlier film")
 

@@ -48,6 +48,11 @@ def add_robot(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_moved_robot(verb: argparse.ArgumentParser) -> None:
+    """The option of a verb that knows its robot file, which may lie elsewhere now."""
+    verb.add_argument("--robot", metavar="FILE", help="where the task's robot.yaml lies now, if elsewhere")
+
+
 def success_text(reached: bool | None) -> str:
     """In words."""
     return {True: "success", False: "no success", None: "this task reports no success"}[reached]

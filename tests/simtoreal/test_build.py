@@ -146,7 +146,9 @@ def test_a_bundle_made_for_another_observation_is_refused():
     cart = Contract.of("CartPoleSwingUp", build.make_env("simtoreal/CartPoleSwingUp-v0"))
     spec = cart.spec(algorithm="sac", training_ranges={}, provenance={})
     cart.check(spec, "bundle")
-    with pytest.raises(ConfigError, match="bundle was made for another PandaReach: observation Field"):
+    with pytest.raises(
+        ConfigError, match="bundle was made for another PandaReach: observation has field cart_position, now "
+    ):
         reach.check(spec, "bundle")
 
 

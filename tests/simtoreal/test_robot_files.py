@@ -160,9 +160,10 @@ def test_its_recipe_preset_and_suites_are_its_familys(write, opened):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"drive": {"kp": -1, "kd": 2}}, r"robot.yaml:16: drive.kp: .* greater than 0, got -1"),
+        ({"drive": {"kp": -1, "kd": 2}}, r"robot.yaml:16: drive.kp: a number above 0 up to 10000, got -1$"),
         ({"drive": {"kp": 60}}, "robot.yaml:16: drive.kd: is missing, and joint FR_hip_joint has none of its own"),
-        ({"gait": "trot"}, "gait: "),
+        ({"gait": "trot"}, r"robot.yaml:26: gait: no such key; choices: balance, com, drive, "),
+        ({"wlak": {}}, "wlak: no such key; did you mean walk?"),
         ({"joints": {**A1["joints"], "tail": 0.0}}, "joints: no joint 'tail'"),
         ({"joints": {**A1["joints"], "FR_toe_fixed": 0.0}}, "joint FR_toe_fixed is fixed"),
         (
@@ -192,16 +193,53 @@ def test_its_recipe_preset_and_suites_are_its_familys(write, opened):
         ({"lock": ["FR_hip_joint"]}, "joint FR_hip_joint is in joints and in lock"),
         ({"urdf": "nowhere.urdf"}, "robot.yaml:2: urdf: no such file: '.*nowhere.urdf'"),
         ({"urdf": ""}, "urdf: no such file"),
-        ({"drive": {"kp": "60", "kd": 2}}, "kp: a number, got '60'"),
-        ({"drive": {"kp": True, "kd": 2}}, "kp: a number or a text, got true"),
-        ({"drive": {"kp": 1e30, "kd": 2}}, "drive.kp: .* less than or equal to 10000"),
+        ({"drive": {"kp": "60", "kd": 2}}, r"robot.yaml:16: drive.kp: a number above 0 up to 10000, got \"60\"$"),
+        ({"drive": {"kp": True, "kd": 2}}, r"robot.yaml:16: drive.kp: a number above 0 up to 10000, got true$"),
+        ({"drive": {"kp": 1e30, "kd": 2}}, r"robot.yaml:16: drive.kp: a number above 0 up to 10000, got 1e\+30$"),
+        ({"drive": 60}, r"robot.yaml:16: drive: a mapping of kp, kd, .*network, got 60$"),
+        ({"drive": {"kp": 60, "Kd": 2}}, "drive.Kd: no such key; choices: damping, effort, kd, "),
+        ({"drive": {"kp": 60, "kd": 2, "motor": {"stall": 20}}}, r"robot.yaml:\d+: drive.motor.speed: is missing$"),
+        (
+            {"joints": {**A1["joints"], "FR_hip_joint": "0.1rad"}},
+            r":4: joints.FR_hip_joint: a number, or a mapping of at, ",
+        ),
+        ({"joints": {**A1["joints"], "FR_hip_joint": None}}, r"joints.FR_hip_joint: a number, or .*, got nothing$"),
+        (
+            {"joints": {**A1["joints"], "FR_hip_joint": 1e9}},
+            r":4: joints.FR_hip_joint.at: a number from -10000 up to 10000, ",
+        ),
+        ({"joints": {}}, r"robot.yaml:3: joints: a mapping of 1 or more, name: a number, or a mapping of .*, got {}$"),
+        ({"joints": None}, r"robot.yaml:1: joints: is missing$"),
+        (
+            {"payload": {"link": "trunk", "most": 8, "point": [0, 1]}},
+            r"payload.point: a list of 3, each a number .*\[0, 1\]$",
+        ),
+        (
+            {"payload": {"link": "trunk", "most": 8, "point": [0, 1, "z"]}},
+            r"payload.point\[2\]: a number .*, got \"z\"$",
+        ),
+        ({"com": {"link": "trunk", "reach": [0.1, 0.1, 0.1, 0.1]}}, r"com.reach: a list of 3, each a number above 0"),
+        (
+            {"sensors": {"lidar": None}},
+            r"sensors.lidar: no such key; choices: accelerometer, encoders, foot_contact, imu, ",
+        ),
+        ({"sensors": {"imu": {"rate": 0}}}, r"sensors.imu.rate: a number from 10 up to 10000, got 0$"),
+        ({"sensors": ["imu"]}, r"sensors: a mapping, name: a mapping of rate, latency, got \['imu'\]$"),
+        ({"repair_inertias": 1}, r"robot.yaml:26: repair_inertias: true or false, got 1$"),
+        ({"lock": "FR_toe_fixed"}, r"robot.yaml:26: lock: a list, each a text, got \"FR_toe_fixed\"$"),
+        (
+            {"walk": A1["walk"] | {"legs": ["FR", "FL"]}},
+            r"walk.legs: a mapping of 2 or more, name: a text, got \['FR', 'FL'\]$",
+        ),
+        ({"robot": 5}, r"robot.yaml:1: robot: a text, got 5$"),
         ({"robot": "a/b"}, "robot: a name of letters"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_line(write, cli, changed, message):
     path = write(change(A1, **changed))
-    with pytest.raises(ConfigFileError, match=message):
+    with pytest.raises(ConfigFileError, match=message) as caught:
         task_of_file(path, "Walk")
+    assert "Input should" not in str(caught.value)
     cli("train", "Walk", "--robot", path, "--steps", 10, "--out", path.parent / "run").refused("robot.yaml")
     assert not (path.parent / "run").exists()
 
@@ -244,6 +282,7 @@ def cheetah():
             ("train", "PandaReach", "--robot", "robot.yaml", "--steps", 10),
             "makes a robot file a Walk or a Reach or a Balance",
         ),
+        (("train", "walk", "--robot", "robot.yaml", "--steps", 10), "not walk; did you mean Walk?"),
         (("train", "Walk", "--robot", "nowhere.yaml", "--steps", 10), "nowhere.yaml: no such robot file"),
         (("train", "Walk", "--robot", str(SPIRIT), "--steps", 10), "not a robot file (.yaml); simtoreal inspect"),
         (("train", "Walk", "--robot", "acme", "--steps", 10), "no robot 'acme', and no path of a .yaml file"),
@@ -271,6 +310,7 @@ def test_a_proposed_robot_file_stands(cli, tmp_path, urdf, family, says):
     assert says in said.result["robot_file"]["trial"]
     assert task_of_file(path, family).__name__ == f"{urdf.stem}{family}"
     cli("inspect", urdf, "--write", path).refused("--force replaces it")
+    assert float(re.search(r"with (\d+)% of", said.result["robot_file"]["trial"])[1]) < 50
     if family == "Walk":
         legs = task_of_file(path, "Walk").legs
         assert set(legs.names) == set(QUADRUPED)
@@ -278,10 +318,46 @@ def test_a_proposed_robot_file_stands(cli, tmp_path, urdf, family, says):
         assert trot in ({"FR", "RL"}, {"FL", "RR"})
 
 
-def test_what_is_neither_legs_nor_an_arm_gets_no_proposal(cli, tmp_path):
-    path = tmp_path / "robot.yaml"
-    cli("inspect", pybullet_data() / "pendulum5.urdf", "--write", path)
-    assert not path.exists()
+def test_a_drive_that_rings_is_named(write, cli):
+    """300 N m at every joint, the wrist's too, is what the iiwa's URDF says: so it had the gains of a shoulder."""
+    joints = {name: joint["at"] for name, joint in KUKA["joints"].items()}
+    stiff = change(KUKA, joints=joints, drive=KUKA["drive"] | {"kp": 1500, "kd": 120})
+    said = cli("inspect", f"{write(stiff)}:Reach", "--json").result["trial"]
+    assert "lbr_iiwa_joint_7" in said
+    assert said.endswith("which swings: lower its kd and kp, or raise drive.rotor")
+
+
+@pytest.mark.parametrize(
+    ("urdf", "changed", "words"),
+    [
+        ("quadruped/minitaur.urdf", (), "as legs that share a foot: such a closed loop is not in a URDF"),
+        ("husky/husky.urdf", (), "0.19 0 0.149)' is not a list of numbers but xacro: expand it first"),
+        ("husky/husky.urdf", (r"\$\(optenv \w+ (.*?)\)", r"\1"), "a robot file is of no robot on wheels"),
+        ("pendulum5.urdf", (), "hardly gets before and above the base"),
+    ],
+)
+def test_what_a_robot_file_cannot_describe_is_explained(cli, tmp_path, urdf, changed, words):
+    source = pybullet_data() / urdf
+    copy = Path(shutil.copytree(source.parent, tmp_path / "robot")) / source.name if changed else source
+    if changed:
+        copy.write_text(re.sub(*changed, copy.read_text()))
+    cli("inspect", copy, "--write", tmp_path / "robot.yaml").refused(words)
+    assert not (tmp_path / "robot.yaml").exists()
+
+
+def test_a_robot_file_names_a_urdf_with_which_it_shares_a_folder_by_the_way_to_it(tmp_path):
+    folder = tmp_path / "lab" / "urdf"
+    folder.mkdir(parents=True)
+    shutil.copy(SPIRIT, folder)
+    assert propose(folder / SPIRIT.name, tmp_path / "lab" / "robot.yaml")[0]["urdf"] == "urdf/spirit40.urdf"
+    assert propose(folder / SPIRIT.name, Path("/robot.yaml"))[0]["urdf"] == str(folder / SPIRIT.name)
+
+
+def test_inspect_says_what_else_a_robot_file_can_be_looked_at_as(cli, write):
+    path = write(A1)
+    cli("inspect", path).refused(f"of a robot file there are tasks to inspect: {path}:Walk|Reach|Balance")
+    cli("inspect", path.with_name("gone.yaml:Walk")).refused("gone.yaml: no such robot file")
+    assert "--robot" not in cli("inspect", path.with_name("gone.yaml:Walk")).err
 
 
 def test_from_a_urdf_to_a_verdict(cli, tmp_path):
