@@ -88,8 +88,8 @@ class NeuralAgent(ABC, Generic[Config]):
     ) -> None:
         """With `choices` the environment takes one of so many, as -1 for the first to 1 for the last, and `action_size`
         is 1. With `image` an observation is an image uint8 of that shape, [C, H, W] or [H, W, C], of `observation_size`
-        numbers; it is neither normalized nor stacked here. Raises ValueError for choices or images that are none, or
-        that this learner does not take."""
+        numbers; it is neither normalized nor stacked here, but what is privileged beside it is normalized. Raises
+        ValueError for choices or images that are none, or that this learner does not take."""
         if choices and (choices < 2 or action_size != 1):
             raise ValueError(f"choices are 2 or more, of one action, got {choices} and {action_size}")
         keep_freed_memory()
@@ -108,10 +108,11 @@ class NeuralAgent(ABC, Generic[Config]):
             self._build(observation_size, privileged_size, choices)
 
     def _check_image(self, image: Shape, privileged_size: int) -> None:
-        if math.prod(check_image(image)) != self.observation_size or privileged_size:
-            found = f"{self.observation_size} numbers and {privileged_size} privileged ones"
-            raise ValueError(f"an image {list(image)} must be all of the observation, got {found}")
-        if self.config.normalize_observations:
+        if math.prod(check_image(image)) != self.observation_size:
+            raise ValueError(
+                f"an image {list(image)} must be all of the observation, got {self.observation_size} numbers"
+            )
+        if self.config.normalize_observations and not privileged_size:
             raise ValueError("pixels are divided by 255, not normalized; set normalize_observations to false")
         if self.config.history > 1:
             raise ValueError("images have no history here: let the environment stack them and set history to 1")
@@ -159,7 +160,8 @@ class NeuralAgent(ABC, Generic[Config]):
         if not self.config.normalize_observations:
             return
         policy, privileged = split_observation(obs)
-        self.normalizer.update(self._newest(policy))
+        if self.image is None:
+            self.normalizer.update(self._newest(policy))
         if self.privileged_normalizer is not None and privileged is not None:
             self.privileged_normalizer.update(privileged)
 

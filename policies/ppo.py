@@ -2,16 +2,20 @@
 
     A_t     = sum_k (gamma lambda)^k delta_{t+k},  delta_t = r_t + gamma V(s_{t+1}) - V(s_t)   (GAE, arXiv 1506.02438)
     L_pi    = -mean min(ratio A, clip(ratio, 1 - eps, 1 + eps) A),   ratio = pi(a|s) / pi_old(a|s)
-    L       = L_pi + value_weight mean (V - (A + V_old))^2 - entropy_weight mean H(pi)
+    L_s     = mean (W h - s)^2
+    L       = L_pi + value_weight mean (V - (A + V_old))^2 - entropy_weight mean H(pi) + estimate_weight L_s
 
 A truncated episode bootstraps from its last observation. A is normalized in each minibatch. With `target_kl`, an update
 ends before the step at which mean (ratio - 1 - log ratio) exceeds 1.5 times it. Gradients are clipped to a norm.
 
 The action is a Gaussian, clipped to [-1, 1], or its tanh, or a choice (`distributions`). Options beyond the paper:
 observations normalized by running statistics; values that also see a privileged observation (Pinto et al. 2017, arXiv
-1710.06542); a history of observations; layers that actor and value share; images (`convolutions`); a recurrent layer
-(`recurrent`). The latter is one of the actor's and another of the value's, which may see more and whose error is of
-another size, unless they share all layers; minibatches are then whole sequences of `sequence_length` control steps.
+1710.06542), and where the policy sees images nothing else; L_s, by which the policy's last hidden layer h learns to
+tell the privileged observation s, normalized, by a linear layer W that nothing but training has (as features of a game
+in Lample and Chaplot 2017, arXiv 1609.05521); a history of observations; layers that actor and value share; images
+(`convolutions`); a recurrent layer (`recurrent`). The latter is one of the actor's and another of the value's, which
+may see more and whose error is of another size, unless they share all layers; minibatches are then whole sequences of
+`sequence_length` control steps.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.backprop import linear_gradients
@@ -28,10 +32,10 @@ from simtoreal.policies.graphs import Skip
 from simtoreal.policies.images import Shape
 from simtoreal.policies.minibatches import CapturedEpochs, Columns, Minibatch, Parts, approximate_kl
 from simtoreal.policies.networks import MAX_BATCH
-from simtoreal.policies.products import arithmetic
+from simtoreal.policies.products import arithmetic, product
 from simtoreal.policies.recurrent import WITH_IT, recurrent_checks
 from simtoreal.policies.rollout import Rollout
-from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig
+from simtoreal.policies.stochastic import StochasticAgent, StochasticConfig, orthogonal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,8 @@ class PPOConfig(StochasticConfig):
     """Settings of PPO, besides those of any stochastic policy; a value out of range raises ValueError.
 
     `rollout` is control steps of each environment between updates; `clip_value`, if above 0, bounds how far a value may
-    move in an update; `target_kl` 0 never stops early. `recurrent` is the units of a recurrent layer, 0: none;
+    move in an update; `target_kl` 0 never stops early. `estimate_weight` is what the squared error counts of what the
+    policy's layers tell of the privileged observation. `recurrent` is the units of a recurrent layer, 0: none;
     `sequence_length` is how many control steps its gradient goes back. `compile` makes machine code of the gradient
     step on a CPU, once for a kind of network (None: whoever trains decides); not of recurrent ones or of images.
     """
@@ -55,6 +60,7 @@ class PPOConfig(StochasticConfig):
     max_gradient: float = 0.5
     target_kl: float = 0.0
     normalize_advantage: bool = True
+    estimate_weight: float = 0.0
     recurrent: int = 0
     sequence_length: int = 32
     compile: bool | None = None
@@ -77,6 +83,10 @@ class PPOConfig(StochasticConfig):
             "value_weight": (self.value_weight >= 0, "at least 0"),
             "max_gradient": (self.max_gradient > 0, "above 0"),
             "target_kl": (self.target_kl >= 0, "at least 0"),
+            "estimate_weight": (
+                self.estimate_weight >= 0 and not (self.estimate_weight and self.recurrent),
+                "at least 0, of a recurrent policy 0",
+            ),
             "compile": (not (self.compile and self.recurrent), f"false {WITH_IT}"),
             **of_sequences,
         }
@@ -90,6 +100,16 @@ class PPO(StochasticAgent[PPOConfig]):
     def _build(self, observation_size: int, privileged_size: int, choices: int) -> None:
         super()._build(observation_size, privileged_size, choices)
         self._captured: CapturedEpochs | None = None
+        self.estimate: nn.Linear | None = None
+        if self.config.estimate_weight:
+            if not self._sees_state:
+                raise ValueError(
+                    "estimate_weight needs a privileged observation that the value sees: set privileged, and shared to "
+                    "false; else set it to 0"
+                )
+            self.estimate = nn.Linear(self.config.hidden[-1], privileged_size).to(self.device)
+            orthogonal(self.estimate, 1.0)
+            self._optimize(self.policy, self.value, self.estimate)
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """All epochs over one rollout; the means of its metrics, under SB3's names. Raises NonFiniteError."""
@@ -181,10 +201,24 @@ class PPO(StochasticAgent[PPOConfig]):
             to_judged = to_value * value_head.weight
             if config.shared:
                 to_latent = to_latent + to_judged
+            of_estimate: list[Tensor] = []
+            if self.estimate is not None:
+                to_estimate = self._estimate_gradient(trace.output, batch.state)
+                of_estimate = linear_gradients(trace.output, to_estimate)
+                to_latent = to_latent + product(to_estimate, self.estimate.weight)
             of_body = self.policy.body.weight_gradients(trace, to_latent)
             of_value_body = [] if config.shared else value_body.weight_gradients(judged, to_judged)
         parts = Parts(torch.min(gain, clipped), log_ratio, error, entropy)
-        return parts, [*of_body, *of_head, *of_value_body, *of_value_head]
+        return parts, [*of_body, *of_head, *of_value_body, *of_value_head, *of_estimate]
+
+    def _estimate_gradient(self, latent: Tensor, state: Tensor) -> Tensor:
+        """Of the loss to what the policy's last hidden layer [B, h] tells of the privileged part of `state`, [B, p]."""
+        assert self.estimate is not None
+        truth = state[:, -self.estimate.out_features :]
+        return (self.estimate(latent) - truth) * (2.0 * self.config.estimate_weight / truth.numel())
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return super()._networks() | ({} if self.estimate is None else {"estimate": self.estimate})
 
     def step_captured(self, parts: Parts, gradients: list[Tensor], skip: Skip, stop: Tensor) -> Tensor:
         """As the loop over minibatches in `update`, with nothing that waits for the device: 1 where there was no step,

@@ -84,25 +84,30 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         config = self.config
         stack = config.history * observation_size
         self._sees_state = privileged_size > 0 and not config.shared
-        state = privileged_size + observation_size if self._sees_state else stack
+        beside = 0 if self.image else observation_size  # no pixels in a value that sees the state
+        state = privileged_size + beside if self._sees_state else stack
         width, recurrent = config.hidden[-1], self._recurrent()
         self.hidden_state_size = recurrent if config.shared else 2 * recurrent
         body = self._body(stack)
         make = DISTRIBUTIONS[config.distribution]
         head = Categorical(width, choices) if choices else make(width, self.action_size, config.log_std)
-        value_body = body if config.shared else self._body(state)
+        value_body = body if config.shared else self._body(state, sees_image=not self._sees_state)
         last = nn.Linear(width, 1)
         for module, gain in ((body, math.sqrt(2)), (value_body, math.sqrt(2)), (head, 0.01), (last, 1.0)):
-            _orthogonal(module, gain)
+            orthogonal(module, gain)
         self.policy = StochasticActor(body, head).to(self.device)
         self.value = nn.Sequential(value_body, last).to(self.device)
         self._value_body, self._value_head = value_body, last
-        self._parameters = list(dict.fromkeys([*self.policy.parameters(), *self.value.parameters()]))
-        self.optimizers["all"] = Adam(self._parameters, config.learning_rate, eps=1e-5)
+        self._optimize(self.policy, self.value)
         self._since = 0  # control steps since exploration was drawn
 
-    def _body(self, size: int) -> Body:
-        if self.image is not None:
+    def _optimize(self, *modules: nn.Module) -> None:
+        """Let the optimizer have all of their weights."""
+        self._parameters = list(dict.fromkeys(weight for module in modules for weight in module.parameters()))
+        self.optimizers["all"] = Adam(self._parameters, self.config.learning_rate, eps=1e-5)
+
+    def _body(self, size: int, sees_image: bool = True) -> Body:
+        if self.image is not None and sees_image:
             return ImageLayers(self.image, self.config.hidden, self.config.activation)
         if self._recurrent():
             return RecurrentLayers(size, self._recurrent(), self.config.hidden, self.config.activation)
@@ -198,10 +203,12 @@ class StochasticAgent(NeuralAgent[Config], Generic[Config]):
         x = self.normalizer(obs)
         if not self._sees_state or privileged is None or self.privileged_normalizer is None:
             return x, x
-        return x, torch.cat([self._newest(x), self.privileged_normalizer(privileged)], dim=-1)
+        beside = [] if self.image else [self._newest(x)]
+        return x, torch.cat([*beside, self.privileged_normalizer(privileged)], dim=-1)
 
 
-def _orthogonal(module: nn.Module, gain: float) -> None:
+def orthogonal(module: nn.Module, gain: float) -> None:
+    """Begin with orthogonal weights of this gain and no biases, in every layer of a module."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(layer.weight, gain)

@@ -60,9 +60,9 @@ class Task(gym.Env[Observation, Any]):
 
     Args:
         privileged: observations become {"policy": [n], "privileged": [p]}; privileged holds the observation of ideal
-            sensors, the task's `privileged_signals` and every parameter, scaled by its bounds, for critics and
-            teachers; with "state" the parameters are left out. Only "policy" is ever exported. Not of a task that
-            shows images.
+            sensors (of a task that shows images its `state_layout`), the task's `privileged_signals` and every
+            parameter, scaled by its bounds, for critics and teachers; with "state" the parameters are left out. Only
+            "policy" is ever exported.
         render_mode: None, "rgb_array" or "human".
         engine: one of `engines.ENGINES`.
     """
@@ -81,6 +81,7 @@ class Task(gym.Env[Observation, Any]):
     command_layout: CommandLayout
     reward_layout: Layout
     privileged_signals: tuple[str, ...] = ()  # reward signals that critics may see too
+    state_layout: ClassVar[Layout | None] = None  # of `true_state`, where that is not an observation
     sensors: tuple[Sensor, ...]
     more_sensors: ClassVar[tuple[ChannelSensor, ...]] = ()  # of a robot of a family, observed besides what all have
     timings: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of a robot's sensors by name: latency, period [s]
@@ -101,9 +102,9 @@ class Task(gym.Env[Observation, Any]):
     ) -> None:
         if privileged not in (False, True, "state"):
             raise ValueError(f"privileged must be False, True or 'state', got {privileged!r}")
-        if privileged and isinstance(self.observation_layout, ImageLayout):
+        if privileged and isinstance(self.observation_layout, ImageLayout) and self.state_layout is None:
             raise ValueError(
-                f"privileged must be False: {type(self).__name__} shows images, which are all there is to see"
+                f"privileged must be False: {type(self).__name__} shows images, and no state_layout says what else"
             )
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"no render_mode {render_mode!r}; choices: rgb_array, human")
@@ -228,7 +229,10 @@ class Task(gym.Env[Observation, Any]):
         names = tuple(self.parameters)
         drawn = Field("parameters", len(names), "-", "", names, "(value - nominal) / (high - low)")
         return Layout(
-            *(replace(field, name=f"true_{field.name}") for field in self.observation_layout.fields),
+            *(
+                replace(field, name=f"true_{field.name}")
+                for field in (self.state_layout or self.observation_layout).fields
+            ),
             *(field for field in self.reward_layout.fields if field.name in self.privileged_signals),
             *([drawn] if parameters else []),
         )
@@ -425,12 +429,16 @@ class Task(gym.Env[Observation, Any]):
         policy = self._observation.copy()
         if not self._privileged:
             return policy
-        readings = {name: reader.ideal(self._state) for name, reader in self._readers.items()}
-        true = self.observation_layout.pack(self.observe(readings, self._command))
+        true = self.true_state()
         more = [number for name in self.privileged_signals for number in self._signals[name]]
         if "parameters" in self.privileged_layout.slices:
             more += self._scaled
         return {"policy": policy, "privileged": np.concatenate([true, np.array(more, np.float32)])}
+
+    def true_state(self) -> NDArray[Any]:
+        """What critics may see of the robot as it is: what would be observed by ideal sensors."""
+        readings = {name: reader.ideal(self._state) for name, reader in self._readers.items()}
+        return self.observation_layout.pack(self.observe(readings, self._command))
 
     def show(self) -> None:
         """Put the marker where a viewer should look; called before a frame is taken."""

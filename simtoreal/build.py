@@ -132,7 +132,7 @@ def make_env(
         image = image_shape(seen)
     except ValueError as error:
         raise ConfigError(f"task {task}: {error}") from None
-    if not isinstance(seen, spaces.Box) or (image and seen is not env.observation_space):
+    if not isinstance(seen, spaces.Box) or (image and seen is not env.observation_space and not privileged):
         raise ConfigError(f"task {task} needs a Box of observations, got {env.observation_space}")
     if isinstance(env.observation_space, spaces.Dict) or env.has_wrapper_attr("command_layout"):
         return ChoiceEnv(env) if isinstance(action, spaces.Discrete) else env

@@ -15,7 +15,7 @@ from simtoreal.robots.cameras import CameraSensor
 from simtoreal.robots.layout import ImageLayout
 from simtoreal.robots.task import Start
 from simtoreal.robots.tasks.balance import UPRIGHT
-from simtoreal.robots.tasks.cartpole import CartPoleBalance
+from simtoreal.robots.tasks.cartpole import CART, CartPoleBalance, CartPoleBalanceDiscrete
 from simtoreal.robots.world import Camera
 
 SIDE = 84  # [pixels]
@@ -55,6 +55,7 @@ class SeenCartPole(CartPoleBalance):
     control_dt = 0.04
     horizon = 125
     success_hold = 1.0
+    state_layout = CartPoleBalanceDiscrete.observation_layout
     sensors: tuple[CameraSensor]
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -72,6 +73,7 @@ class SeenCartPole(CartPoleBalance):
     def __init__(self, **options: Any) -> None:
         self._frames: deque[NDArray[np.uint8]] = deque(maxlen=STACK)
         super().__init__(**options)
+        self._ideal = {sensor.name: sensor.reader(self.world) for sensor in CART.sensors()}
 
     def start(self, rng: np.random.Generator) -> Start:
         self._frames.clear()
@@ -83,6 +85,9 @@ class SeenCartPole(CartPoleBalance):
 
     def observe(self, readings: Mapping[str, Any], command: Sequence[float]) -> dict[str, Any]:
         return {"image": np.concatenate(self._frames)}
+
+    def true_state(self) -> NDArray[np.float32]:
+        return self.state_layout.pack({name: reader.ideal(self._state) for name, reader in self._ideal.items()})
 
     @classmethod
     def reward_terms(cls, signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:

@@ -75,8 +75,6 @@ def test_settings_that_images_do_not_have_are_refused(change, words):
 
 
 def test_an_image_is_all_of_the_observation_and_for_learners_that_take_it():
-    with pytest.raises(ValueError, match="must be all of the observation"):
-        PPO(3888, 1, 2, config=CONFIG, image=(3, 36, 36))
     with pytest.raises(ValueError, match="must be all of the observation, got 3887 numbers"):
         PPO(3887, 1, config=CONFIG, image=(3, 36, 36))
     with pytest.raises(ValueError, match=r"SAC takes no images, got some of shape \[3, 36, 36\]"):
@@ -138,3 +136,57 @@ def test_a_rollout_stays_bytes_and_no_more_than_a_minibatch_becomes_floats(monke
     list(on_policy(agent, envs, steps=80, seed=0, rollout=40, gamma=0.99, gae_lambda=0.95))
     assert (rollouts[0].obs.dtype, rollouts[0].obs.shape) == (torch.uint8, (80, 1, 36, 36))
     assert max(sizes) == CONFIG.batch_size
+
+
+class Bright(gym.Env):
+    """An image as bright as the privileged observation says; what is done does not matter."""
+
+    observation_space = gym.spaces.Dict(
+        policy=gym.spaces.Box(0, 255, (1, 36, 36), np.uint8),
+        privileged=gym.spaces.Box(-np.inf, np.inf, (1,), np.float32),
+    )
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def show(self):
+        light = self.np_random.uniform()
+        return {"policy": np.full((1, 36, 36), round(255 * light), np.uint8), "privileged": np.float32([40 * light])}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.show(), {}
+
+    def step(self, action):
+        return self.show(), 0.0, False, False, {}
+
+
+def told(agent):
+    """What the layers of the policy tell of five images, in the privileged observation's unit."""
+    light = torch.linspace(0, 1, 5)
+    x = (255 * light).round().to(torch.uint8)[:, None, None, None].expand(5, 1, 36, 36).contiguous()
+    with torch.no_grad():
+        normal = agent.estimate(agent.policy.body(x))[:, 0]
+    return normal / agent.privileged_normalizer.scale + agent.privileged_normalizer.shift
+
+
+def test_the_layers_of_a_policy_learn_to_tell_what_is_privileged():
+    envs = SyncVectorEnv([Bright] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    config = PPOConfig(
+        hidden=(32,), activation="relu", rollout=40, batch_size=16, epochs=4, learning_rate=1e-3, estimate_weight=1.0
+    )
+    agent = PPO(1296, 1, 1, config=config, image=(1, 36, 36))
+    list(on_policy(agent, envs, steps=1600, seed=0, rollout=40, gamma=0.9, gae_lambda=0.95))
+    assert_close(told(agent), 40 * torch.linspace(0, 1, 5), atol=3.0, rtol=0)
+    again = PPO(1296, 1, 1, config=config, image=(1, 36, 36), seed=1)
+    again.load_state_dict(agent.state_dict())
+    assert torch.equal(told(again), told(agent))
+
+
+@pytest.mark.parametrize(("privileged", "shared"), [(0, False), (2, True)])
+def test_an_estimate_needs_something_to_tell_that_the_value_sees(privileged, shared):
+    with pytest.raises(ValueError, match="estimate_weight needs a privileged observation that the value sees"):
+        PPO(5, 1, privileged, config=PPOConfig(shared=shared, estimate_weight=1.0))
+
+
+def test_a_recurrent_policy_tells_nothing():
+    with pytest.raises(ValueError, match="estimate_weight must be at least 0, of a recurrent policy 0"):
+        PPOConfig(recurrent=8, estimate_weight=1.0)

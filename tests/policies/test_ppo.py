@@ -41,7 +41,7 @@ def test_advantages_by_hand():
 
 def minibatch(agent, n, rows=64, privileged=0, image=None):
     """Random rows, of the agent's own actions and densities somewhat off."""
-    x, state = torch.randn(rows, n), torch.randn(rows, n + privileged)
+    x, state = torch.randn(rows, n), torch.randn(rows, privileged + (0 if image else n))
     if image:
         x = torch.randint(256, (rows, *image), dtype=torch.uint8)
     with torch.no_grad():
@@ -62,6 +62,9 @@ def minibatch(agent, n, rows=64, privileged=0, image=None):
         ({"shared": True}, 4, 0),
         ({"image": (3, 36, 40), "shared": True}, 4, 0),
         ({"image": (44, 36, 2), "clip_value": 0.3}, 0, 0),
+        ({"image": (3, 36, 40)}, 0, 3),
+        ({"image": (3, 36, 40), "estimate_weight": 0.6}, 0, 3),
+        ({"estimate_weight": 0.6}, 4, 3),
     ],
 )
 def test_gradients_by_hand_are_those_of_autograd(activation, options, choices, privileged):
@@ -88,6 +91,10 @@ def test_gradients_by_hand_are_those_of_autograd(activation, options, choices, p
     if config.clip_value:
         value = batch.value + (value - batch.value).clamp(-0.3, 0.3)
     loss = -gain - 0.3 * entropy + 0.7 * (value - batch.returns).square().mean()
+    if config.estimate_weight:
+        loss = loss + 0.6 * torch.nn.functional.mse_loss(
+            agent.estimate(agent.policy.body(batch.x)), batch.state[:, -3:]
+        )
     expected = torch.autograd.grad(loss, agent._parameters)
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):

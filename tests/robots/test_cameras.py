@@ -122,6 +122,14 @@ def test_grey_is_the_luma_of_the_colours(env, engine):
     assert np.abs(luma - grey).max() <= 1
 
 
+def test_a_task_of_images_that_names_no_state_has_nothing_privileged():
+    class Stateless(PixelCartPole):
+        state_layout = None
+
+    with pytest.raises(ValueError, match="privileged must be False: Stateless shows images, and no state_layout says"):
+        Stateless(privileged="state")
+
+
 def test_a_window_without_opengl_is_refused_in_one_line(env, engine, monkeypatch):
     if engine == "pybullet":
         pytest.skip("its renderer needs no OpenGL")

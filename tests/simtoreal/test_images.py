@@ -118,6 +118,7 @@ def test_a_learner_of_vectors_is_refused(algorithm, tmp_path, cli):
     [
         ("agent.history=3", "images have no history here: let the environment stack them and set history to 1"),
         ("agent.normalize_observations=true", "pixels are divided by 255, not normalized"),
+        ("agent.estimate_weight=1", "estimate_weight needs a privileged observation that the value sees"),
     ],
 )
 def test_what_images_do_not_have_is_refused(setting, words, tmp_path, cli):
