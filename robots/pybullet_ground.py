@@ -22,7 +22,6 @@ class PyBulletGround:
     """A plane at z = 0; where the ground is not flat a field of heights, and the plane below it.
 
     Attributes:
-        terrain: the heights, unless it is flat.
         bodies: what a robot can touch of it.
     """
 
@@ -32,7 +31,6 @@ class PyBulletGround:
         self._plane: int = bullet.createMultiBody(0, shape, -1, physicsClientId=client)
         self._field: tuple[int, int] | None = None  # its body and shape, once it was asked for
         self._set: dict[str, float] = {}
-        self.terrain: Terrain | None = None
         self.bodies = [self._plane]
 
     def set(self, what: str, value: float) -> None:
@@ -48,7 +46,7 @@ class PyBulletGround:
 
     def lay_out(self, terrain: Terrain | None) -> None:
         """Let these be its heights."""
-        self.terrain, self.bodies = terrain, [self._plane]
+        self.bodies = [self._plane]
         self._move(self._plane, (0.0, 0.0, terrain.base if terrain else 0.0), LEVEL)
         if terrain is None:
             if self._field is not None:
