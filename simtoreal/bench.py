@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ BENCHMARKS = {
     "workers": "simtoreal.bench_workers",
     "gpu": "simtoreal.bench_gpu",
 }  # name -> module of `bench_NAME`; those of the learners need no simulator
+OPTIONAL = {
+    "pybullet_envs_gymnasium": ("overhead", "pybullet_envs_gymnasium"),
+    "panda_gym": ("overhead", "panda-gym"),
+    "sbx": ("update", "sbx-rl"),
+}  # package of a peer that is not among our dependencies -> benchmark, and its name for pip
 
 
 def bench(names: Sequence[str] = (), *, rounds: int = 5) -> dict[str, Any]:
@@ -61,6 +67,11 @@ def bench(names: Sequence[str] = (), *, rounds: int = 5) -> dict[str, Any]:
         "rounds": rounds,
         "machine": machine,
         "versions": versions(installed_only=True),
+        "left_out": [
+            f"{name} against {package}, which is not installed (pip install {pip})"
+            for package, (name, pip) in OPTIONAL.items()
+            if name in names and find_spec(package) is None
+        ],
     }
 
 
@@ -82,4 +93,7 @@ def print_bench(result: Mapping[str, Any]) -> None:
         table.add_row(
             row["name"], row["what"], figures[0], row["peer_name"], figures[1], row["unit"], f"{row['ratio']:.2f}"
         )
-    console().print(table)
+    if result["rows"]:
+        console().print(table)
+    for line in result["left_out"]:
+        console().print(f"left out: {line}", markup=False)

@@ -6,7 +6,6 @@ Python. Peers are measured where they are installed (`pip install pybullet_envs_
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ PEERS = (
     ("A1Walk", "pybullet_envs_gymnasium", "HalfCheetahBulletEnv-v0"),
     ("PandaReach", "panda_gym", "PandaReach-v3"),
 )
-STEPS, GOES = 50, 20
+STEPS, GOES = 50, 20  # of an episode; episodes a round
 
 
 class _Record:
@@ -74,6 +73,7 @@ class _Stepped:
         self._env.reset(seed=0)  # some connect to Bullet no sooner, and take themselves for its only client
         space = self._env.action_space
         self._action = np.zeros(space.shape or (), space.dtype)
+        self._least = {self._steps: np.full(STEPS, np.inf), self._bare: np.full(STEPS, np.inf)}
         self._recorded = self._env
         self._calls = []
         with _recording() as record:
@@ -87,23 +87,22 @@ class _Stepped:
                 self._calls.append(record.calls)
 
     def outside(self) -> float:
-        """Seconds of a control step outside Bullet: of each step of an episode the least that it took in some goes at
-        it, less the least of its calls, since what else a machine does adds more than the difference of the two."""
-        return self._least(self._env, self._steps) - self._least(self._recorded, self._bare)
+        """Seconds of a control step outside Bullet: of each step of an episode the least that it ever took, less the
+        least of its calls, since what else a machine does adds more than the difference of the two."""
+        return float(np.mean(self._least[self._steps]) - np.mean(self._least[self._bare]))
 
-    @staticmethod
-    def _least(env: gym.Env[Any, Any], run: Callable[[], Iterator[None]]) -> float:
+    def measure(self) -> None:
+        """Some goes at the episode, whole and its calls alone."""
         clock = time.process_time
-        goes = []
         for _ in range(GOES):
-            env.reset(seed=0)
-            took, begin = [], clock()
-            for _ in run():
-                end = clock()
-                took.append(end - begin)
-                begin = end
-            goes.append(took)
-        return float(np.mean(np.min(goes, axis=0)))
+            for run, env in ((self._steps, self._env), (self._bare, self._recorded)):
+                env.reset(seed=0)
+                took, begin = [], clock()
+                for _ in run():
+                    end = clock()
+                    took.append(end - begin)
+                    begin = end
+                np.minimum(self._least[run], took, out=self._least[run])
 
     def _steps(self) -> Iterator[None]:
         action, step = self._action, self._env.step
@@ -132,10 +131,12 @@ def bench_overhead(rounds: int) -> list[Row]:
             continue
         peer = _Stepped(partial(gym.make, f"{package}:{name}", disable_env_checker=True), holds_on=False)
         mine = _Stepped(partial(make_env, f"simtoreal/{task}-v0"), holds_on=True)
-        pairs = [(mine.outside(), peer.outside()) for _ in range(rounds + 1)][1:]  # the first warms up
-        ours, theirs = (1e6 * statistics.median(times) for times in zip(*pairs, strict=True))
-        what = f"{task}: time outside Bullet of a control step"
-        rows.append(Row("overhead", what, ours, name, theirs, "us", statistics.median(b / a for a, b in pairs)))
+        for _ in range(rounds):
+            mine.measure()
+            peer.measure()
+        ours, theirs = 1e6 * mine.outside(), 1e6 * peer.outside()
+        what = f"{task}: time outside Bullet of a control step, least of {rounds * GOES}"
+        rows.append(Row("overhead", what, ours, name, theirs, "us", theirs / ours))
         mine.close()
         peer.close()
     return rows
