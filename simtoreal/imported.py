@@ -18,6 +18,7 @@ from simtoreal.locks import check_unlocked, locked
 from simtoreal.policies.checkpoint import save_checkpoint
 from simtoreal.policies.sb3_zip import Sb3Policy, read_sb3
 from simtoreal.randomization.yaml_files import write_yaml
+from simtoreal.robot_files import fingerprint, name_task
 from simtoreal.runs import CHECKPOINTS, CONFIG, SUMMARY, claimed_output, clear_run, output_path, versions, write_json
 
 
@@ -34,7 +35,12 @@ class ImportResult:
 
 
 def import_policy(
-    model: str | os.PathLike[str], *, task: str, out: str | os.PathLike[str], force: bool = False
+    model: str | os.PathLike[str],
+    *,
+    task: str,
+    robot: str | None = None,
+    out: str | os.PathLike[str],
+    force: bool = False,
 ) -> ImportResult:
     """Make the run folder `out` of a zip that Stable-Baselines3's `model.save` wrote: SAC, TD3, PPO or DQN with its
     MlpPolicy. Nothing in it is unpickled, so nothing in it runs.
@@ -42,17 +48,20 @@ def import_policy(
     The run holds the policy alone: it can be exported, judged and fine-tuned, not resumed. Statistics that
     `VecNormalize` keeps in a file of their own are not part of a zip; a policy that needs them does not work without.
 
+    Args:
+        task: that it was trained on; robot: the robot file, where that is a family (Walk, Reach, Balance).
+
     Raises:
         ValueError: no such task (ConfigError), no such zip or policy (Sb3ZipError), a policy of other observations or
             actions than the task's (ConfigError), or an output folder in the way (RunError).
         OSError: the file cannot be read.
     """
-    path, name, folder = Path(model), build.short_name(build.task_id(task)), output_path(out)
+    path, name, folder = Path(model), build.short_name(build.task_id(name_task(task, robot))), output_path(out)
     found = read_sb3(path)
     _check(found, path, name)
     check_unlocked(folder)
     algorithm = f"sb3-{found.algorithm}"
-    about = {"task": name, "algorithm": algorithm, "seed": 0}
+    about = {"task": name, "robot": fingerprint(name) or None, "algorithm": algorithm, "seed": 0}
     config = RunConfig.model_validate(about | {"steps": max(found.steps, 1), "resumable": False})
     with claimed_output(folder, force=force, marker=CONFIG), locked(folder):
         clear_run(folder)

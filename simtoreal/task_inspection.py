@@ -9,12 +9,12 @@ from rich.table import Table
 
 from simtoreal.build import display_name, is_ours, make_env, task_id
 from simtoreal.config import ConfigError
-from simtoreal.inspecting import trial
 from simtoreal.progress import console as make_console
 from simtoreal.robot_files import split_task
 from simtoreal.robots.layout import Field
 from simtoreal.robots.lint import unsensed
 from simtoreal.robots.task import Task
+from simtoreal.trial import trial
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def inspect_task(task: str) -> TaskInspection:
             made.observation_layout.fields,
             made.command_layout.fields,
             unsensed(made),
-            trial(full) if described else None,
+            trial(full).said if described else None,
         )
     finally:
         env.close()

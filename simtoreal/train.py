@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from simtoreal.recorder import Recorder, Reporter, TrainResult
 from simtoreal.robot_files import check_version, fingerprint, moved, name_task, split_task
 from simtoreal.robot_making import FAMILIES
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
+from simtoreal.trial import TrialWarning, trial
 
 
 def train(
@@ -116,6 +118,8 @@ def train(
         defaults |= image_defaults(build.task_id(name), algorithm)
         config = complete_config(make_config(name, algorithm=algorithm, defaults=defaults, **arguments))
         config = used = config.model_copy(update={"robot": fingerprint(name) or None})
+        if config.robot and not (tried := trial(build.task_id(name))).sound:
+            warnings.warn(f"{name}: {tried.said}", TrialWarning, stacklevel=2)
     check_unlocked(folder)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)

@@ -142,7 +142,9 @@ def _import(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.imported import import_policy
 
-        result = import_policy(options.model, task=options.task, out=options.out, force=options.force)
+        result = import_policy(
+            options.model, task=options.task, robot=options.robot, out=options.out, force=options.force
+        )
         if not options.json:
             print(f"{result.algorithm} of {result.steps:,} steps\nrun: {result.run}")
         return result.to_json(), DONE
@@ -150,6 +152,7 @@ def _import(verbs: Any) -> None:
     verb = make_verb(verbs, "import", run)
     verb.add_argument("model", metavar="MODEL.zip", help="what SB3's model.save wrote, of SAC, TD3, PPO or DQN")
     verb.add_argument("--task", required=True, metavar="TASK", help="that it was trained on")
+    add_robot(verb)
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
     verb.add_argument("--force", action="store_true", help="replace an earlier run")
 

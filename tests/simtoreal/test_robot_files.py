@@ -11,7 +11,9 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
 
+from simtoreal import Runtime
 from simtoreal.build import make_env, task_id
 from simtoreal.config import recipe
 from simtoreal.evaluate import OtherRobot
@@ -22,6 +24,7 @@ from simtoreal.robots.catalog import A1_JOINTS, KUKA_JOINTS, QUADRUPED, a1, kuka
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.tasks.reach import KukaReach
 from simtoreal.robots.tasks.walk import A1Walk
+from simtoreal.trial import TrialWarning
 
 SPIRIT = pybullet_data() / "quadruped" / "spirit40.urdf"
 CHEETAH = pybullet_data() / "mini_cheetah" / "mini_cheetah.urdf"
@@ -322,9 +325,12 @@ def test_a_drive_that_rings_is_named(write, cli):
     """300 N m at every joint, the wrist's too, is what the iiwa's URDF says: so it had the gains of a shoulder."""
     joints = {name: joint["at"] for name, joint in KUKA["joints"].items()}
     stiff = change(KUKA, joints=joints, drive=KUKA["drive"] | {"kp": 1500, "kd": 120})
-    said = cli("inspect", f"{write(stiff)}:Reach", "--json").result["trial"]
+    path = write(stiff)
+    said = cli("inspect", f"{path}:Reach", "--json").result["trial"]
     assert "lbr_iiwa_joint_7" in said
     assert said.endswith("which swings: lower its kd and kp, or raise drive.rotor")
+    with pytest.warns(TrialWarning, match=re.escape(f"{path}:Reach: {said}")):
+        assert cli("train", "Reach", "--robot", path, "--steps", 200, "--out", path.parent / "run").code == 0
 
 
 @pytest.mark.parametrize(
@@ -444,3 +450,24 @@ def test_other_packages_install_robots_and_tasks(tmp_path, write):
     assert walk == "A1Walk"
     assert "which is taken" in done.stderr
     assert "simtoreal/AcmeReach-v0" not in gym.registry
+
+
+def test_what_stable_baselines3_trained_on_a_robot_file_is_imported(write, tmp_path, cli):
+    path = write(KUKA)
+    env = make_env(f"{path}:Reach")
+    model = SAC("MlpPolicy", env, seed=0)
+    model.save(tmp_path / "model.zip")
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    cli("import", tmp_path / "model.zip", "--task", "Reach", "--out", run).refused("name one with --robot FILE")
+    assert cli("import", tmp_path / "model.zip", "--task", "Reach", "--robot", path, "--out", run).code == 0
+    assert cli("export", run, "--out", bundle).code == 0
+    observation, _ = env.reset(seed=0)
+    policy = Runtime(bundle)
+    expected, _ = model.predict(observation, deterministic=True)
+    command = env.unwrapped.command_layout.command(
+        expected.astype(float), observation.astype(float), env.unwrapped.observation_layout
+    )
+    assert np.abs(policy.act(observation) - command).max() < 1e-5
+    env.close()
+    path.write_text(path.read_text() + "# edited\n")
+    cli("export", run, "--out", bundle, "--force").refused("another version of")
