@@ -172,7 +172,7 @@ class MuJoCoWorld(World):
             elif what == "objectFriction":
                 self._object_friction, rougher = numbers[0], True
             elif what == "terrain":
-                self._shape_ground(terrain((numbers[0], numbers[1], int(numbers[2]))))
+                self._shape_ground(terrain(*numbers))
             elif what == "gravity":
                 model.opt.gravity[:] = numbers
                 self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)

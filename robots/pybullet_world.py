@@ -240,7 +240,7 @@ class PyBulletWorld(World):
                 ground.set("restitution", numbers[0])
                 ground.set("contactProcessingThreshold", AT_A_TOUCH if numbers[0] else AHEAD)
             elif what == "terrain" and ground:
-                self.terrain = terrain((numbers[0], numbers[1], int(numbers[2])))
+                self.terrain = terrain(*numbers)
                 ground.lay_out(self.terrain)
             elif what == "objectMass":
                 bullet.changeDynamics(

@@ -84,9 +84,10 @@ class Terrain:
 
 
 @lru_cache(maxsize=4)
-def terrain(shape: Shape) -> Terrain | None:
+def terrain(roughness: float, step_height: float, variant: float) -> Terrain | None:
     """Of this shape; None of flat ground."""
-    return None if shape == FLAT else Terrain(shape)
+    asked = shape(roughness, step_height, variant)
+    return None if asked == FLAT else Terrain(asked)
 
 
 def _between(nodes: NDArray[np.float64], size: int, axis: int) -> NDArray[np.float64]:

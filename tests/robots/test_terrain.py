@@ -117,7 +117,7 @@ def test_negative_variants_are_mirror_images():
 def test_flat_ground_is_flat_whatever_its_variant():
     assert shape(0.0, 0.0, 700.9) == FLAT
     assert shape(0.01, 0.0, -7.9) == (0.01, 0.0, -7)
-    assert terrain(FLAT) is None
+    assert terrain(*FLAT) is None
 
 
 def test_the_same_numbers_are_the_same_ground_in_any_process():
