@@ -358,10 +358,7 @@ class MuJoCoWorld(World):
         size = camera.height, camera.width
         renderer = self._renderers.get(size) or self._make_renderer(size)
         view = mujoco.MjvCamera()
-        x, y, z = camera.target
-        if self._robot.floating:
-            x, y = x + data.qpos[0], y + data.qpos[1]
-        view.lookat[:] = x, y, z
+        view.lookat[:] = camera.aimed(data.qpos[:3].tolist()) if self._robot.floating else camera.target
         view.distance, view.azimuth, view.elevation = camera.distance, camera.yaw + 90.0, camera.pitch
         mujoco.mj_kinematics(model, data)
         mujoco.mj_camlight(model, data)

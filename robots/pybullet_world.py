@@ -424,8 +424,7 @@ class PyBulletWorld(World):
                 self._place(now[0], now[1])
         target: Sequence[float] = camera.target
         if self._robot.floating:
-            x, y, _ = bullet.getBasePositionAndOrientation(self._body, physicsClientId=self._client)[0]
-            target = (target[0] + x, target[1] + y, target[2])
+            target = camera.aimed(bullet.getBasePositionAndOrientation(self._body, physicsClientId=self._client)[0])
         view = bullet.computeViewMatrixFromYawPitchRoll(
             target, camera.distance, camera.yaw, camera.pitch, 0, 2, physicsClientId=self._client
         )

@@ -79,7 +79,7 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera, placed around a target point as PyBullet's and MuJoCo's free cameras are; follows a floating base."""
+    """A camera, placed around a target point as PyBullet's and MuJoCo's free cameras are."""
 
     target: tuple[float, float, float]
     distance: float  # [m]
@@ -87,6 +87,12 @@ class Camera:
     pitch: float = -25.0  # [deg]
     width: int = 480  # [px]
     height: int = 360  # [px]
+    rises: bool = False  # with a floating base, which is followed along the ground anyway
+
+    def aimed(self, base: Sequence[float]) -> tuple[float, float, float]:
+        """Its target [m] when a floating base is at `base` [m]."""
+        x, y, z = self.target
+        return x + base[0], y + base[1], base[2] if self.rises else z
 
 
 class World(ABC):

@@ -69,7 +69,7 @@ class Quadrotor(ScoredByMeans, LeftAndRight, Task):
     failure_reward = -20.0
     lowest_reward = -6.8  # thrashing: four actions reversed in every step, turning wildly
     commanded_joints = ()
-    camera = Camera(target=(0.0, 0.0, 1.3), distance=1.0, yaw=-60.0, pitch=-5.0)
+    camera = Camera(target=(0.0, 0.0, 1.3), distance=1.0, yaw=-60.0, pitch=-10.0, rises=True)
     sensors = (
         BaseSensor("position", "position", "m", 0.1, 0.1),
         BaseSensor("velocity", "velocity", "m/s", 0.5, 0.1),

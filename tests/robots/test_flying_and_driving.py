@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from simtoreal.robots import catalog
+from simtoreal.robots.engines import make_world
 from simtoreal.robots.scoring import MeanScorer
 from simtoreal.robots.tasks.quadrotor import QuadrotorHover, QuadrotorTrajectory
 from simtoreal.robots.tasks.racecar import RacecarPath
@@ -172,3 +174,16 @@ def test_means_are_judged_after_the_settling():
     assert scorer.means() == {"error": pytest.approx(0.6)}
     scorer.start()
     assert not scorer.see({"x": (0.0,)})
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+@pytest.mark.parametrize("place", [(0.5, -0.3, 0.9), (-0.7, 0.2, 1.7)])
+def test_a_film_keeps_what_flies_in_its_middle(engine, place):
+    world = make_world(engine, catalog.crazyflie(), 0.004, rendering=True)
+    world.reset((), (), (*place, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6))
+    red, green, blue = np.moveaxis(world.render(QuadrotorHover.camera).astype(int), 2, 0)
+    world.close()
+    rows, columns = np.nonzero((red > 100) & (green < 0.5 * red) & (blue < 0.5 * red))  # two of its rotors
+    assert rows.size > 20
+    assert abs(rows.mean() / red.shape[0] - 0.5) < 0.05
+    assert abs(columns.mean() / red.shape[1] - 0.5) < 0.05
