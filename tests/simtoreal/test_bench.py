@@ -96,3 +96,15 @@ def test_workers_are_compared_by_rate_and_by_cost(cli, monkeypatch):
         assert 0.02 < row["ratio"] < 50
         assert 10 < row["ours"] < 1e5
     assert not multiprocessing.active_children()
+
+
+def test_what_is_left_out_for_want_of_a_peer_is_said(cli, monkeypatch):
+    for module in ("bench", "bench_peers"):
+        monkeypatch.setattr(f"simtoreal.{module}.find_spec", lambda name: None)
+    said = cli("bench", "overhead", "--json")
+    assert (said.code, said.result["rows"]) == (0, [])
+    assert said.result["left_out"] == [
+        "overhead against pybullet_envs_gymnasium, which is not installed (pip install pybullet_envs_gymnasium)",
+        "overhead against panda_gym, which is not installed (pip install panda-gym)",
+    ]
+    assert cli("bench", "overhead").out == "".join(f"left out: {line}\n" for line in said.result["left_out"])
