@@ -324,6 +324,7 @@ class RobotModel:
             ET.SubElement(joint, "parent", link=parent)
             ET.SubElement(joint, "child", link=name)
             ET.SubElement(joint, "origin", xyz=" ".join(map(repr, point)), rpy="0 0 0")
+        ET.indent(root)  # PyBullet reads a line of more than 8 KB as several, and numbers cut in two
         return ET.tostring(root, encoding="unicode")
 
     def standing(self, locked: Sequence[str] = ()) -> set[str]:

@@ -15,6 +15,7 @@ with quiet():
     import pybullet as bullet
 
 LEVEL = (0.0, 0.0, 0.0, 1.0)
+STATIC = 2, -3  # Bullet's group of what never moves, and its mask: everything else
 QUARTER = (0.0, 0.0, math.sqrt(0.5), math.sqrt(0.5))  # of a turn about z
 
 
@@ -35,9 +36,18 @@ class PyBulletGround:
 
     def set(self, what: str, value: float) -> None:
         """Of `changeDynamics`."""
+        if what == "contactProcessingThreshold" and self._set.get(what, value) != value:
+            self._forget_contacts()
         self._set[what] = value
         for body in [self._plane, *([] if self._field is None else self._field[:1])]:
             bullet.changeDynamics(body, -1, **{what: value}, physicsClientId=self._client)
+
+    def _forget_contacts(self) -> None:
+        """What touches the ground already would keep to its threshold, into other episodes too: take the ground out of
+        the pairs that may touch and put it back."""
+        for body in [self._plane, *([] if self._field is None else self._field[:1])]:
+            for group, mask in ((0, 0), STATIC):
+                bullet.setCollisionFilterGroupMask(body, -1, group, mask, physicsClientId=self._client)
 
     def held(self) -> tuple[float, float]:
         """Friction and restitution [-], as the engine has them."""

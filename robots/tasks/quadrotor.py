@@ -294,6 +294,10 @@ class QuadrotorHover(Quadrotor):
         """`goal` [3], in m of the ground."""
         self._goal = list(goal["goal"])
 
+    @property
+    def goal(self) -> dict[str, Sequence[float]]:
+        return {"goal": self._goal}
+
     def goal_at(self, time: float) -> tuple[Sequence[float], Sequence[float]]:
         return self._goal, (0.0, 0.0, 0.0)
 

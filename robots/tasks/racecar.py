@@ -143,6 +143,10 @@ class RacecarPath(ScoredByMeans, LeftAndRight, Task):
         """`speed_command` [1], in m/s."""
         (self._speed,) = goal["speed_command"]
 
+    @property
+    def goal(self) -> dict[str, Sequence[float]]:
+        return {"speed_command": (self._speed,)}
+
     def signals(self, state: State) -> dict[str, Sequence[float]]:
         base = state[BASE]
         heading = rotation.heading(base[3:7], self.world.base_axes[:3])

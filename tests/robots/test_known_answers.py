@@ -163,13 +163,18 @@ def test_a_block_on_a_slope(floating, slope, friction, slides):
 BALL = Robot("ball", Path(__file__).parent / "assets" / "ball.urdf", {}, floating=True)
 
 
+def drop(world, restitution, height):
+    """States of the ball [steps, 13] for 1.5 s after it was let go."""
+    world.apply({p.name: p.nominal for p in world.parameters} | {"ground.restitution": restitution})
+    world.reset((), (), (0.0, 0.0, 0.1 + height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6))
+    return np.array([world.step(())[2] for _ in range(round(1.5 / world.physics_dt))])
+
+
 def bounce(engine, restitution, height, dt=0.002):
     """Speed after the first bounce over the speed before, how high it then rises over how high it fell, and what the
     engine says of the restitution that it holds; of a ball dropped from `height` [m]."""
     world = make_world(engine, BALL, dt)
-    world.apply({p.name: p.nominal for p in world.parameters} | {"ground.restitution": restitution})
-    world.reset((), (), (0.0, 0.0, 0.1 + height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6))
-    path = np.array([world.step(())[2] for _ in range(round(1.5 / dt))])
+    path = drop(world, restitution, height)
     held = world.read_back()["ground.restitution"]
     world.close()
     z, v = path[:, 2] - 0.1, path[:, 9]
@@ -204,6 +209,19 @@ def test_what_does_not_bounce_stays_down(engine):
     assert held == 0.0
     assert speeds < (0.01 if engine == "pybullet" else 0.16)
     assert heights < (0.01 if engine == "pybullet" else 0.03)
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco", "mujoco-shipped"])
+def test_a_ball_bounces_alike_whatever_it_did_before(engine):
+    fresh = {}
+    for restitution in (0.0, 0.5):
+        world = make_world(engine, BALL, 0.002)
+        fresh[restitution] = drop(world, restitution, 0.5)
+        world.close()
+    world = make_world(engine, BALL, 0.002)
+    for restitution in (0.0, 0.5, 0.5, 0.0, 0.0, 0.5):
+        assert (drop(world, restitution, 0.5) == fresh[restitution]).all()
+    world.close()
 
 
 @pytest.mark.parametrize("ratio", [0.02, 0.1, 0.3, 0.6, 0.9, 0.999])

@@ -7,7 +7,8 @@ import pytest
 
 @pytest.fixture
 def env(request, engine):
-    made = gym.make(f"simtoreal/{request.param}-v0", disable_env_checker=True, engine=engine).unwrapped
+    name = request.param if request.param in gym.registry else f"simtoreal/{request.param}-v0"
+    made = gym.make(name, disable_env_checker=True, engine=engine).unwrapped
     yield made
     made.close()
 
@@ -41,6 +42,19 @@ def test_a_command_given_in_mid_episode_is_followed_from_the_next_step(env):
     assert obs[env.observation_layout.slices["velocity_command"]] == pytest.approx(0.7)
     *_, info = env.step(still(env))
     assert info["reward_signals"]["velocity_command"] == (0.7,)
+
+
+@pytest.mark.parametrize("env", [name for name in gym.registry if name.startswith("simtoreal/")], indirect=True)
+def test_every_goal_is_told_and_can_be_set(env):
+    env.reset(seed=0)
+    assert env.goal.keys() == env.goals.keys()
+    for name, bounds in env.goals.items():
+        low, high = map(np.array, bounds)
+        assert (low <= env.goal[name]).all()
+        assert (env.goal[name] <= high).all()
+        for corner in (low, high):
+            env.set_goal({name: corner})
+            assert (env.goal[name] == corner).all()
 
 
 @pytest.mark.parametrize("env", ["A1Walk"], indirect=True)

@@ -8,6 +8,7 @@ import pybullet as bullet
 import pytest
 
 from simtoreal.robots import catalog
+from simtoreal.robots.engines import make_world
 from simtoreal.robots.model import Inertial, ModelError, RobotModel, rotation_rpy
 
 INERTIA = '<inertia ixx="1" ixy="0" ixz="0" iyy="1" iyz="0" izz="1"/>'
@@ -156,6 +157,26 @@ def test_forward_kinematics_are_pybullet_s(robot):
                 assert chain.position(q) == pytest.approx(state[4], abs=1e-6), info[12]
     finally:
         bullet.disconnect(client)
+
+
+def test_a_file_of_one_long_line_is_read_as_it_is(tmp_path):
+    """PyBullet reads lines of more than 8 KB in pieces, and cuts what lies between them in two."""
+    places = [(0.001 * i, -0.0625, 0.25) for i in range(60)]
+    links = [f"part_{i}" for i in range(61)]
+    joints = "".join(
+        f'<joint name="joint_{i}" type="revolute"><origin xyz="{x} {y} {z}" rpy="0 0 0"/><parent link="part_{i}"/>'
+        f'<child link="part_{i + 1}"/><axis xyz="0 0 1"/><limit lower="-1" upper="1" effort="9" velocity="9"/></joint>'
+        for i, (x, y, z) in enumerate(places)
+    )
+    path = urdf(tmp_path, links, [], joints)
+    drag = {f"joint_{i}": catalog.Drag(0.0, 1.0, 0.0, 1.0) for i in range(60)}
+    for name in ("r", "r" * 100, "r" * 150):  # where the pieces begin
+        path.write_text(path.read_text().replace('<robot name="r', f'<robot name="{name}'))
+        world = make_world("pybullet", catalog.Robot("long", path, drag), 0.002)
+        world.reset((0.0,) * 60, (0.0,) * 60)
+        poses = world.link_poses()
+        world.close()
+        assert poses["part_60"].position == pytest.approx(np.sum(places, axis=0), abs=1e-6)
 
 
 def test_a_chain_counts_joints_by_name_and_not_by_place():
