@@ -39,7 +39,8 @@ def write_robot_file(
     """Propose a robot file (`robot_files`) for a URDF; what is written.
 
     Raises:
-        ModelError: no usable URDF, or neither legs nor an arm; nothing is written then.
+        ModelError, ConfigFileError: no usable URDF, neither legs nor an arm, or a proposal that cannot be used (its
+            file and line); nothing is written then.
         FileExistsError: there is one already, and no `force`; ConfigError: not a .yaml.
     """
     path = Path(out)
@@ -50,9 +51,15 @@ def write_robot_file(
     if path.exists() and not force:
         raise FileExistsError(f"{path} is there already; --force replaces it")
     data, header = propose(Path(urdf), path)
-    write_yaml(path, data, header)
     family = next(name for name in FAMILIES if name.lower() in data)
-    return data | {"trial": trial(f"{path.absolute()}:{family}").said}
+    before = path.read_bytes() if path.exists() else None
+    write_yaml(path, data, header)
+    try:
+        tried = trial(f"{path.absolute()}:{family}")
+    except BaseException:  # what cannot be used is not left behind
+        path.unlink() if before is None else path.write_bytes(before)
+        raise
+    return data | {"trial": tried.said}
 
 
 def print_inspection(found: Inspection) -> None:

@@ -100,7 +100,7 @@ def _bench(verbs: Any) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="step, reset, update, loop, inference, workers, gpu (default: all that can be)",
+        help="step, reset, overhead, update, threads, loop, inference, workers, gpu (default: all that can be)",
     )
     verb.add_argument("--rounds", type=count, default=5, help="interleaved repetitions (default 5)")
 

@@ -340,6 +340,7 @@ def test_a_drive_that_rings_is_named(write, cli):
         ("husky/husky.urdf", (), "0.19 0 0.149)' is not a list of numbers but xacro: expand it first"),
         ("husky/husky.urdf", (r"\$\(optenv \w+ (.*?)\)", r"\1"), "a robot file is of no robot on wheels"),
         ("pendulum5.urdf", (), "hardly gets before and above the base"),
+        ("racecar/racecar.urdf", (), "robot.yaml:16: walk: a leg needs a name of its own"),  # by its proposal alone
     ],
 )
 def test_what_a_robot_file_cannot_describe_is_explained(cli, tmp_path, urdf, changed, words):
@@ -349,6 +350,9 @@ def test_what_a_robot_file_cannot_describe_is_explained(cli, tmp_path, urdf, cha
         copy.write_text(re.sub(*changed, copy.read_text()))
     cli("inspect", copy, "--write", tmp_path / "robot.yaml").refused(words)
     assert not (tmp_path / "robot.yaml").exists()
+    (tmp_path / "robot.yaml").write_text("an earlier one")
+    cli("inspect", copy, "--write", tmp_path / "robot.yaml", "--force").refused(words)
+    assert (tmp_path / "robot.yaml").read_text() == "an earlier one"
 
 
 def test_a_robot_file_names_a_urdf_with_which_it_shares_a_folder_by_the_way_to_it(tmp_path):
