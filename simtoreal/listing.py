@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from rich.table import Table
 
 from simtoreal import build
@@ -19,30 +20,42 @@ from simtoreal.robot_making import FAMILIES
 
 
 def tasks() -> dict[str, Any]:
-    """Tasks with their id, summary, rates and sizes; algorithms; presets; suites."""
-    found = {}
+    """Tasks with their id, summary, rates and sizes; under `broken` what is wrong with those of other packages that
+    cannot be made; algorithms; presets; suites."""
+    found, broken = {}, {}
     for short, full in build.task_ids().items():
-        env = build.make_env(full)
-        contract = Contract.of(full, env)
-        horizon = env.get_wrapper_attr("horizon")
-        found[short] = {
-            "id": full,
-            "summary": (env.unwrapped.__doc__ or "").strip().splitlines()[0],
-            "rate_hz": round(1.0 / contract.control_dt, 3),
-            "seconds": horizon * contract.control_dt,
-            "observation": contract.observation.size,
-            "command": contract.command.size,
-            "parameters": len(contract.parameters),
-            "suites": list(suite_paths(short)),
-        }
-        env.close()
+        try:
+            found[short] = _described(short, full)
+        except Exception as error:
+            if str(gym.spec(full).entry_point).startswith("simtoreal."):
+                raise
+            broken[short] = " ".join(str(error).split()) or type(error).__name__
     return {
         "tasks": found,
+        "broken": broken,
         "families": list(FAMILIES),
         "robots": list(installed_robots()),
         "algorithms": ALGORITHMS,
         "presets": list(preset_paths()),
     }
+
+
+def _described(short: str, full: str) -> dict[str, Any]:
+    env = build.make_env(full)
+    try:
+        contract = Contract.of(full, env)
+        return {
+            "id": full,
+            "summary": (env.unwrapped.__doc__ or "").strip().splitlines()[0],
+            "rate_hz": round(1.0 / contract.control_dt, 3),
+            "seconds": env.get_wrapper_attr("horizon") * contract.control_dt,
+            "observation": contract.observation.size,
+            "command": contract.command.size,
+            "parameters": len(contract.parameters),
+            "suites": list(suite_paths(short)),
+        }
+    finally:
+        env.close()
 
 
 def print_listing(found: dict[str, Any]) -> None:
@@ -63,6 +76,8 @@ def print_listing(found: dict[str, Any]) -> None:
             ", ".join(task["suites"]),
         )
     console.print(table)
+    for name, why in found["broken"].items():
+        console.print(f"{name}, of another package, is left out: {why}", markup=False)
     robots = f" (installed: {', '.join(found['robots'])})" if found["robots"] else ""
     console.print(f"of your own robot, with --robot FILE: {', '.join(found['families'])}{robots}")
     console.print("algorithms: " + "; ".join(f"{name} ({what})" for name, what in found["algorithms"].items()))

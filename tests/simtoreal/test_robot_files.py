@@ -430,6 +430,7 @@ def test_other_packages_install_robots_and_tasks(tmp_path, write):
     (info / "entry_points.txt").write_text(
         "[simtoreal.robots]\nacme_dog = acme:dog\n\n"
         "[simtoreal.tasks]\nAcmeReach = acme:AcmeReach\nA1Walk = acme:AcmeReach\n"
+        "NoTask = acme:dog\nGone = acme.gone:Walk\n"
     )
     (package / "acme.py").write_text(
         "from simtoreal.robots.tasks.reach import KukaReach\n"
@@ -439,7 +440,8 @@ def test_other_packages_install_robots_and_tasks(tmp_path, write):
     code = (
         "import json, simtoreal; from simtoreal.robot_files import name_task; from simtoreal.build import make_env;"
         "found = simtoreal.tasks(); env = make_env('simtoreal/AcmeReach-v0');"
-        "print(json.dumps([found['robots'], found['tasks']['AcmeReach']['summary'], name_task('Walk', 'acme_dog'),"
+        "print(json.dumps([found['broken'], found['robots'],"
+        "found['tasks']['AcmeReach']['summary'], name_task('Walk', 'acme_dog'),"
         "type(make_env('simtoreal/A1Walk-v0').unwrapped).__name__]))"
     )
     path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -447,7 +449,9 @@ def test_other_packages_install_robots_and_tasks(tmp_path, write):
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    robots, summary, task, walk = json.loads(done.stdout.splitlines()[-1])
+    broken, robots, summary, task, walk = json.loads(done.stdout.splitlines()[-1])
+    assert broken.keys() == {"NoTask", "Gone"}
+    assert "No module named 'acme.gone'" in broken["Gone"]
     assert robots == ["acme_dog"]
     assert summary == "An arm of another package."
     assert task.endswith("robot.yaml:Walk")
