@@ -13,6 +13,7 @@ from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
 from simtoreal.episodes import run_episode
 from simtoreal.live_session import LINGER, MOST_LAG, Pace, Session
+from simtoreal.live_viewer import Viewer
 from simtoreal.playing import HoldStill
 
 DT = 0.02
@@ -263,3 +264,15 @@ def test_a_push_moves_the_quadruped_the_way_it_is_asked(start):
 def test_a_speed_that_cannot_be_is_refused(start):
     with pytest.raises(ConfigError, match="speed must be from"):
         start(speed=100.0)
+
+
+@pytest.mark.parametrize("task", build.task_ids())
+def test_the_page_of_every_task_has_a_slider_for_each_goal_and_parameter(task, start):
+    session = start(task)
+    viewer = Viewer(session, task, "127.0.0.1", 0)
+    try:
+        sizes = {name: len(low) for name, (low, _) in session.task.goals.items()}
+        assert {*viewer._goal_knobs} == {(name, i) for name, size in sizes.items() for i in range(size)}
+        assert {*viewer._knobs} == {*session.task.parameters}
+    finally:
+        viewer.close()
