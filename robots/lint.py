@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.task import Task
 
 EPISODES, STEPS = 3, 8  # control steps before each look
 MEMORY = 16  # control steps after which a controller that remembers has seen the same
 SAME = 1e-6
+OFF = 0.05  # of the way from nominal to a bound
+SHAPE = ("ground.roughness", "ground.step_height", "ground.variant")
 
 
 def unsensed(env: Task) -> list[str]:
-    """The names of the observation's fields that change when the robot has moved on although every reading, the
-    command, the goal and the clock are as they were; empty where all follow from these."""
+    """The names of the observation's fields that change when the robot has moved on, as another one in every
+    parameter, although every reading, the command, the goal and the clock are as they were; empty where all follow from
+    these. What is the same for all of this, such as a contact that does not come about, is not found."""
     found: set[str] = set()
     for seed in range(EPISODES):
         env.reset(seed=seed)
@@ -25,10 +29,20 @@ def unsensed(env: Task) -> list[str]:
         _move(env)
         known = env.readings, env.last_command, env.control_step
         before = _look(env, *known)
+        env.set_parameters(_others(env.parameters.values()))
         _move(env)
         after = _look(env, *known)
         found |= {name for name in before if not np.allclose(before[name], after[name], SAME, SAME)}
     return [field.name for field in env.observation_layout.fields if field.name in found]
+
+
+def _others(parameters: Iterable[Parameter]) -> dict[str, float]:
+    """A little off nominal; the ground keeps its shape, on which the robot stands."""
+    return {
+        p.name: p.nominal + OFF * ((p.high if p.high > p.nominal else p.low) - p.nominal)
+        for p in parameters
+        if p.name not in SHAPE
+    }
 
 
 def _move(env: Task) -> None:

@@ -41,6 +41,29 @@ def test_a_field_that_looks_into_the_simulator_is_named():
     env.close()
 
 
+class SeesFriction(A1Walk):
+    """Told what the ground is like, which stays as it is for the whole of an episode."""
+
+    def observe(self, readings, command):
+        return super().observe(readings, command) | {"yaw_rate_command": (self.read_parameters()["ground.friction"],)}
+
+
+class KnowsItsBias(PandaReach):
+    """Told how far off its encoders are."""
+
+    def observe(self, readings, command):
+        seen = super().observe(readings, command)
+        bias = self._readers["joint_position"].bias
+        return seen | {"joint_position": [q - off for q, off in zip(readings["joint_position"], bias, strict=True)]}
+
+
+@pytest.mark.parametrize(("task", "field"), [(SeesFriction, "yaw_rate_command"), (KnowsItsBias, "joint_position")])
+def test_what_only_another_robot_would_see_otherwise_is_named(task, field):
+    env = task()
+    assert unsensed(env) == [field]
+    env.close()
+
+
 def test_a_filter_of_readings_is_no_such_field():
     env = Remembers()
     assert unsensed(env) == []
