@@ -9,7 +9,7 @@ from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import Vector3
 from simtoreal.robots.parameters import Parameter
-from simtoreal.robots.terrain import MAX_ROUGHNESS, MAX_STEP, shape
+from simtoreal.robots.terrain import MAX_ROUGHNESS, MAX_STEP, PARAMETERS, shape
 from simtoreal.robots.world import GRAVITY, OBJECT
 
 GROUND_FRICTION = 0.8  # [-] of a floating robot's ground; its links have 1, and Bullet multiplies the two
@@ -181,8 +181,7 @@ class Fields:
             yield "groundFriction", -1, (values["ground.friction"],)
             yield "groundRestitution", -1, (values["ground.restitution"],)
             yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
-            names = "ground.roughness", "ground.step_height", "ground.variant"
-            yield "terrain", -1, shape(*(values[name] for name in names))
+            yield "terrain", -1, shape(*(values[name] for name in PARAMETERS))
         if self._robot.object is not None:
             mass = values[f"{OBJECT}.mass"]
             yield "objectMass", -1, (mass, *self._robot.object.inertia(mass))

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.task import Task
+from simtoreal.robots.terrain import PARAMETERS
 
 EPISODES, STEPS = 3, 8  # control steps before each look
 MEMORY = 16  # control steps after which a controller that remembers has seen the same
 SAME = 1e-6
 OFF = 0.05  # of the way from nominal to a bound
-SHAPE = ("ground.roughness", "ground.step_height", "ground.variant")
 
 
 def unsensed(env: Task) -> list[str]:
@@ -41,7 +41,7 @@ def _others(parameters: Iterable[Parameter]) -> dict[str, float]:
     return {
         p.name: p.nominal + OFF * ((p.high if p.high > p.nominal else p.low) - p.nominal)
         for p in parameters
-        if p.name not in SHAPE
+        if p.name not in PARAMETERS
     }
 
 

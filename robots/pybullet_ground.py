@@ -39,13 +39,17 @@ class PyBulletGround:
         if what == "contactProcessingThreshold" and self._set.get(what, value) != value:
             self._forget_contacts()
         self._set[what] = value
-        for body in [self._plane, *([] if self._field is None else self._field[:1])]:
+        for body in self._laid():
             bullet.changeDynamics(body, -1, **{what: value}, physicsClientId=self._client)
+
+    def _laid(self) -> list[int]:
+        """All bodies that the ground ever is, wanted now or not."""
+        return [self._plane] if self._field is None else [self._plane, self._field[0]]
 
     def _forget_contacts(self) -> None:
         """What touches the ground already would keep to its threshold, into other episodes too: take the ground out of
         the pairs that may touch and put it back."""
-        for body in [self._plane, *([] if self._field is None else self._field[:1])]:
+        for body in self._laid():
             for group, mask in ((0, 0), STATIC):
                 bullet.setCollisionFilterGroupMask(body, -1, group, mask, physicsClientId=self._client)
 

@@ -24,6 +24,7 @@ Shape = tuple[float, float, int]
 """Roughness [m], height of a step [m], number of the variant."""
 
 FLAT: Shape = (0.0, 0.0, 0)
+PARAMETERS = ("ground.roughness", "ground.step_height", "ground.variant")  # that ask for a shape
 
 
 def shape(roughness: float, step_height: float, variant: float) -> Shape:

@@ -118,9 +118,9 @@ def train(
         defaults |= image_defaults(build.task_id(name), algorithm)
         config = complete_config(make_config(name, algorithm=algorithm, defaults=defaults, **arguments))
         config = used = config.model_copy(update={"robot": fingerprint(name) or None})
-        if config.robot and not (tried := trial(build.task_id(name))).sound:
-            warnings.warn(f"{name}: {tried.said}", TrialWarning, stacklevel=2)
     check_unlocked(folder)
+    if config.robot and not resume and not (tried := trial(build.task_id(name))).sound:
+        warnings.warn(f"{name}: {tried.said}", TrialWarning, stacklevel=2)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)
     environments = build.TrainingEnvs(used)
