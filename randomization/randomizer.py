@@ -8,11 +8,12 @@ A preset file:
       link.trunk.mass:    {scale: {uniform: [0.8, 1.2]}, source: Tan et al. 2018}      # times nominal
       link.*.com.x:       {offset: {uniform: [-0.01, 0.01]}, source: ...}              # plus nominal, one draw a match
       joint.*.damping:    {scale: {uniform: [0.5, 1.5]}, shared: true, source: ...}    # one draw for all matches
-    link.*.payload:     {span: {uniform: [0.0, 0.3]}, source: ...}                   # shares of the way to its bound
+      link.*.payload:     {span: {uniform: [0.0, 0.3]}, optional: true, source: ...}   # shares of the way to its bound
       ground.friction:    {uniform: [0.5, 1.25], source: ...}                          # absolute
       actuator.latency:   0.01                                                         # a constant
 
-An exact name wins over a pattern (`*`, `?`, `[...]`, as in a shell). What no entry names stays at nominal.
+An exact name wins over a pattern (`*`, `?`, `[...]`, as in a shell). What no entry names stays at nominal. An entry
+that names nothing is an error, unless it is `optional`: in a preset of many robots, not all of which carry something.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ Table = Mapping[str, Parameter]
 class Entry:
     """One line of a preset or of a suite's condition: which names, what is drawn, and how it applies.
 
-    `shared` is the name of the random number that all matches share ("" draws one for each match).
+    `shared` is the name of the random number that all matches share ("" draws one for each match). What is `optional`
+    may match nothing.
     """
 
     pattern: str
@@ -66,6 +68,7 @@ class Entry:
     how: How = "absolute"
     shared: str = ""
     source: str = ""
+    optional: bool = False
     place: str = field(default="", compare=False)  # file:line
 
     def error(self, message: str) -> ConfigFileError:
@@ -73,9 +76,9 @@ class Entry:
         return ConfigFileError(": ".join(part for part in (self.place, self.pattern, message) if part))
 
     def matches(self, table: Table) -> list[str]:
-        """The names of `table` this entry means; ConfigFileError when there are none."""
+        """The names of `table` this entry means; ConfigFileError when there are none, unless it is optional."""
         names = [self.pattern] if self.pattern in table else [n for n in table if fnmatchcase(n, self.pattern)]
-        if not names:
+        if not names and not self.optional:
             what = "pattern matches no parameter" if is_pattern(self.pattern) else "no such parameter"
             raise self.error(f"{what}; {nearest(self.pattern, table)}")
         return names
@@ -108,6 +111,8 @@ class Entry:
         data: dict[str, Any] = draw if self.how == "absolute" else {self.how: draw}
         if self.shared:
             data["shared"] = True if self.shared == self.pattern else self.shared
+        if self.optional:
+            data["optional"] = True
         if self.source:
             data["source"] = self.source
         return data
@@ -248,7 +253,7 @@ def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
     if _is_number(data):
         return Entry(pattern, Constant(float(data)))
     kinds = (*KINDS, *RELATIVE)
-    file.mapping(*keys, allowed=(*kinds, "shared", "source"))
+    file.mapping(*keys, allowed=(*kinds, "shared", "optional", "source"))
     given = [key for key in data if key in kinds]
     if len(given) != 1:
         got = " and ".join(given) or "none"
@@ -273,8 +278,11 @@ def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
         raise file.error(f"shared of {pattern} must be true, false or a name, got {shown(shared)}", *keys, "shared")
     if not isinstance(source, str):
         raise file.error(f"source of {pattern} must be text, got {shown(source)}", *keys, "source")
+    optional = data.get("optional", False)
+    if not isinstance(optional, bool):
+        raise file.error(f"optional of {pattern} must be true or false, got {shown(optional)}", *keys, "optional")
     stream = pattern if shared is True else shared or ""
-    return Entry(pattern, distribution, how, stream, source)  # type: ignore[arg-type]
+    return Entry(pattern, distribution, how, stream, source, optional)  # type: ignore[arg-type]
 
 
 def assign(entries: tuple[Entry, ...], table: Table) -> dict[str, Entry]:

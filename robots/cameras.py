@@ -24,7 +24,8 @@ class CameraSensor(Sensor):
     """Images of a robot with a fixed base: uint8 [height, width, C], C = 3 of `colour`, else 1 of luma.
 
     Parameters it adds: `sensor.NAME.noise` (standard deviation of white noise a control step, of each pixel's each
-    channel, in shares of full scale), `sensor.NAME.brightness` (a factor on every pixel), its timing, and its pose:
+    channel, in shares of full scale), `sensor.NAME.brightness` (a factor on every pixel), `sensor.NAME.bias` (added to
+    every pixel after that, in shares of full scale: a black that is not black), its timing, and its pose:
     `sensor.NAME.yaw` and `.pitch`, by which it goes around what it looks at, and `sensor.NAME.shift`, by which it is
     moved along the world's x axis.
     """
@@ -33,6 +34,7 @@ class CameraSensor(Sensor):
     view: Camera
     colour: bool = False
     max_noise: float = 0.2
+    max_bias: float = 0.2
     max_turn: float = 0.2  # [rad]
     max_shift: float = 0.2  # [m]
     latency: float = 0.0
@@ -50,6 +52,7 @@ class CameraSensor(Sensor):
             Parameter(f"{what}.noise", "-", 0.0, 0.0, self.max_noise, "standard deviation of white noise"),
             *self.timing(),
             Parameter(f"{what}.brightness", "-", 1.0, 0.4, 1.6, "factor on every pixel"),
+            Parameter(f"{what}.bias", "-", 0.0, -self.max_bias, self.max_bias, "added to every pixel"),
             Parameter(f"{what}.yaw", "rad", 0.0, -turn, turn, "around what it looks at, about the vertical"),
             Parameter(f"{what}.pitch", "rad", 0.0, -turn, turn, "around what it looks at, upwards"),
             Parameter(f"{what}.shift", "m", 0.0, -shift, shift, "along the world's x axis"),
@@ -66,7 +69,7 @@ class CameraReader(SensorReader):
         what = f"sensor.{sensor.name}"
         size = math.prod(sensor.shape)
         super().__init__(sensor.name, PARTS["position"], size, what, [f"{what}.noise"], [])
-        self._names = [f"{what}.{part}" for part in ("brightness", "yaw", "pitch", "shift")]
+        self._names = [f"{what}.{part}" for part in ("brightness", "bias", "yaw", "pitch", "shift")]
         self._sensor, self._world, self._joints = sensor, world, range(len(world.joints))
         self._view = sensor.view
         self._pose: dict[str, float] = {}
@@ -74,7 +77,7 @@ class CameraReader(SensorReader):
     def apply(self, values: Mapping[str, float]) -> None:
         super().apply(values)
         self._pose = {name: values[name] for name in self._names}
-        self._brightness, yaw, pitch, shift = self._pose.values()
+        self._brightness, self._offset, yaw, pitch, shift = self._pose.values()
         view = self._sensor.view
         x, y, z = view.target
         self._view = replace(
@@ -94,7 +97,7 @@ class CameraReader(SensorReader):
         return self._seen(self._view, ring.read(self.which, self._joints, age) if age else None)
 
     def _disturbed(self, true: NDArray[np.float64], row: list[float]) -> NDArray[np.uint8]:
-        image = true * self._brightness
+        image = true * self._brightness + WHITE * self._offset
         if row:
             image = image + (WHITE * self._noise[0]) * np.reshape(row, image.shape)
         return _pixels(image)

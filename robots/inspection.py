@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from simtoreal.robots.model import MOVING, Inertial, Joint, RobotModel
-from simtoreal.robots.shapes import Mesh, meshes, reach
+from simtoreal.robots.shapes import Mesh, faults, meshes, reach
 
 ALIKE = 3  # links with the very same inertia: a placeholder
 LARGEST_GYRATION = 1.5  # radius of gyration over the farthest point of the shape, which may be simpler than the body
@@ -115,6 +115,8 @@ def _of_links(model: RobotModel, inertials: dict[str, Inertial]) -> Iterator[Pro
     moved = {joint.child for joint in model.joints.values() if joint.kind in MOVING}
     for name in model.links:
         element, inertial = f"link {name}", inertials.get(name)
+        for text, loads in faults(model, name):
+            yield Problem("warning" if loads else "error", element, text)
         if inertial is None:
             if name in moved:
                 text = "moves, and has no inertial; PyBullet would take 1 kg and the inertia of its shape"
@@ -168,7 +170,9 @@ def _of_placeholders(inertials: dict[str, Inertial]) -> Iterator[Problem]:
 def _of_joints(model: RobotModel, inertials: dict[str, Inertial]) -> Iterator[Problem]:
     for joint in model.joints.values():
         element = f"joint {joint.name}"
-        if joint.mimics:
+        if joint.mimics and joint.mimics not in model.joints:
+            yield Problem("error", element, f"mimics {joint.mimics}, and there is no such joint")
+        elif joint.mimics:
             yield Problem("warning", element, f"mimics {joint.mimics}; here it is a joint of its own: lock it")
         if joint.kind == "fixed":
             continue

@@ -209,8 +209,7 @@ class ChannelReader(SensorReader):
 
     def __init__(self, sensor: ChannelSensor, which: int) -> None:
         size, what = len(sensor.channels), f"sensor.{sensor.name}"
-        bias: Sequence[str | None] = sensor.bias_names() or [None] * size
-        super().__init__(sensor.name, which, size, what, [f"{what}.noise"] * size, bias)
+        super().__init__(sensor.name, which, size, what, [f"{what}.noise"] * size, sensor.bias_names())
 
 
 class JointReader(ChannelReader):
@@ -335,10 +334,11 @@ class ContactReader(StepReader):
         return [float(contact) for contact in self._world.feet().contact]
 
     def _disturbed(self, true: list[float], row: list[float]) -> list[float]:
-        if not self._noisy:
-            return list(true)
-        wrong = NormalDist().inv_cdf(self._noise[0])
-        return [1.0 - v if z < wrong else v for v, z in zip(true, row, strict=True)]
+        read = list(true)
+        if self._noisy:
+            wrong = NormalDist().inv_cdf(self._noise[0])
+            read = [1.0 - v if z < wrong else v for v, z in zip(true, row, strict=True)]
+        return [float(v + b >= 0.5) for v, b in zip(read, self.bias, strict=True)]
 
 
 class ImuReader(SensorReader):

@@ -67,8 +67,8 @@ def timed(sensors: Sequence[Sensor], timings: Mapping[str, tuple[float, float]])
 class ChannelSensor(Sensor):
     """A part of several channels of one unit.
 
-    Parameters it adds: `sensor.NAME.noise` (standard deviation of white noise a control step), its timing, and, if
-    `max_bias` > 0, a constant bias for each channel: `sensor.NAME.bias` if it has one, else `sensor.NAME.bias.CHANNEL`.
+    Parameters it adds: `sensor.NAME.noise` (standard deviation of white noise a control step), its timing, and a
+    constant bias for each channel: `sensor.NAME.bias` if it has one, else `sensor.NAME.bias.CHANNEL`.
     """
 
     unit: str
@@ -87,9 +87,7 @@ class ChannelSensor(Sensor):
         return Field(self.name, len(self.channels), self.unit, self.frame, self.channels)
 
     def bias_names(self) -> list[str]:
-        """One for each channel; none if it has no bias."""
-        if self.max_bias == 0.0:
-            return []
+        """One for each channel."""
         several = len(self.channels) > 1
         return [f"sensor.{self.name}.bias" + (f".{channel}" if several else "") for channel in self.channels]
 
@@ -149,7 +147,8 @@ class TorqueSensor(ChannelSensor):
 
 @dataclass(frozen=True)
 class ContactSensor(ChannelSensor):
-    """A switch in each foot: 1 while it touches the ground, else 0; its noise is the chance of a wrong reading."""
+    """A switch in each foot: 1 while it touches the ground, else 0. Its noise is the chance of a wrong reading; its
+    bias is added before it is rounded, so that from 0.5 on it sticks at 1 and below -0.5 at 0."""
 
     feet: tuple[str, ...]  # what each is called, in the order of the robot's feet
     name: str = "foot_contact"
@@ -157,7 +156,7 @@ class ContactSensor(ChannelSensor):
     latency: float = 0.0
     period: float = 0.0
     unit: str = "-"
-    max_bias: float = 0.0
+    max_bias: float = 1.0
     noise: ClassVar[str] = "chance of a wrong reading"
 
     @property

@@ -35,6 +35,39 @@ def meshes(model: RobotModel) -> Iterator[Mesh]:
                 yield Mesh(link, name, _found(model, name), kind == "visual")
 
 
+SIZES = {  # what a shape needs to have a size
+    "box": ("size",),
+    "sphere": ("radius",),
+    "cylinder": ("radius", "length"),
+    "capsule": ("radius", "length"),
+    "mesh": (),
+}
+
+
+def faults(model: RobotModel, link: str) -> Iterator[tuple[str, bool]]:
+    """What is wrong with a link's shapes, and whether an engine could still load what is seen of it."""
+    where = f"{model.path}: link {link}"
+    for part in ("collision", "visual"):
+        for shape in model.element(link).findall(part):
+            kinds = list(shape.find("geometry") or ())
+            if len(kinds) != 1:
+                yield f"its {part} has {len(kinds) or 'no'} shape{'s' * (len(kinds) > 1)}: an engine takes one", False
+                continue
+            (kind,) = kinds
+            if kind.tag not in SIZES:
+                yield f"its {part} is a {kind.tag}, which is none of {', '.join(SIZES)}", False
+                continue
+            if missing := [key for key in SIZES[kind.tag] if not kind.get(key)]:
+                yield f"the {kind.tag} of its {part} has no {missing[0]}", False
+                continue
+            for key in SIZES[kind.tag] or ("scale",):
+                size = numbers(kind, key, "1 1 1" if key in ("size", "scale") else "1", where)
+                nothing = part == "collision" and min(map(abs, size)) == 0.0  # what is not to be seen may be of no size
+                if nothing or (key != "scale" and min(size) < 0.0):
+                    said = " ".join(f"{number:g}" for number in size)
+                    yield f"the {kind.tag} of its {part} has a {key} of {said}", part == "visual"
+
+
 def reach(model: RobotModel, link: str, point: Sequence[float]) -> float | None:
     """How far a link's shape ends from a point [m, link frame]; None where it has none, or one that is not read here.
 

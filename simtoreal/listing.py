@@ -100,13 +100,12 @@ def print_preset(name: str, *, quiet: bool) -> dict[str, Any]:
             "entry": entry.pattern,
             "how": entry.how,
             "draw": to_data(entry.distribution),
-            "ranges": {
-                name: randomizer.ranges[name] for name in entry.matches(parameters) if name in randomizer.ranges
-            },
-            "unit": parameters[entry.matches(parameters)[0]].unit,
+            "ranges": {name: randomizer.ranges[name] for name in names if name in randomizer.ranges},
+            "unit": parameters[names[0]].unit,
             "source": entry.source,
         }
         for entry in preset.entries
+        if (names := entry.matches(parameters))
     ]
     if not quiet:
         table = Table(title=f"{preset.task}, version {preset.version}", title_justify="left")

@@ -19,7 +19,7 @@ from simtoreal.robots.inspection import inspect_robot
 from simtoreal.robots.legs import Legs, find_sides
 from simtoreal.robots.model import MOVING, Inertial, ModelError, RobotModel, possible, with_rotor
 from simtoreal.robots.motors import ActuatorNetwork, DCMotor
-from simtoreal.robots.sensors import Accelerometer, ChannelSensor, ContactSensor, TorqueSensor
+from simtoreal.robots.sensors import Accelerometer, ChannelSensor, ContactSensor, TorqueSensor, motion_capture
 from simtoreal.robots.shapes import ball_radius
 from simtoreal.robots.task import Task
 from simtoreal.robots.world import GRAVITY
@@ -32,12 +32,7 @@ WALK_SPEED = 0.5  # [m/s]
 VIEW = 2.0  # from how many times its arm and pole together a camera looks at a balancer
 NOISE_SHARE = 0.1  # of the largest effort, that a torque reading may be off
 ENCODERS = ("joint_position", "joint_velocity")
-READINGS = {  # what each other kind of sensor is read as
-    "imu": ("imu",),
-    "foot_contact": ("foot_contact",),
-    "accelerometer": ("acceleration",),
-    "joint_torque": ("joint_torque",),
-}
+IDEAL = (0.0, 0.0)  # latency and period [s] of a reading
 
 
 class DescribedRobot:
@@ -74,6 +69,11 @@ class DescribedRobot:
         if link not in self.model.links:
             raise self.file.error(f"{where[0]}: no link {link!r}; {nearest(link, self.model.links)}", *where)
 
+    def check_control(self, why: str) -> None:
+        """Velocities are not what a family's drives follow."""
+        if self.entry.drive.control == "velocity":
+            raise self.file.error(f"drive: control: velocity is for reach alone: {why}", "drive", "control")
+
     def _check_bodies(self) -> None:
         for problem in inspect_robot(self.urdf).problems:
             mended = (problem.repairable and self.entry.repair_inertias) or any(
@@ -108,12 +108,12 @@ class DescribedRobot:
         return float(found)
 
     def gains(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """kp and kd of each joint, 0 where a network drives it."""
+        """kp and kd of each joint; 0 of what its drive does not need."""
         drive, found = self.entry.drive, []
+        needed = () if drive.network else ("kd",) if drive.control == "velocity" else ("kp", "kd")
         for name, joint in self.joints.items():
             gains = {"kp": joint.kp or drive.kp, "kd": drive.kd if joint.kd is None else joint.kd}
-            missing = [what for what, gain in gains.items() if gain is None and drive.network is None]
-            if missing:
+            if missing := [what for what in needed if gains[what] is None]:
                 place = ("drive",) if "drive" in self.file.mapping() else ("joints", name)
                 why = f"drive.{missing[0]}: is missing, and joint {name} has none of its own"
                 raise self.file.error(why, *place)
@@ -160,6 +160,11 @@ class DescribedRobot:
         motor, network, n = self.entry.drive.motor, self.entry.drive.network, len(self.joints)
         if motor and network:
             raise self.file.error("drive: a motor or a network, not both", "drive")
+        if self.entry.drive.control == "velocity" and (motor or network):
+            raise self.file.error(
+                f"drive: a {'motor' if motor else 'network'} follows positions: control: velocity is without it",
+                *("drive", "control"),
+            )
         if network:
             from simtoreal.actuator_files import load_actuator  # brings onnxruntime along
 
@@ -170,17 +175,13 @@ class DescribedRobot:
         return DCMotor((motor.stall,) * n, (motor.speed,) * n, motor.voltage) if motor else None
 
     def sensors(
-        self,
-        more: Mapping[str, ChannelSensor],
-        needed: Mapping[str, Sequence[str]],
-        encoders: Sequence[str] = ENCODERS,
+        self, more: Mapping[str, Sequence[ChannelSensor]], needed: Mapping[str, Sequence[str]]
     ) -> dict[str, Any]:
         """What the file says of the robot's sensors, as attributes of a task.
 
         Args:
             more: kinds that may be observed besides what all of the family are.
             needed: kinds that all have to have, and what is observed of each.
-            encoders: what those are read as.
         """
         given = self.entry.sensors
         if given is None:
@@ -194,11 +195,11 @@ class DescribedRobot:
         if strange := [kind for kind in given if kind not in needed and kind not in more]:
             choices = ", ".join([*needed, *more])
             raise self.file.error(f"sensors: {strange[0]} is none of {choices}", "sensors", strange[0])
-        timings = {}
-        for kind, entry in given.items():
-            for name in encoders if kind == "encoders" else READINGS[kind]:
-                timings[name] = entry.timing() if entry else (0.0, 0.0)
-        return {"more_sensors": tuple(sensor for kind, sensor in more.items() if kind in given), "timings": timings}
+        own = {"encoders": dict.fromkeys(needed["encoders"], IDEAL), "imu": {"imu": IDEAL}}
+        own |= {kind: {part.name: (part.latency, part.period) for part in parts} for kind, parts in more.items()}
+        timings = {name: entry.timing(*at) for kind, entry in given.items() if entry for name, at in own[kind].items()}
+        seen = tuple(part for kind, parts in more.items() if kind in given for part in parts)
+        return {"more_sensors": seen, "timings": timings}
 
     def torque_sensor(self) -> TorqueSensor:
         """Of all driven joints."""
@@ -290,10 +291,12 @@ def _walk(of: DescribedRobot) -> type[Task]:
     except ValueError as error:
         raise file.error(f"walk: {error}", "walk") from None
     name = of.entry.robot
+    of.check_control("a walker's joints follow positions")
     more = {
-        "foot_contact": ContactSensor(tuple(entry.legs)),
-        "accelerometer": Accelerometer(),
-        "joint_torque": of.torque_sensor(),
+        "foot_contact": (ContactSensor(tuple(entry.legs)),),
+        "accelerometer": (Accelerometer(),),
+        "joint_torque": (of.torque_sensor(),),
+        "motion_capture": motion_capture(),
     }
     needed = {"encoders": ENCODERS, "imu": ("gravity", "angular_velocity")}
     body = {
@@ -322,10 +325,10 @@ def _reach(of: DescribedRobot) -> type[Task]:
             where = f"the goals' corner {list(corner)} is {far:.3g} m from joint {next(iter(of.joints))}"
             raise file.error(f"reach: {where}, the tool never more than {most:.3g} m", "reach")
     home = tuple(joint.at for joint in of.joints.values())
-    arm = Arm(tuple(of.joints), entry.tool, home, kp, kd, entry.low, entry.high)
+    arm = Arm(tuple(of.joints), entry.tool, home, kp, kd, entry.low, entry.high, of.entry.drive.control)
     name = of.entry.robot
     document = f"{name} on a table brings its tool to a goal and keeps it there."
-    seen = of.sensors({"joint_torque": of.torque_sensor()}, {"encoders": ENCODERS})
+    seen = of.sensors({"joint_torque": (of.torque_sensor(),)}, {"encoders": ENCODERS})
     return type(f"{name}Reach", (Reach,), {"robot": of.robot(table=True), "arm": arm, **seen, "__doc__": document})
 
 
@@ -346,6 +349,7 @@ def _balance(of: DescribedRobot) -> type[Task]:
         raise file.error(f"balance: {entry.pole} does not hang on {entry.driven}", "balance", "pole")
     if model.joints[entry.pole].kind == "prismatic":
         raise file.error(f"balance: {entry.pole} slides: a pole swings", "balance", "pole")
+    of.check_control("a balancer's joint is driven by force or torque")
     driven, name = of.joints[entry.driven], of.entry.robot
     low, high = of.range(entry.driven)
     if not low <= driven.at - entry.room < driven.at + entry.room <= high:
@@ -364,8 +368,7 @@ def _balance(of: DescribedRobot) -> type[Task]:
         upright=of.joints[entry.pole].at,
         linear=model.joints[entry.driven].kind == "prismatic",
     )
-    encoders = [sensor.name for sensor in balancer.sensors()]
-    seen = of.sensors({}, {"encoders": encoders}, encoders)
+    seen = of.sensors({}, {"encoders": [sensor.name for sensor in balancer.sensors()]})
     pole = model.joints[entry.pole].child
     x, y, z = model.chain(pole, list(of.joints)).position([joint.at for joint in of.joints.values()])
     size = model.reach(pole)[1] + 2.0 * math.hypot(*model.inertial(pole).com)

@@ -91,7 +91,7 @@ class RacecarPath(ScoredByMeans, LeftAndRight, Task):
     turned = catalog.RACECAR_STEERING
     sensors = (
         JointSensor("steering_position", "position", catalog.RACECAR_STEERING, "rad", 0.05, 0.05),
-        JointSensor("wheel_velocity", "velocity", chassis.wheels, "rad/s", 5.0, 0.0),
+        JointSensor("wheel_velocity", "velocity", chassis.wheels, "rad/s", 5.0, 1.0),
         BaseSensor("place", "place", "m", 0.1, 0.1),
         BaseSensor("heading", "heading", "rad", 0.1, 0.1),
         BaseSensor("yaw_rate", "yaw_rate", "rad/s", 0.5, 0.2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from simtoreal.robots import catalog
 from simtoreal.robots.actuators import Drive, PositionDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
-from simtoreal.robots.motors import position_drive
+from simtoreal.robots.motors import VelocityDrive, position_drive
 from simtoreal.robots.sensors import JointSensor, timed
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
@@ -33,6 +33,7 @@ class Arm:
         home: joint positions at which an episode starts, within 0.02 rad [rad].
         kp, kd: gains of the drive [N m/rad, N m s/rad].
         goal_low, goal_high: corners of the box of goals [m, base].
+        control: what its drives follow; velocity targets need no kp.
     """
 
     joints: tuple[str, ...]
@@ -42,11 +43,20 @@ class Arm:
     kd: tuple[float, ...]
     goal_low: tuple[float, float, float]
     goal_high: tuple[float, float, float]
+    control: Literal["position", "velocity"] = "position"
 
+
+ACTIONS = {
+    "position": """the joint targets move by 0.1 rad * a, a in [-1, 1]. Command ({n}): `joint_target` [rad] =
+    clip(joint_position + tracking_error + 0.1 a, joint limits).""",
+    "velocity": """joint speeds of 2 rad/s * a, a in [-1, 1]. Command ({n}): `joint_velocity_target` [rad/s] =
+    clip(2 a, joint limits).""",
+}
+DRIVES = {"position": "explicit PD", "velocity": "a velocity loop"}
 
 DOCUMENT = """
 
-    20 Hz joint position targets; explicit PD with gravity compensation of the nominal robot at 500 Hz; 2.5 s. Goals are
+    20 Hz joint {control} targets; {drive} with gravity compensation of the nominal robot at 500 Hz; 2.5 s. Goals are
     uniform in the box from {low} to {high} m of the base.
     Success: the tool is within 2 cm of the goal for the last 0.25 s.
 
@@ -54,14 +64,26 @@ DOCUMENT = """
 
 {table}
 
-    Action ({n}): the joint targets move by 0.1 rad * a, a in [-1, 1]. Command ({n}): `joint_target` [rad] =
-    clip(joint_position + tracking_error + 0.1 a, joint limits).
+    Action ({n}): {action}
 
     Reward per step, d the tool's distance from the goal [m]: `distance` = -d, `near` = (1 - tanh(d / 0.1 m)) / 2,
     `there` = exp(-(d / 0.02 m)^2) / 2, `motion` = -0.1 |a|^2 (with little of it, policies that succeed still shake).
     Never terminates; truncates after 50 steps. Reward signals: tool_position, goal [m, base], as motion capture gives
     them. A violation is a joint above its speed limit or contact with the table.
     """
+
+
+def _command(robot: catalog.Robot, arm: Arm, speed: float) -> CommandLayout:
+    """Targets of the arm's drives, which an action of 1 moves by `speed` [rad/s]."""
+    joints, n = arm.joints, len(arm.joints)
+    if arm.control == "velocity":
+        most = [robot.velocity(joint) for joint in joints]
+        field = Field("joint_velocity_target", n, "rad/s", "joint", joints)
+        return CommandLayout(field, scale=[speed] * n, low=[-v for v in most], high=most)
+    low, high = zip(*(robot.range(joint) for joint in joints), strict=True)
+    field = Field("joint_target", n, "rad", "joint", joints)
+    relative = ("joint_position", "tracking_error")
+    return CommandLayout(field, scale=[MAX_STEP] * n, low=low, high=high, relative_to=relative)
 
 
 class Reach(Task):
@@ -85,25 +107,20 @@ class Reach(Task):
         """What follows from the arm."""
         super().__init_subclass__(**options)
         arm, n = cls.arm, len(cls.arm.joints)
-        ranges = [cls.robot.range(joint) for joint in arm.joints]
         cls.commanded_joints = arm.joints
-        cls.gains = {"kp": arm.kp, "kd": arm.kd}
+        cls.gains = {"kp": arm.kp, "kd": arm.kd} if arm.control == "position" else {"kd": arm.kd}
         cls.goals = {"tool_position": (arm.goal_low, arm.goal_high)}
         cls.observation_layout = Layout(
             Field("joint_position", n, "rad", "joint", arm.joints),
             Field("joint_velocity", n, "rad/s", "joint", arm.joints),
-            Field("tracking_error", n, "rad", "joint", arm.joints, "last joint target minus joint_position"),
+            Field("tracking_error", n, "rad", "joint", arm.joints, "last joint target minus joint_position")
+            if arm.control == "position"
+            else Field("last_velocity_target", n, "rad/s", "joint", arm.joints, "the command given one step ago"),
             Field("tool_position", 3, "m", "base", ("x", "y", "z"), "forward kinematics of joint_position"),
             Field("goal_from_tool", 3, "m", "base", ("x", "y", "z"), "goal minus tool_position"),
             *(sensor.field() for sensor in cls.more_sensors),
         )
-        cls.command_layout = CommandLayout(
-            Field("joint_target", n, "rad", "joint", arm.joints),
-            scale=[MAX_STEP] * n,
-            low=[low for low, _ in ranges],
-            high=[high for _, high in ranges],
-            relative_to=("joint_position", "tracking_error"),
-        )
+        cls.command_layout = _command(cls.robot, arm, MAX_STEP / cls.control_dt)
         sensors = (
             JointSensor("joint_position", "position", arm.joints, "rad", 0.05, 0.05),
             JointSensor("joint_velocity", "velocity", arm.joints, "rad/s", 0.5, 0.1),
@@ -111,25 +128,38 @@ class Reach(Task):
         )
         cls.sensors = timed(sensors, cls.timings)
         layout = cls.observation_layout
-        facts = {"low": arm.goal_low, "high": arm.goal_high, "size": layout.size, "table": layout.table("    "), "n": n}
-        cls.__doc__ = (cls.__doc__ or "") + DOCUMENT.format(**facts)
+        cls.__doc__ = (cls.__doc__ or "") + DOCUMENT.format(
+            low=arm.goal_low,
+            high=arm.goal_high,
+            size=layout.size,
+            table=layout.table("    "),
+            n=n,
+            control=arm.control,
+            drive=DRIVES[arm.control],
+            action=ACTIONS[arm.control].format(n=n),
+        )
 
     def make_drive(self) -> Drive:
         arm = self.arm
         self._tool = self.robot.model.chain(arm.tool, self.world.joints)
         self._goal = list(arm.goal_low)
+        if arm.control == "velocity":
+            return VelocityDrive(arm.kd, self.limits["effort"])
         return position_drive(self.robot.actuator, arm.kp, arm.kd, self.limits["effort"], self.physics_dt)
 
     def apply_bias(self) -> None:
-        assert isinstance(self.drive, PositionDrive)
-        self.drive.encoder_bias = self._readers["joint_position"].bias
+        if isinstance(self.drive, PositionDrive):
+            self.drive.encoder_bias = self._readers["joint_position"].bias
 
     def start(self, rng: np.random.Generator) -> Start:
         arm = self.arm
         self._goal = uniform(rng, arm.goal_low, arm.goal_high)
         position = uniform(rng, [q - 0.02 for q in arm.home], [q + 0.02 for q in arm.home])
+        rest = [0.0] * len(position)
+        if arm.control == "velocity":
+            return Start(position, rest, rest)
         held = [q + b for q, b in zip(position, self._readers["joint_position"].bias, strict=True)]
-        return Start(position, [0.0] * len(position), held)
+        return Start(position, rest, held)
 
     def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
         """`tool_position` [3], in m of the base."""
@@ -154,7 +184,11 @@ class Reach(Task):
         return {
             "joint_position": q,
             "joint_velocity": readings["joint_velocity"],
-            "tracking_error": [target - x for target, x in zip(command, q, strict=True)],
+            **(
+                {"tracking_error": [target - x for target, x in zip(command, q, strict=True)]}
+                if self.arm.control == "position"
+                else {"last_velocity_target": command}
+            ),
             "tool_position": tool,
             "goal_from_tool": [g - t for g, t in zip(self._goal, tool, strict=True)],
             **{sensor.name: readings[sensor.name] for sensor in self.more_sensors},

@@ -114,7 +114,7 @@ class Walk(LeftAndRight, Task):
         cls.velocity_bound = min(2.0 * fastest, MOST_SPEED)
         sensors = (
             JointSensor("joint_position", "position", legs.joints, "rad", 0.05, 0.1),
-            JointSensor("joint_velocity", "velocity", legs.joints, "rad/s", 3.0, 0.0),
+            JointSensor("joint_velocity", "velocity", legs.joints, "rad/s", 3.0, 0.3),
             Imu(),
             *cls.more_sensors,
         )

@@ -116,6 +116,14 @@ def test_nothing_is_drawn_without_entries(table):
     assert (r.draw(0, 0, 0), r.ranges, r.names) == ({}, {}, ())
 
 
+def test_what_is_optional_may_name_nothing(table):
+    entries = "  wheel.*: {uniform: [0, 1], optional: true}\n  ground.friction: {uniform: [0.5, 1], optional: true}"
+    found = randomizer(entries, table)
+    assert found.ranges == {"ground.friction": (0.5, 1.0)}
+    assert found.version == randomizer("  ground.friction: {uniform: [0.5, 1]}", table).version
+    assert [entry.optional for entry in Preset.loads(dump_yaml(found.preset.to_data())).entries] == [True, True]
+
+
 def test_the_version_follows_what_decides_the_draws(preset_text, table):
     def version(text, table=table):
         return Randomizer(Preset.loads(text), table).version
@@ -157,6 +165,7 @@ REFUSED = [
     ("ground.friction:\n    uniform: [a, 1]", 'toy.yaml:5: ground.friction: uniform needs [low, high], got "a"'),
     ("ground.friction: {uniform: [1, 1e999]}", 'toy.yaml:4: "1e999" is not a finite number'),
     ("ground.friction: {constant: 1, shared: 3}", "toy.yaml:4: shared of ground.friction must be true, false or a "),
+    ("ground.friction: {constant: 1, optional: 3}", "optional of ground.friction must be true or false, got 3"),
     ("ground.friction: {constant: 1, source: 3}", "toy.yaml:4: source of ground.friction must be text, got 3"),
     ("actuator.latency: {scale: {uniform: [1, 2]}}", "scale of actuator.latency, whose nominal is 0, changes nothing"),
     (

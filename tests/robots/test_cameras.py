@@ -70,6 +70,13 @@ def test_half_as_bright(env):
     assert whole.max() > 80
 
 
+def test_a_bias_is_added_to_every_pixel_and_stays_within_a_byte(env):
+    black, brighter, darker = frame(env), frame(env, bias=0.1), frame(env, bias=-0.1)
+    assert np.abs(brighter - np.minimum(black + 25.5, 255)).max() <= 1.0
+    assert np.abs(darker - np.maximum(black - 25.5, 0)).max() <= 1.0
+    assert darker.min() == 0 < black.max() - 25
+
+
 def test_noise_is_a_share_of_full_scale_and_follows_from_the_seed(env):
     ideal = frame(env)
     noisy = [frame(env, seed=seed, noise=0.05) for seed in (1, 1, 2)]

@@ -35,6 +35,22 @@ def inspected(tmp_path):
     return look
 
 
+def test_a_mimic_of_a_joint_that_is_there_is_no_error(inspected):
+    other = "".join(
+        (
+            '<link name="hand"><inertial>',
+            GOOD,
+            '</inertial></link><joint name="k" type="revolute"><parent link="arm"/>',
+            '<child link="hand"/><axis xyz="0 1 0"/>',
+            LIMIT,
+            '<mimic joint="j"/></joint>',
+        )
+    )
+    (problem,) = inspected(arm(more=other)).problems
+    assert (problem.severity, problem.element) == ("warning", "joint k")
+    assert "mimics j; here it is a joint of its own: lock it" in problem.text
+
+
 def test_a_sound_robot_has_no_problem(inspected):
     found = inspected(arm())
     assert (found.root, found.mass, found.usable, found.problems) == ("base", 4.0, True, ())
@@ -68,7 +84,23 @@ def test_a_sound_robot_has_no_problem(inspected):
         ({"joint": LIMIT.replace("10", "0")}, "warning", "joint j", "effort limit is 0: as an actuator it cannot be"),
         ({"joint": LIMIT.replace("5", "0")}, "warning", "joint j", "velocity limit is 0"),
         ({"kind": "floating"}, "error", "joint j", "of type floating; usable are revolute, continuous, prismatic and"),
-        ({"joint": LIMIT + '<mimic joint="k"/>'}, "warning", "joint j", "mimics k; here it is a joint of its own"),
+        ({"joint": LIMIT + '<mimic joint="k"/>'}, "error", "joint j", "mimics k, and there is no such joint"),
+        ({"shape": BOX.replace('<box size="0.4 0.2 0.1"/>', "")}, "error", "link arm", "its collision has no shape"),
+        (
+            {"shape": BOX.replace("<box", '<sphere radius="1"/><box')},
+            "error", "link arm", "its collision has 2 shapes: an engine takes one",
+        ),
+        ({"shape": BOX.replace("box", "cone")}, "error", "link arm", "its collision is a cone, which is none of box, "),
+        ({"shape": BOX.replace("size", "sise")}, "error", "link arm", "the box of its collision has no size"),
+        ({"shape": BOX.replace("0.2", "-0.2")}, "error", "link arm", "the box of its collision has a size of 0.4 -0.2"),
+        (
+            {"shape": '<collision><geometry><cylinder radius="0" length="1"/></geometry></collision>'},
+            "error", "link arm", "the cylinder of its collision has a radius of 0",
+        ),
+        (
+            {"shape": '<visual><geometry><sphere radius="-1"/></geometry></visual>' + BOX},
+            "warning", "link arm", "the sphere of its visual has a radius of -1",
+        ),
         # 15 N m s/rad over 0.02833 kg m^2 in 2 ms: 1.06
         ({"joint": LIMIT + '<dynamics damping="15"/>'}, "warning", "joint j", "damping 15 N m s/rad is 1.06 times"),
         ({"base": GOOD.replace("2", "4000", 1)}, "warning", "joint j", "connects 4000 kg with 2 kg"),

@@ -1,5 +1,6 @@
 """What a robot file says of a robot's sensors and drives."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import simtoreal
 from simtoreal.build import make_env
+from simtoreal.randomization.randomizer import Preset
 from simtoreal.randomization.yaml_files import ConfigFileError, dump_yaml
 from simtoreal.robot_files import fingerprint, task_of_file
-from simtoreal.robots.catalog import cartpole
+from simtoreal.robots.catalog import QUADRUPED, cartpole
 from simtoreal.robots.lint import unsensed
 from tests.simtoreal.test_robot_files import A1, KUKA, change
 
@@ -22,6 +24,7 @@ EVERYTHING = {
     "foot_contact": None,
     "accelerometer": {"rate": 100},
     "joint_torque": None,
+    "motion_capture": None,
 }
 
 
@@ -63,14 +66,55 @@ def test_sensors_are_observed_at_their_rate_and_age(write):
         ("imu", 0.004, 0.01),
         ("foot_contact", 0.0, 0.0),
         ("acceleration", 0.0, 0.01),
+        ("position", 0.02, 1 / 30),
+        ("heading", 0.02, 1 / 30),
     ):
         assert (nominal[f"sensor.{name}.latency"], nominal[f"sensor.{name}.period"]) == (latency, period)
     names = [field.name for field in env.observation_layout.fields]
-    assert names[-3:] == ["foot_contact", "acceleration", "joint_torque"]
+    assert names[-5:] == ["foot_contact", "acceleration", "joint_torque", "position", "heading"]
     assert unsensed(env) == []
     env.close()
     plain = task_of_file(write(A1, "plain.yaml"), "Walk")
-    assert [field.name for field in plain.observation_layout.fields] == names[:-3]
+    assert [field.name for field in plain.observation_layout.fields] == names[:-5]
+    other = change(A1, sensors={**EVERYTHING, "motion_capture": {"rate": 100}})
+    task = task_of_file(write(other, "other.yaml"), "Walk")
+    assert [(s.latency, s.period) for s in task.sensors if s.name in ("position", "heading")] == [(0.02, 0.01)] * 2
+
+
+def test_motion_capture_shows_where_the_robot_was(write):
+    """Two 30ths of a second and less ago: read at 50 Hz, it stays the same for two readings of five."""
+    env = make_env(f"{write(change(A1, sensors=EVERYTHING))}:Walk").unwrapped
+    env.reset(seed=0)
+    where = env.observation_layout.slices["position"]
+    env.push((0.0, 1.0, 0.0))
+    seen, true = [], []
+    for _ in range(50):
+        seen.append(env.step(np.zeros(12, np.float32))[0][where])
+        true.append(env.world.state()[2][:3])
+    seen, true = np.array(seen), np.array(true)
+    assert (np.diff(seen[:, 1]) == 0.0).sum() == pytest.approx(20, abs=2)
+    assert np.ptp(true[:, 1]) > 0.05
+    ages = [np.abs(seen[k] - true[k - np.arange(5)]).max(axis=1).min() for k in range(5, 50)]
+    assert max(ages) < 0.02  # between two control steps
+    assert np.abs(seen - true).max() > 0.02
+    env.close()
+
+
+def test_a_foot_switch_sticks(write):
+    env = make_env(f"{write(change(A1, sensors=EVERYTHING))}:Walk").unwrapped
+    stuck = {
+        "sensor.foot_contact.bias.FL": -0.6,
+        "sensor.foot_contact.bias.FR": 0.5,
+        "sensor.foot_contact.bias.RL": 0.4,
+    }
+    env.reset(seed=0, options={"parameters": stuck})
+    where = env.observation_layout.slices["foot_contact"]
+    steps = [env.step(np.full(12, k % 2, np.float32))[0][where] for k in range(40)]
+    told = np.array(steps).T[[QUADRUPED.index(leg) for leg in ("FL", "FR", "RL", "RR")]]
+    assert told[0].max() == 0.0
+    assert told[1].min() == 1.0
+    assert {*told[2]} == {*told[3]} == {0.0, 1.0}
+    env.close()
 
 
 def test_an_arm_may_feel_its_joints(write):
@@ -310,3 +354,45 @@ def test_python_makes_any_task_by_its_name(write):
     env = simtoreal.make_env(f"{write(FURUTA)}:Balance", engine="mujoco")
     assert env.reset(seed=0)[0].shape == (5,)
     env.close()
+
+
+BRIEF = ("agent.learning_starts=100", "agent.compile=false", "evaluate_every=300", "evaluate_episodes=1")
+SERVO = change(KUKA, drive={"control": "velocity", "kd": 10, "rotor": 0.1, "damping": 0.5})
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+def test_an_arm_that_is_driven_by_velocities_has_them(write, engine):
+    env = make_env(f"{write(SERVO)}:Reach", engine=engine).unwrapped
+    assert [field.name for field in env.command_layout.fields] == ["joint_velocity_target"]
+    assert "actuator.kp" not in env.parameters
+    env.reset(seed=0)
+    before = env.world.state()[0]
+    for _ in range(20):
+        env.step(np.zeros(7, np.float32))
+    assert env.world.state()[0] == pytest.approx(before, abs=0.01)  # gravity is carried: nothing sinks
+    action = np.array([0.2, -0.1, 0.1, 0.2, -0.2, 0.1, 0.3], np.float32)
+    for _ in range(10):
+        seen = env.step(action)[0]
+    assert env.world.state()[1] == pytest.approx(2.0 * action, abs=0.06)
+    assert seen[env.observation_layout.slices["last_velocity_target"]] == pytest.approx(2.0 * action)
+    env.close()
+
+
+def test_a_velocity_is_at_most_the_joint_s_own(write):
+    joints = {**KUKA["joints"], "lbr_iiwa_joint_1": {"at": 0.0, "kd": 100, "velocity": 0.5}}
+    layout = task_of_file(write(change(SERVO, joints=joints)), "Reach").command_layout
+    assert layout.high[:2].tolist() == [0.5, layout.high[1]]
+    assert layout.high[1] > 0.5
+    assert (layout.low == -layout.high).all()
+
+
+def test_a_robot_lacks_what_its_family_s_preset_holds_for_optional(write, tmp_path):
+    """A servo has no kp, and an arm need not say what it carries; both are trained with the preset of all arms."""
+    path = write({name: section for name, section in SERVO.items() if name != "payload"})
+    found = simtoreal.train(f"{path}:Reach", steps=300, seed=0, out=tmp_path / "run", assignments=BRIEF)
+    drawn = Preset.load(found.run / "randomization.yaml").entries
+    assert {entry.optional for entry in drawn if entry.pattern == "actuator.kp"} == {True}
+    bundle = simtoreal.export(found.run, tmp_path / "bundle")
+    ranges = json.loads((bundle / "spec.json").read_text())["training_ranges"]
+    assert "actuator.kd" in ranges
+    assert not [name for name in ranges if name.endswith((".payload", "actuator.kp"))]
