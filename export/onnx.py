@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -108,6 +109,13 @@ class PolicyGraph(nn.Module):
             return np.asarray(found.numpy())
 
 
+def _stopped(error: BaseException | None) -> KeyboardInterrupt | None:
+    """What came from outside, among all that led to an error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def export_onnx(graph: PolicyGraph, metadata: Mapping[str, str]) -> bytes:
     """The ONNX file of `graph` with `metadata` in it: one input and one output, or two with a memory, free batch, no
     external data, checked.
@@ -129,6 +137,8 @@ def export_onnx(graph: PolicyGraph, metadata: Mapping[str, str]) -> bytes:
                 verbose=False,
             )
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        if stopped := _stopped(error):  # Ctrl-C or SIGTERM, which torch takes for a fault of the graph
+            raise stopped from None
         raise ExportError(f"torch cannot export this actor: {_line(error)}") from error
     assert program is not None
     model = program.model_proto
@@ -177,4 +187,5 @@ def _rounded(bounds: tuple[float, ...], towards: float) -> np.ndarray:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch writes in colours
+    return " ".join(plain.split())[:300]

@@ -42,9 +42,8 @@ class MovableMass:
         xx, yy, zz, xy, xz, yz = self.body.inertia
         core = (xx - spread[1] - spread[2], yy - spread[0] - spread[2], zz - spread[0] - spread[1])
         if min(core) <= 0.0 or 2.0 * max(core) >= sum(core):
-            raise ModelError(
-                f"a body of inertia {(xx, yy, zz)} kg m^2 cannot move its centre of mass by {self.reach} m"
-            )
+            moments, reach = (", ".join(f"{x:.4g}" for x in numbers) for numbers in ((xx, yy, zz), self.reach))
+            raise ModelError(f"a body of inertia {moments} kg m^2 cannot move its centre of mass by {reach} m")
         return Inertial((1.0 - sum(SHARES)) * self.body.mass, self.body.com, (*core, xy, xz, yz))
 
     def points(self) -> dict[str, Vector3]:

@@ -158,6 +158,8 @@ class RobotModel:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ModelError(f"{path}: Is a directory" if path.is_dir() else f"{path}: no regular file")
         try:
             self._root: ET.Element = SafeET.fromstring(path.read_bytes())
         except FileNotFoundError:

@@ -50,10 +50,12 @@ def faults(model: RobotModel, link: str) -> Iterator[tuple[str, bool]]:
     for part in ("collision", "visual"):
         for shape in model.element(link).findall(part):
             kinds = list(shape.find("geometry") or ())
-            if len(kinds) != 1:
-                yield f"its {part} has {len(kinds) or 'no'} shape{'s' * (len(kinds) > 1)}: an engine takes one", False
+            if not kinds:
+                yield f"its {part} has no shape", False
                 continue
-            (kind,) = kinds
+            if kinds[1:]:
+                yield f"its {part} has {len(kinds)} shapes, of which engines take the first", True
+            kind = kinds[0]
             if kind.tag not in SIZES:
                 yield f"its {part} is a {kind.tag}, which is none of {', '.join(SIZES)}", False
                 continue

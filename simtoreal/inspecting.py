@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from simtoreal.config import ConfigError
 from simtoreal.progress import console as make_console
 from simtoreal.proposals import propose
 from simtoreal.randomization.yaml_files import write_yaml
-from simtoreal.robot_files import SUFFIXES
+from simtoreal.robot_files import SUFFIXES, families
 from simtoreal.robot_making import FAMILIES
 from simtoreal.robots.inspection import Inspection, inspect_robot
 from simtoreal.robots.model import MOVING, Joint
@@ -29,14 +30,15 @@ def inspect(urdf: str | os.PathLike[str]) -> Inspection:
         ConfigError: a robot file.
     """
     if Path(urdf).suffix in SUFFIXES and Path(urdf).is_file():
-        raise ConfigError(f"{urdf} is no URDF; of a robot file there are tasks to inspect: {urdf}:{'|'.join(FAMILIES)}")
+        tasks = [f"simtoreal inspect {urdf}:{family}" for family in families(Path(urdf))]
+        raise ConfigError(f"{urdf} is no URDF; of a robot file there are tasks to inspect: {' or '.join(tasks)}")
     return inspect_robot(Path(urdf))
 
 
 def write_robot_file(
     urdf: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False
 ) -> dict[str, Any]:
-    """Propose a robot file (`robot_files`) for a URDF; what is written.
+    """Propose a robot file (`robot_files`) for a URDF; what is written, and as `trial` how its robot holds its pose.
 
     Raises:
         ModelError, ConfigFileError: no usable URDF, neither legs nor an arm, or a proposal that cannot be used (its
@@ -59,7 +61,7 @@ def write_robot_file(
     except BaseException:  # what cannot be used is not left behind
         path.unlink() if before is None else path.write_bytes(before)
         raise
-    return data | {"trial": tried.said}
+    return data | {"trial": asdict(tried)}
 
 
 def print_inspection(found: Inspection) -> None:

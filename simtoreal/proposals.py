@@ -52,7 +52,11 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
     model = RobotModel(urdf)
     trunk = model.standing()
     chains = [_chain(model, joint) for joint in model.joints.values() if joint.parent in trunk]
-    legs = [chain for chain in chains if chain and len(chain) >= LEAST_LEG and _touches(model, chain[-1].child)]
+    legs = [
+        chain
+        for chain in chains
+        if chain and len(chain) >= LEAST_LEG and _touches(model, chain[-1].child) and not _rolls(chain)
+    ]
     _check_loops(model, legs)
     bad = [problem for problem in found.problems if problem.severity == "error" and not problem.repairable]
     if bad:
@@ -76,13 +80,18 @@ def propose(urdf: Path, beside: Path) -> tuple[dict[str, Any], str]:
     else:
         found_chains = [chain for chain in chains if chain]
         kinds = ", ".join(f"{len(c)} joint{'s' * (len(c) > 1)} to {c[-1].child}" for c in found_chains)
-        wheels = kinds and all([joint.kind for joint in chain] == ["continuous"] for chain in found_chains)
+        wheels = kinds and all(map(_rolls, found_chains))
         raise ModelError(
             f"{urdf}: neither pairs of legs nor one arm nor a pole; root {model.root} has {kinds or 'no joints'}"
             + ("; these are wheels, and a robot file is of no robot on wheels" if wheels else "")
         )
     header = HEADER.format(name=urdf.name, family=family, file=beside, steps=steps, robot=robot)
     return data, header
+
+
+def _rolls(chain: Sequence[Joint]) -> bool:
+    """Is it a wheel, steered or not? Legs of three joints without limits are legs."""
+    return chain[-1].kind == "continuous" and len(chain) <= 2
 
 
 def _path(urdf: Path, folder: Path) -> str:
@@ -184,7 +193,8 @@ def _walker(model: RobotModel, legs: list[list[Joint]]) -> dict[str, Any]:
     kp = _round(LEG_GAIN * mass)
     kd = _round(LEG_DAMPING * kp)
     rotor = _steady_rotor(model, [joint for leg in legs for joint in leg], kd)
-    first = {name for name, (x, y, _) in zip(names, hips, strict=True) if (x > 0) != (y > 0)}
+    turns = zip(names, _rows(hips), hips, strict=True)  # neighbours take turns: a trot, or three legs of six
+    first = {name for name, row, (_, y, _) in turns if (row % 2 == 0) != (y > 0)}
     return {
         "joints": joints,
         "drive": {"kp": kp, "kd": kd} | ({"rotor": rotor} if rotor else {}) | _missing(legs, mass),
@@ -214,10 +224,18 @@ def _steady_rotor(model: RobotModel, joints: Sequence[Joint], kd: float) -> floa
 
 
 def _names(hips: Sequence[Sequence[float]]) -> list[str]:
-    """FR, FL, RR, RL; with more than two pairs, numbers instead of front and rear."""
+    """FR, FL, RR, RL; with other than two pairs R1, L1, R2 and so on, from the front."""
+    rows = _rows(hips)
+    sides = ["L" if y > 0 else "R" for _, y, _ in hips]
+    if max(rows) == 1:
+        return [f"{'FR'[row]}{side}" for row, side in zip(rows, sides, strict=True)]
+    return [f"{side}{row + 1}" for row, side in zip(rows, sides, strict=True)]
+
+
+def _rows(hips: Sequence[Sequence[float]]) -> list[int]:
+    """How many rows of legs are before each."""
     rows = sorted({round(x, 2) for x, *_ in hips}, reverse=True)
-    front = {rows[0]: "F", rows[-1]: "R"} if len(rows) == 2 else {x: str(i + 1) for i, x in enumerate(rows)}
-    return [f"{front[round(x, 2)]}{'L' if y > 0 else 'R'}" for x, y, _ in hips]
+    return [rows.index(round(x, 2)) for x, *_ in hips]
 
 
 def _range(joint: Joint) -> tuple[float, float]:

@@ -54,6 +54,18 @@ def find_robot_file(name: str) -> Path:
     return Path(found() if callable(found) else found).absolute()
 
 
+def families(path: Path) -> list[str]:
+    """What a robot file makes of its robot, by its sections.
+
+    Raises:
+        ConfigFileError: no YAML, or none of these sections.
+    """
+    file = read_yaml(path)
+    if not (found := [family for family in FAMILIES if family.lower() in file.mapping()]):
+        raise file.error(f"a robot file has one of the sections {', '.join(FAMILIES).lower()}")
+    return found
+
+
 def task_of_file(path: Path, family: str) -> type[Task]:
     """The task of a robot file, the same as long as the file is; `family` is one of `FAMILIES`.
 

@@ -14,6 +14,7 @@ from typing import Any
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.yaml_files import YamlFile
 from simtoreal.robot_schema import RobotEntry, WalkEntry
+from simtoreal.robots.ballast import MovableMass
 from simtoreal.robots.catalog import Drag, Robot
 from simtoreal.robots.inspection import inspect_robot
 from simtoreal.robots.legs import Legs, find_sides
@@ -30,6 +31,7 @@ FALLEN = 0.58  # of the height at which it stands
 TRANSPORT = 2.4  # cost of transport at 0.5 m/s that a walk may have
 WALK_SPEED = 0.5  # [m/s]
 VIEW = 2.0  # from how many times its arm and pole together a camera looks at a balancer
+MOST_PAYLOAD = 2.0  # of the robot's own mass: more was meant to be in grams
 NOISE_SHARE = 0.1  # of the largest effort, that a torque reading may be off
 ENCODERS = ("joint_position", "joint_velocity")
 IDEAL = (0.0, 0.0)  # latency and period [s] of a reading
@@ -62,6 +64,10 @@ class DescribedRobot:
             given = getattr(entry, section)
             for link in given if isinstance(given, Mapping) else [] if given is None else [given.link]:
                 self.check_link(link, section)
+        weight = math.fsum(link.mass for link in model.links.values())
+        if entry.payload and entry.payload.most > MOST_PAYLOAD * weight:
+            most = f"{MOST_PAYLOAD:g} times the robot's {weight:.3g} kg at most, got {entry.payload.most:g}"
+            raise file.error(f"payload: most: {most}", "payload", "most")
         self._check_bodies()
 
     def check_link(self, link: str, *where: str) -> None:
@@ -137,14 +143,20 @@ class DescribedRobot:
 
     def robot(self, *, passive: Sequence[str] = (), **options: Any) -> Robot:
         """For the worlds; nothing drives its `passive` joints, so nothing limits them."""
-        entry = self.entry
+        entry, inertials = self.entry, self._inertials()
         driven = [joint for joint in self.joints if joint not in passive]
+        if entry.com:
+            body = inertials.get(entry.com.link) or self.model.inertial(entry.com.link)
+            try:
+                MovableMass(body, entry.com.reach).core  # noqa: B018 (is there one?)
+            except ModelError as error:
+                raise self.file.error(f"com: {error}", "com", "reach") from None
         return Robot(
             name=entry.robot,
             urdf=self.urdf,
             drag={joint: self._drag(joint, passive) for joint in self.joints},
             locked=entry.lock,
-            inertials=self._inertials(),
+            inertials=inertials,
             payload={entry.payload.link: entry.payload.point} if entry.payload else {},
             max_payload=entry.payload.most if entry.payload else 0.0,
             com_reach={entry.com.link: entry.com.reach} if entry.com else {},

@@ -69,13 +69,13 @@ class DriveEntry(_Entry):
     that weakens with speed, or a network instead of all gains; do they follow positions, or velocities, by kd alone? A
     balancer's joint is driven by its force alone."""
 
-    control: Literal["position", "velocity"] = "position"
     kp: Positive | None = None
     kd: NotNegative | None = None
     effort: Positive | None = None
     velocity: Positive | None = None
     rotor: NotNegative = 0.0
     damping: NotNegative = 0.0
+    control: Literal["position", "velocity"] = "position"
     motor: MotorEntry | None = None
     network: NetworkEntry | None = None
 

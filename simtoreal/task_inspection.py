@@ -14,20 +14,25 @@ from simtoreal.robot_files import split_task
 from simtoreal.robots.layout import Field
 from simtoreal.robots.lint import unsensed
 from simtoreal.robots.task import Task
-from simtoreal.trial import trial
+from simtoreal.trial import Trial, trial
 
 
 @dataclass(frozen=True)
 class TaskInspection:
     """`sensors`: each one's parameters by name; `unsensed`: fields of the observation that no sensor gives; `trial`:
-    how the robot of a robot file holds still, in words."""
+    how the robot of a robot file holds still."""
 
     task: str
     sensors: dict[str, list[str]]
     observation: tuple[Field, ...]
     command: tuple[Field, ...]
     unsensed: list[str]
-    trial: str | None = None
+    trial: Trial | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Can it be trained, and leave the simulator?"""
+        return not self.unsensed and (self.trial is None or self.trial.sound)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -57,7 +62,7 @@ def inspect_task(task: str) -> TaskInspection:
             made.observation_layout.fields,
             made.command_layout.fields,
             unsensed(made),
-            trial(full).said if described else None,
+            trial(full) if described else None,
         )
     finally:
         env.close()
@@ -84,4 +89,4 @@ def print_task(found: TaskInspection) -> None:
     if not found.unsensed:
         console.print("every field of the observation follows from the sensors, the command, the goal and the clock")
     if found.trial:
-        console.print(f"trial: {found.trial}", soft_wrap=True, markup=False)
+        console.print(f"trial: {found.trial.said}", soft_wrap=True, markup=False)

@@ -57,16 +57,17 @@ def _inspect(verbs: Any) -> None:
             seen = inspect_task(options.what)
             if not options.json:
                 print_task(seen)
-            return seen.to_json(), NO if seen.unsensed else DONE
+            return seen.to_json(), DONE if seen.sound else NO
         found = inspect(options.what)
         result = found.to_json()
         if options.write is not None:
             result["robot_file"] = write_robot_file(options.what, options.write, force=options.force)
+        tried = result.get("robot_file", {}).get("trial", {"sound": True})
         if not options.json:
             print_inspection(found)
             if options.write is not None:
-                print(f"robot file: {options.write}; {result['robot_file']['trial']}")
-        return result, DONE if found.usable else NO
+                print(f"robot file: {options.write}; {tried['said']}")
+        return result, DONE if found.usable and tried["sound"] else NO
 
     verb = make_verb(verbs, "inspect", run)
     verb.add_argument("what", metavar="URDF|TASK", help="a robot's file, or a task: its sensors and what it observes")

@@ -246,6 +246,20 @@ def test_an_actor_that_torch_cannot_translate_gives_one_line(spec, recorded, tmp
     assert left_in(tmp_path) == []
 
 
+def test_ctrl_c_that_torch_wrapped_is_ctrl_c(spec, recorded, tmp_path):
+    """Where it comes while an operator is traced, torch makes it a RuntimeError."""
+
+    class Stopped(nn.Module):
+        def forward(self, observation):
+            if torch.compiler.is_exporting():
+                raise RuntimeError("an operator failed") from KeyboardInterrupt()
+            return observation[:, :2]
+
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(tmp_path / "b", actor=Stopped(), spec=spec, recorded_observations=recorded)
+    assert left_in(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["a b/c d", "größe/策略 🤖", "-dash/--out", "new\nline"])
 def test_paths_with_spaces_and_unicode(actor, spec, recorded, tmp_path, quick_export, name):
     out = write_bundle(tmp_path / name, actor=actor, spec=spec, recorded_observations=recorded)

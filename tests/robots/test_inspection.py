@@ -88,7 +88,7 @@ def test_a_sound_robot_has_no_problem(inspected):
         ({"shape": BOX.replace('<box size="0.4 0.2 0.1"/>', "")}, "error", "link arm", "its collision has no shape"),
         (
             {"shape": BOX.replace("<box", '<sphere radius="1"/><box')},
-            "error", "link arm", "its collision has 2 shapes: an engine takes one",
+            "warning", "link arm", "its collision has 2 shapes, of which engines take the first",
         ),
         ({"shape": BOX.replace("box", "cone")}, "error", "link arm", "its collision is a cone, which is none of box, "),
         ({"shape": BOX.replace("size", "sise")}, "error", "link arm", "the box of its collision has no size"),

@@ -1,6 +1,8 @@
 """URDFs as data: what is refused, what an engine is given, and forward kinematics against PyBullet's."""
 
+import os
 import tempfile
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -193,3 +195,10 @@ def test_our_assets_have_the_inertias_of_their_boxes():
         inertia = root.find(f"link[@name='{name}']/inertial/inertia")
         boxes = [mass / 12 * s for s in (y * y + z * z, x * x + z * z, x * x + y * y)]
         assert [float(inertia.get(key)) for key in ("ixx", "iyy", "izz")] == pytest.approx(boxes, rel=2e-3)
+
+
+def test_a_pipe_is_no_robot_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "robot.urdf")
+    for path in (tmp_path / "robot.urdf", Path("/dev/zero")):
+        with pytest.raises(ModelError, match="no regular file"):
+            RobotModel(path)

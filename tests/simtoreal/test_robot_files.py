@@ -1,5 +1,6 @@
 """A robot of one's own: a robot.yaml makes it a task, from `inspect --write` to a verdict."""
 
+import itertools
 import json
 import os
 import re
@@ -200,7 +201,7 @@ def test_its_recipe_preset_and_suites_are_its_familys(write, opened):
         ({"drive": {"kp": True, "kd": 2}}, r"robot.yaml:16: drive.kp: a number above 0 up to 10000, got true$"),
         ({"drive": {"kp": 1e30, "kd": 2}}, r"robot.yaml:16: drive.kp: a number above 0 up to 10000, got 1e\+30$"),
         ({"drive": 60}, r"robot.yaml:16: drive: a mapping of kp, kd, .*network, got 60$"),
-        ({"drive": {"kp": 60, "Kd": 2}}, "drive.Kd: no such key; choices: damping, effort, kd, "),
+        ({"drive": {"kp": 60, "Kd": 2}}, "drive.Kd: no such key; choices: control, damping, effort, kd, "),
         ({"drive": {"kp": 60, "kd": 2, "motor": {"stall": 20}}}, r"robot.yaml:\d+: drive.motor.speed: is missing$"),
         (
             {"joints": {**A1["joints"], "FR_hip_joint": "0.1rad"}},
@@ -222,6 +223,14 @@ def test_its_recipe_preset_and_suites_are_its_familys(write, opened):
             r"payload.point\[2\]: a number .*, got \"z\"$",
         ),
         ({"com": {"link": "trunk", "reach": [0.1, 0.1, 0.1, 0.1]}}, r"com.reach: a list of 3, each a number above 0"),
+        (
+            {"com": {"link": "trunk", "reach": [0.1, 0.1, 0.1]}},
+            r"robot.yaml:\d+: com: a body of inertia .* kg m\^2 cannot move its centre of mass by 0.1, 0.1, 0.1 m",
+        ),
+        (
+            {"payload": {"link": "trunk", "most": 5000}},
+            r"robot.yaml:\d+: payload: most: 2 times the robot's [\d.]+ kg at most, got 5000",
+        ),
         (
             {"sensors": {"lidar": None}},
             r"sensors.lidar: no such key; choices: accelerometer, encoders, foot_contact, imu, ",
@@ -310,10 +319,12 @@ def test_a_proposed_robot_file_stands(cli, tmp_path, urdf, family, says):
     path = tmp_path / "robot.yaml"
     said = cli("inspect", urdf, "--write", path, "--json")
     assert said.code == 0
-    assert says in said.result["robot_file"]["trial"]
+    trial = said.result["robot_file"]["trial"]
+    assert trial["sound"]
+    assert says in trial["said"]
     assert task_of_file(path, family).__name__ == f"{urdf.stem}{family}"
     cli("inspect", urdf, "--write", path).refused("--force replaces it")
-    assert float(re.search(r"with (\d+)% of", said.result["robot_file"]["trial"])[1]) < 50
+    assert float(re.search(r"with (\d+)% of", trial["said"])[1]) < 50
     if family == "Walk":
         legs = task_of_file(path, "Walk").legs
         assert set(legs.names) == set(QUADRUPED)
@@ -321,16 +332,87 @@ def test_a_proposed_robot_file_stands(cli, tmp_path, urdf, family, says):
         assert trot in ({"FR", "RL"}, {"FL", "RR"})
 
 
+def hexapod():
+    """A box of 4 kg on six legs of three joints."""
+
+    def link(name, mass, size, shape):
+        xx, yy, zz = (mass * (sum(s * s for s in size) - size[i] ** 2) / 12 for i in range(3))
+        inertia = f'<inertia ixx="{xx}" iyy="{yy}" izz="{zz}" ixy="0" ixz="0" iyz="0"/>'
+        place = f'<origin xyz="0 0 {-size[2] / 2 if name != "body" else 0}"/>'
+        return (
+            f'<link name="{name}"><inertial>{place}<mass value="{mass}"/>{inertia}</inertial>'
+            f"<collision><geometry>{shape}</geometry></collision></link>"
+        )
+
+    parts = [link("body", 4.0, (0.5, 0.2, 0.1), '<box size="0.5 0.2 0.1"/>')]
+    for x, y in itertools.product((-0.2, 0.0, 0.2), (-0.15, 0.15)):
+        before, place = "body", f"{x} {y} 0"
+        leg = f"{'abc'[round(x / 0.2) + 1]}{'l' if y > 0 else 'r'}"
+        for joint, axis, length in (("hip", "1 0 0", 0.0), ("thigh", "0 1 0", 0.15), ("shank", "0 1 0", 0.15)):
+            name = f"{leg}_{joint}"
+            parts += [
+                link(name, 0.3, (0.05, 0.05, max(length, 0.05)), '<sphere radius="0.01"/>'),
+                f'<joint name="{name}_joint" type="revolute"><parent link="{before}"/><child link="{name}"/>'
+                f'<origin xyz="{place}"/><axis xyz="{axis}"/>'
+                '<limit lower="-2" upper="2" effort="15" velocity="20"/></joint>',
+            ]
+            before, place = name, f"0 0 {-length}"
+        parts += [
+            f'<link name="{leg}_foot"><inertial><mass value="0.02"/><inertia ixx="1e-5" iyy="1e-5" izz="1e-5" ixy="0" '
+            'ixz="0" iyz="0"/></inertial><collision><geometry><sphere radius="0.02"/></geometry></collision></link>',
+            f'<joint name="{leg}_end" type="fixed"><parent link="{before}"/><child link="{leg}_foot"/>'
+            f'<origin xyz="{place}"/></joint>',
+        ]
+    return f'<robot name="hexapod">{"".join(parts)}</robot>'
+
+
+def test_six_legs_walk_three_and_three(cli, tmp_path):
+    (tmp_path / "hexapod.urdf").write_text(hexapod())
+    path = tmp_path / "robot.yaml"
+    said = cli("inspect", tmp_path / "hexapod.urdf", "--write", path, "--json")
+    assert said.result["robot_file"]["trial"]["sound"], said
+    legs = task_of_file(path, "Walk").legs
+    standing = {leg for leg, phase in zip(legs.names, legs.phase, strict=True) if phase > 0}
+    assert standing in ({"R1", "L2", "R3"}, {"L1", "R2", "L3"})
+    assert {leg: legs.other_side[leg] for leg in ("L1", "L2", "L3")} == {"L1": "R1", "L2": "R2", "L3": "R3"}
+
+
 def test_a_drive_that_rings_is_named(write, cli):
     """300 N m at every joint, the wrist's too, is what the iiwa's URDF says: so it had the gains of a shoulder."""
     joints = {name: joint["at"] for name, joint in KUKA["joints"].items()}
     stiff = change(KUKA, joints=joints, drive=KUKA["drive"] | {"kp": 1500, "kd": 120})
     path = write(stiff)
-    said = cli("inspect", f"{path}:Reach", "--json").result["trial"]
-    assert "lbr_iiwa_joint_7" in said
-    assert said.endswith("which swings: lower its kd and kp, or raise drive.rotor")
+    found = cli("inspect", f"{path}:Reach", "--json")
+    said = found.result["trial"]["said"]
+    assert (found.code, found.result["trial"]["sound"]) == (1, False)
+    assert "which swings: kd of lbr_iiwa_joint_7 is 120, and it bears " in said
+    assert said.endswith(": lower it, or raise drive.rotor")
     with pytest.warns(TrialWarning, match=re.escape(f"{path}:Reach: {said}")):
         assert cli("train", "Reach", "--robot", path, "--steps", 200, "--out", path.parent / "run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"drive": {"kp": 9000, "kd": 2}}, r"and 8 more, which swings: kp of \w+_lower_joint is 9000, and it bears"),
+        (
+            {"drive": {"kp": 60, "kd": 37}},
+            r"it fell after 0\.\d+ s: kd of \w+_lower_joint is 37, and it bears 2\.\d: ",
+        ),
+        (
+            {"drive": {"kp": 5, "kd": 0.5}},
+            r"fell after 0\.\d+ s: no joint gave more than \d+% of its effort: raise kp",
+        ),
+        (
+            {"joints": {name: {"at": at, "effort": 0.5} for name, at in A1["joints"].items()}},
+            r"it fell after 0\.\d+ s: FR_hip_joint, .* and 8 more gave all of their effort: raise it",
+        ),
+    ],
+)
+def test_a_robot_that_does_not_stand_is_told_why(cli, write, sections, words):
+    said = cli("inspect", f"{write(change(A1, **sections))}:Walk")
+    assert said.code == 1
+    assert re.search(words, said.out)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +422,7 @@ def test_a_drive_that_rings_is_named(write, cli):
         ("husky/husky.urdf", (), "0.19 0 0.149)' is not a list of numbers but xacro: expand it first"),
         ("husky/husky.urdf", (r"\$\(optenv \w+ (.*?)\)", r"\1"), "a robot file is of no robot on wheels"),
         ("pendulum5.urdf", (), "hardly gets before and above the base"),
-        ("racecar/racecar.urdf", (), "robot.yaml:16: walk: a leg needs a name of its own"),  # by its proposal alone
+        ("racecar/racecar.urdf", (), "a robot file is of no robot on wheels"),
     ],
 )
 def test_what_a_robot_file_cannot_describe_is_explained(cli, tmp_path, urdf, changed, words):
@@ -365,7 +447,7 @@ def test_a_robot_file_names_a_urdf_with_which_it_shares_a_folder_by_the_way_to_i
 
 def test_inspect_says_what_else_a_robot_file_can_be_looked_at_as(cli, write):
     path = write(A1)
-    cli("inspect", path).refused(f"of a robot file there are tasks to inspect: {path}:Walk|Reach|Balance")
+    cli("inspect", path).refused(f"of a robot file there are tasks to inspect: simtoreal inspect {path}:Walk")
     cli("inspect", path.with_name("gone.yaml:Walk")).refused("gone.yaml: no such robot file")
     assert "--robot" not in cli("inspect", path.with_name("gone.yaml:Walk")).err
 
