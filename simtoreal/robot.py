@@ -10,6 +10,7 @@ It answers with observations, reward signals and what a robot's own monitor give
     reset_seconds: 1.0                        # robot time that its reset routine takes
     parameters: {actuator.strength: 0.9}      # as a preset's entries; what is absent stays at nominal
     limits: {slew: [2.0, 2.0]}                # optional: low, high, slew (a second) that its safety layer stops at
+    engine: mujoco                            # optional: the physics it lives in, of `ENGINES`
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from simtoreal.randomization.yaml_files import read_yaml
 from simtoreal.robot_files import split_task
 from simtoreal.robot_link import MAX_RESET_SECONDS, PROTOCOL, Address, Channel, CommandLimits, RobotLinkError
 from simtoreal.robot_making import FAMILIES
+from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.robots.task import Task
 
 FIRST_CALL = 60.0  # [s] a robot that was started for one learner waits for it
@@ -48,13 +50,14 @@ class Target:
     preset: Preset
     reset_seconds: float  # [s]
     limits: dict[str, tuple[float, ...]]
+    engine: str = DEFAULT_ENGINE
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Target:
         """Raises FileNotFoundError, or ConfigFileError naming file and line."""
         file = read_yaml(path)
         required = ("task", "version", "reset_seconds", "parameters")
-        data = file.mapping(allowed=(*required, "limits"), required=required)
+        data = file.mapping(allowed=(*required, "limits", "engine"), required=required)
         task, version = read_header(file, data)
         if task in FAMILIES:
             raise file.error(f"task: {task} is what a robot file makes of a robot: write FILE:{task}", "task")
@@ -66,12 +69,15 @@ class Target:
         seconds = data["reset_seconds"]
         if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_RESET_SECONDS:
             raise file.error(f"reset_seconds must be from 0 to {MAX_RESET_SECONDS:g}, got {seconds!r}", "reset_seconds")
+        engine = data.get("engine", DEFAULT_ENGINE)
+        if engine not in ENGINES:
+            raise file.error(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}", "engine")
         limits = file.mapping("limits", allowed=("low", "high", "slew")) if "limits" in data else {}
         for name, values in limits.items():
             if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
                 raise file.error(f"{name} must be a list of numbers, got {values!r}", "limits", name)
         preset = Preset(task, version, tuple(read_entries(file, "parameters")), file.path)
-        return cls(preset, float(seconds), {name: tuple(map(float, values)) for name, values in limits.items()})
+        return cls(preset, float(seconds), {name: tuple(map(float, values)) for name, values in limits.items()}, engine)
 
     def command_limits(self, task: Task) -> CommandLimits:
         """What the safety layer lets through: the command's own limits where the file has none.
@@ -96,7 +102,7 @@ class Robot:
     def __init__(self, target: Target, seed: int) -> None:
         self._target = target
         full = build.task_id(target.preset.task)
-        env = build.make_env(full)
+        env = build.make_env(full, engine=target.engine)
         if not isinstance(env.unwrapped, Task):
             raise ConfigError(f"{target.preset.path}: a robot has a task of ours, {target.preset.task} is none")
         self._task = env.unwrapped

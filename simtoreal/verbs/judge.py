@@ -75,7 +75,9 @@ def _demo(verbs: Any) -> None:
         def say(text: str) -> None:
             print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
 
-        result = demo(options.task, out=options.out, seed=options.seed, force=options.force, say=say)
+        result = demo(
+            options.task, out=options.out, seed=options.seed, engine=options.engine, force=options.force, say=say
+        )
         print_result(result, say)
         return result.to_json(), DONE if result.verified else NO
 
@@ -83,6 +85,7 @@ def _demo(verbs: Any) -> None:
     verb.add_argument("task", nargs="?", default="PandaReach", metavar="TASK")
     verb.add_argument("--out", default="runs/demo", metavar="DIR")
     verb.add_argument("--seed", type=whole, default=0)
+    verb.add_argument("--engine", metavar="NAME", default=DEFAULT_ENGINE, help=f"one of {', '.join(ENGINES)}")
     verb.add_argument("--force", action="store_true", help="replace an earlier demo")
 
 

@@ -36,8 +36,11 @@ def test_the_demo_goes_the_whole_way_and_again_over_itself(short, tmp_path, cli)
     replayed[replayed.index("--video") + 1] = str(tmp_path / "case.mp4")
     assert cli(*replayed[1:]).code == 0
     assert "exists" in cli("demo", "CartPoleSwingUp", "--out", out).err
-    second = cli("demo", "CartPoleSwingUp", "--out", out, "--force")
+    second = cli("demo", "CartPoleSwingUp", "--out", out, "--engine", "mujoco", "--force")
     assert second.code == 0
+    assert "robots never seen: randomized" in second.out
+    assert "heldout@mujoco/" in second.out
+    assert "--engine mujoco" in second.out
     assert str(out / "verdict" / "report.html") in second.out
     last_words = second.out[second.out.index("Try next") :].strip().splitlines()
     assert len(last_words) == 4

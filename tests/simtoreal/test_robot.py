@@ -76,13 +76,16 @@ def test_no_parameter_crosses_the_link_and_two_robots_differ_in_what_they_measur
     assert np.abs(seen - seen_plain).max() > 0.01
 
 
-@pytest.mark.parametrize("task", ["A1Walk", "PandaReach", "CartPoleSwingUp"])
-def test_a_robot_is_scored_as_the_simulation_is(task, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "engine"),
+    [("A1Walk", "pybullet"), ("A1Walk", "mujoco-shipped"), ("PandaReach", "pybullet"), ("CartPoleSwingUp", "mujoco")],
+)
+def test_a_robot_is_scored_as_the_simulation_is(task, engine, tmp_path):
     values = {"actuator.strength": 0.8}
-    env = build.make_env(build.task_id(task))
+    env = build.make_env(build.task_id(task), engine=engine)
     twin = RandomizedEnv(env, Randomizer(Preset.none(task), build.parameters_of(env)), seed=3)
     rng = np.random.default_rng(0)
-    with open_robot(write_target(tmp_path, task, values), 3) as robot:
+    with open_robot(write_target(tmp_path, task, values, engine=engine), 3) as robot:
         steps = 0
         for _ in range(2):
             obs, _ = robot.reset()
@@ -397,6 +400,7 @@ def test_an_address_that_is_none_is_refused(text):
         ({"limits": {"low": [20.0]}}, "t.yaml: a lower limit of 20.0 above an upper one of 10.0"),
         ({"limits": {"slew": [-1.0]}}, "t.yaml: a slew limit must be above 0"),
         ({"limits": {"speed": [1.0]}}, 'unknown key "speed"'),
+        ({"engine": "newton"}, "t.yaml:1: engine must be one of pybullet, mujoco, mujoco-shipped, got 'newton'"),
         ({"gravity": 1}, 'unknown key "gravity"'),
     ],
 )
