@@ -1,6 +1,7 @@
 """What every shipped task promises, by registry."""
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -84,10 +85,13 @@ def test_the_three_layouts_fit_what_the_task_gives(make):
 def test_reward_and_success_are_functions_of_the_reward_signals(make, act):
     env = make()
     env.reset(seed=0)
+    scorer = type(env).scorer()
+    scorer.start()
     rng = np.random.default_rng(0)
     for _ in range(20):
         action = act(env, rng.uniform(-1, 1, env.command_layout.size))
         _, reward, terminated, _, info = env.step(action)
+        assert info["is_success"] == (scorer.see(info["reward_signals"]) and not terminated)
         assert type(reward) is float
         numbers = env.command_layout.numbers(action).tolist()
         fallen = {"failure": env.failure_reward} if terminated else {}
@@ -96,6 +100,7 @@ def test_reward_and_success_are_functions_of_the_reward_signals(make, act):
         assert terminated == type(env).fails(info["reward_signals"])
         if terminated:
             env.reset()
+            scorer.start()
 
 
 def test_an_episode_is_truncated_at_its_horizon(make, act, engine):
@@ -112,10 +117,13 @@ def test_an_episode_is_truncated_at_its_horizon(make, act, engine):
 
 
 def hold(env, obs):
-    """The action that commands joints or tool to stay where they are measured; no force where forces are commanded."""
+    """The action that commands joints or tool to stay where they are measured, and rotors to carry the weight; no force
+    or speed where these are commanded."""
     slices = env.observation_layout.slices
     where = slices.get("joint_position", slices.get("tool_place"))
     target = np.zeros(env.command_layout.size) if where is None else obs[where]
+    if "thrust" in env.command_layout.slices:
+        target = env.command_layout.offset
     return env.command_layout.action(target, obs, env.observation_layout)
 
 
@@ -139,8 +147,15 @@ def test_doing_nothing_of_use_never_succeeds(make, act, policy):
 
 
 @pytest.mark.every_robot
-def test_the_same_seed_is_the_same_trajectory_in_another_process(make, task_id, engine):
+def test_the_same_seed_is_the_same_trajectory_in_another_process_and_after_other_episodes(make, task_id, engine):
+    """After those of robots drawn from all that the parameters allow: a thousand in `make soak`."""
     env = make()
+    rng = np.random.default_rng(0)
+    for _ in range(1_000 if "SIMTOREAL_EVERY_ROBOT" in os.environ else 20):
+        drawn = {name: rng.uniform(p.low, p.high) for name, p in env.parameters.items() if rng.random() < 0.5}
+        env.reset(options={"parameters": drawn})
+        for _ in range(3):
+            env.step(env.action_space.sample())
     env.action_space.seed(4)
     values = {name: p.nominal + 0.3 * (p.high - p.nominal) for name, p in env.parameters.items()}
     digest = hashlib.sha256(env.reset(seed=11, options={"parameters": values})[0].tobytes())
