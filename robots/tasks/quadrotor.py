@@ -313,6 +313,7 @@ class QuadrotorTrajectory(Quadrotor):
     middle: ClassVar = (0.0, 0.0, 1.3)  # [m]
     amplitude: ClassVar = ((0.5, 0.5, 0.1), (1.0, 1.0, 0.3))  # [m] low, high
     frequency: ClassVar = ((0.1, 0.1, 0.1), (0.25, 0.25, 0.25))  # [Hz] low, high
+    goals: ClassVar = {"amplitude": amplitude, "frequency": frequency}
     limits_of_means: ClassVar = {"distance": 0.12, "heading": 0.2, "turning": 1.5, "action_change": 0.25}
     story = """Starts within 0.2 m, along each axis, of where the goal starts, which moves on a Lissajous figure around
     (0, 0, 1.3) m: amplitudes of 0.5-1 m sideways and 0.1-0.3 m upwards, 0.1-0.25 Hz along each axis, any phase: up to
@@ -322,10 +323,32 @@ class QuadrotorTrajectory(Quadrotor):
 
     def begin(self, rng: np.random.Generator) -> Sequence[float]:
         bounds = (self.amplitude, self.frequency, ((0.0,) * 3, (1.0,) * 3))
-        sizes, rates, phases = (uniform(rng, low, high) for low, high in bounds)
-        turns = [2.0 * math.pi * phase for phase in phases]
-        self._figure = list(zip(self.middle, sizes, [2.0 * math.pi * rate for rate in rates], turns, strict=True))
+        self._sizes, self._rates, phases = (uniform(rng, low, high) for low, high in bounds)
+        self._turns = [2.0 * math.pi * phase for phase in phases]
+        self._draw()
         return [x + off for x, off in zip(self.goal_at(0.0)[0], uniform(rng, (-0.2,) * 3, (0.2,) * 3), strict=True)]
+
+    def _draw(self) -> None:
+        rates = [2.0 * math.pi * rate for rate in self._rates]
+        self._figure = list(zip(self.middle, self._sizes, rates, self._turns, strict=True))
+
+    def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
+        """`amplitude` [3] in m and `frequency` [3] in Hz of the figure, on which the goal goes on from where it is, or
+        from as near to there as the new figure comes."""
+        now = self.control_step * self.control_dt
+        before = [w * now + phase for _, _, w, phase in self._figure]
+        heights = [a * math.sin(angle) for a, angle in zip(self._sizes, before, strict=True)]
+        self._sizes = list(goal.get("amplitude", self._sizes))
+        self._rates = list(goal.get("frequency", self._rates))
+        for i, (height, angle) in enumerate(zip(heights, before, strict=True)):
+            there = math.asin(min(max(height / self._sizes[i], -1.0), 1.0))
+            there = there if math.cos(angle) >= 0.0 else math.pi - there  # the same way
+            self._turns[i] = there - 2.0 * math.pi * self._rates[i] * now
+        self._draw()
+
+    @property
+    def goal(self) -> dict[str, Sequence[float]]:
+        return {"amplitude": self._sizes, "frequency": self._rates}
 
     def goal_at(self, time: float) -> tuple[Sequence[float], Sequence[float]]:
         angles = [w * time + phase for _, _, w, phase in self._figure]

@@ -166,6 +166,25 @@ def test_the_goal_of_a_trajectory_moves_as_fast_as_it_says():
     env.close()
 
 
+def test_another_figure_goes_on_from_where_the_goal_is():
+    env = QuadrotorTrajectory()
+    env.reset(seed=0, options={"goal": {"amplitude": [0.9, 0.8, 0.2], "frequency": [0.1, 0.2, 0.15]}})
+    assert env.goal == {"amplitude": [0.9, 0.8, 0.2], "frequency": [0.1, 0.2, 0.15]}
+    assert math.dist(env.goal_at(0.0)[0], env.world.state()[2][:3]) < 0.2 * math.sqrt(3) + 1e-6
+    for _ in range(70):
+        env.step(np.zeros(4, np.float32))
+    before, moving = env.goal_at(1.4)
+    env.set_goal({"amplitude": [1.0, 1.0, 0.3], "frequency": [0.2, 0.1, 0.25]})
+    after, now = env.goal_at(1.4)
+    assert after == pytest.approx(before, abs=1e-12)
+    assert (np.sign(now) == np.sign(moving)).all()
+    times = np.linspace(0.0, 20.0, 4_001)
+    ways = np.array([env.goal_at(t)[0] for t in times]) - QuadrotorTrajectory.middle
+    assert ways.max(axis=0) == pytest.approx([1.0, 1.0, 0.3], abs=1e-3)
+    assert ((np.diff(np.sign(ways), axis=0) != 0).sum(axis=0) == np.array([8, 4, 10])).all()
+    env.close()
+
+
 def test_means_are_judged_after_the_settling():
     scorer = MeanScorer(lambda signals: {"error": signals["x"][0]}, {"error": 0.5}, settle=2)
     said = [scorer.see({"x": (x,)}) for x in (9.0, 9.0, 0.4, 0.6, 0.8)]
