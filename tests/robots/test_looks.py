@@ -1,9 +1,11 @@
 """Where links are and what they look like: what a viewer draws."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import load_env_creator
 
-from simtoreal.robots import catalog, rotation
+from simtoreal.robots import rotation
 from simtoreal.robots.looks import looks
 from simtoreal.robots.model import ModelError, RobotModel
 
@@ -61,7 +63,12 @@ def test_what_cannot_be_drawn_is_said(mesh, changed, words, tmp_path):
 
 
 def test_every_shipped_robot_has_a_look():
-    for robot in (catalog.a1(), catalog.cartpole(), catalog.kuka(), catalog.panda(), catalog.xarm()):
+    tasks = [gym.spec(name).entry_point for name in gym.registry if name.startswith("simtoreal/")]
+    robots = {robot.name: robot for robot in (load_env_creator(task).robot for task in tasks)}
+    assert {"a1", "aliengo", "cartpole", "crazyflie", "kuka", "panda", "panda_with_cube", "racecar", "xarm"} == {
+        *robots
+    }
+    for robot in robots.values():
         found = list(looks(robot.model))
         assert {look.link for look in found} <= set(robot.model.links)
         assert len(found) >= len(robot.drag)
