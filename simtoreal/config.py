@@ -145,6 +145,8 @@ def _resolved(
     merged = _merge(merged, parse_assignments(assignments))
     if (merged["task"], merged["algorithm"]) != (task, algorithm):
         raise ConfigError("task and algorithm are arguments of their own; --set cannot change them")
+    if "steps" not in merged:
+        raise ConfigError("steps are missing: how long is the training to be?")
     return _checked(merged, file)
 
 

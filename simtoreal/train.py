@@ -111,8 +111,6 @@ def train(
     else:
         if fall_back:
             raise ConfigError("--fall-back is for --resume")
-        if steps is None:
-            raise ConfigError("steps are missing: how long is the training to be?")
         algorithm = algorithm or default_algorithm(name)
         defaults = {"randomization": build.find_randomization(None, name)}
         defaults |= image_defaults(build.task_id(name), algorithm)

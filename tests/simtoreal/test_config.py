@@ -30,6 +30,12 @@ def test_each_source_wins_over_the_one_before(tmp_path):
     assert config.checkpoint_every is None
 
 
+def test_a_file_may_say_how_long(tmp_path):
+    assert make(config_file=written(tmp_path, "steps: 7\n"), overrides={"steps": None}).steps == 7
+    with pytest.raises(ConfigError, match="steps are missing: how long is the training to be"):
+        make(overrides={"steps": None})
+
+
 def test_our_recipe_is_the_starting_point_and_is_not_changed_by_use():
     before = recipe("CartPoleSwingUp", "sac")["agent"]["hidden"]
     config = make(assignments=["agent.hidden=[8]", "agent.tau=0.5"])
