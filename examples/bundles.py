@@ -2,7 +2,7 @@
 
     python examples/bundles.py [TASK ...] [--folder runs/bundles]
 
-Trains what is missing (some minutes on one core each, A1Walk twenty minutes), and exports the best
+Trains what is missing (some minutes on one core each, A1Walk half an hour), and exports the best
 checkpoint.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import simtoreal
 from simtoreal.runs import is_finished
 
-STEPS = {"CartPoleSwingUp": 40_000, "PandaReach": 30_000, "A1Walk": 120_000}
+STEPS = {"CartPoleSwingUp": 40_000, "PandaReach": 30_000, "A1Walk": 200_000}
 SEED = 0
 OUT = Path(__file__).parent / "bundles"
 

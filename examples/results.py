@@ -30,7 +30,7 @@ STEPS = {  # without randomization, with
     "KukaReach": (5_000, 15_000),
     "XArmReach": (5_000, 15_000),
     "PandaPush": (30_000, 60_000),
-    "A1Walk": (50_000, 120_000),
+    "A1Walk": (50_000, 200_000),
     "AliengoWalk": (50_000, 200_000),
     "QuadrotorHover": (20_000, 40_000),
     "QuadrotorTrajectory": (30_000, 50_000),

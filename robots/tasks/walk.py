@@ -21,7 +21,7 @@ from simtoreal.robots.readers import BASE
 from simtoreal.robots.sensors import Imu, JointSensor, timed
 from simtoreal.robots.streams import uniform
 from simtoreal.robots.task import Start, Task
-from simtoreal.robots.world import Camera, State
+from simtoreal.robots.world import Camera, FootState, State
 
 GAIT = 2.5  # [Hz] of the clock that the controller keeps
 HOLD = 5.0  # [s] for which a command is given
@@ -32,7 +32,8 @@ FORWARD = (0.2, 0.8)  # [m/s] of velocity commands
 TURN = (-0.6, 0.6)  # [rad/s] of yaw-rate commands
 UPRIGHT = 0.8  # cosine of the tilt at which it has fallen
 SHARPNESS = 8.0  # of the contact schedule's edges
-LIFT = 0.04  # [m] of clearance beyond which a swing earns no more
+LIFT = 0.05  # [m] of clearance beyond which a swing earns no more
+HARD = 2.0  # [m/s] beyond which a landing costs no more
 MOST_SPEED = 95.0  # [rad/s] Bullet cuts speeds at 100
 OTHER_SIDE = {"FR": "FL", "FL": "FR", "RR": "RL", "RL": "RR"}
 TROT = (1.0, -1.0, -1.0, 1.0)  # of FR, FL, RR, RL
@@ -58,18 +59,19 @@ DOCUMENT = """
 {targets}
 
     Reward per step, e and u the velocity and yaw-rate errors: `velocity` = 1.5 (1 - min(|e| / 0.5, 2)) +
-    0.5 exp(-(e / 0.15)^2), `yaw` = 0.5 exp(-(u / 0.35)^2) - min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
+    exp(-(e / 0.1)^2), `yaw` = 0.75 exp(-(u / 0.25)^2) - min(|u|, 1), `sideways` = -0.3 |vy|, `smooth` = -0.03
     action_change, `power` = -0.3 power / {watts:g} W, `roll_pitch` = -0.02 (wx^2 + wy^2), `upright` = -0.5 (gx^2 +
     gy^2), `gait` = mean over the feet of s - 0.5, s = D while a foot stands and 1 - D else, D = sigmoid(+-8
-    sin(clock)): + for {first}, - for {second}; `lift` = 2 mean over the feet of (1 - D) min(clearance / 0.04 m, 1);
-    `slip` = -1.5 mean slip.
+    sin(clock)): + for {first}, - for {second}; `lift` = 4.5 mean over the feet of (1 - D) min(clearance / 0.05
+    m, sin(clock)^2), so that a foot comes down slowly; `slip` = -1.5 mean slip; `landing` = -5 mean over the
+    feet of min(foot_landing, 2 m/s)^2.
     Terminates, as a failure with -15, when the trunk leans by more than 37 degrees or is below {fallen:g} m. Truncates
     after 500 steps.
 
     Reward signals, as motion capture, an IMU, foot switches and a power meter give them: base_velocity [m/s],
     base_angular_velocity [rad/s], gravity, base_height [m], foot_contact, foot_clearance [m], foot_slip [m/s],
-    power [W]; and what the controller knows: action_change (sum of squares), gait_clock, velocity_command [m/s],
-    yaw_rate_command [rad/s], command_age [s].
+    foot_landing [m/s], power [W]; and what the controller knows: action_change (sum of squares), gait_clock,
+    velocity_command [m/s], yaw_rate_command [rad/s], command_age [s].
     """
 
 
@@ -91,7 +93,7 @@ class Walk(LeftAndRight, Task):
     horizon = 500
     success_hold = 0.0
     failure_reward = -15.0
-    lowest_reward = -10.0  # thrashing at full effort: -5
+    lowest_reward = -25.0  # thrashing at full effort: -14; landing alone -20 at most
     camera = Camera(target=(0.0, 0.0, 0.2), distance=1.3, yaw=35.0, pitch=-15.0)
     walk_limits: ClassVar[WalkLimits]
     goals: ClassVar = {
@@ -162,6 +164,7 @@ class Walk(LeftAndRight, Task):
         self._commands = [(velocity, turn) for velocity, turn in (uniform(rng, low, high) for _ in range(segments))]
         self._phase = float(rng.uniform(0.0, 2.0 * math.pi))
         self._last_action = [0.0] * len(self.commanded_joints)
+        self._feet: FootState | None = None
         stand = self.legs.stand
         position = uniform(rng, [q - 0.05 for q in stand], [q + 0.05 for q in stand])
         base = (0.0, 0.0, self.legs.height, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6)
@@ -199,6 +202,8 @@ class Walk(LeftAndRight, Task):
         change = math.dist(action, self._last_action) ** 2
         self._last_action = action
         radius = self.legs.foot_radius
+        before = self._feet if self._feet and self.control_step > 1 else feet
+        self._feet = feet
         return {
             "base_velocity": velocity,
             "base_angular_velocity": turning,
@@ -209,6 +214,12 @@ class Walk(LeftAndRight, Task):
             "foot_slip": [
                 math.hypot(v[0], v[1]) if contact else 0.0
                 for v, contact in zip(feet.velocity, feet.contact, strict=True)
+            ],
+            "foot_landing": [
+                math.dist(there, then) / self.control_dt if contact and not stood else 0.0
+                for there, then, contact, stood in zip(
+                    feet.position, before.position, feet.contact, before.contact, strict=True
+                )
             ],
             "power": (sum(map(abs, map(mul, self.world.torque, state[1]))),),
             "action_change": (change,),
@@ -249,24 +260,26 @@ class Walk(LeftAndRight, Task):
         push = SHARPNESS * signals["gait_clock"][0]
         first = 1.0 / (1.0 + math.exp(-push))  # wanted share of standing of the legs of phase +1
         gait = lift = 0.0
+        high = signals["gait_clock"][0] ** 2
         for contact, clearance, phase in zip(
             signals["foot_contact"], signals["foot_clearance"], cls.legs.phase, strict=True
         ):
             wanted = first if phase > 0 else 1.0 - first
             gait += (wanted if contact else 1.0 - wanted) - 0.5
-            lift += (1.0 - wanted) * min(max(clearance, 0.0) / LIFT, 1.0)
+            lift += (1.0 - wanted) * min(max(clearance, 0.0) / LIFT, high)
         feet = len(cls.legs.phase)
         return {
-            "velocity": 1.5 * (1.0 - min(abs(e) / 0.5, 2.0)) + 0.5 * math.exp(-((e / 0.15) ** 2)),
-            "yaw": 0.5 * math.exp(-((u / 0.35) ** 2)) - min(abs(u), 1.0),
+            "velocity": 1.5 * (1.0 - min(abs(e) / 0.5, 2.0)) + math.exp(-((e / 0.1) ** 2)),
+            "yaw": 0.75 * math.exp(-((u / 0.25) ** 2)) - min(abs(u), 1.0),
             "sideways": -0.3 * abs(vy),
             "smooth": -0.03 * signals["action_change"][0],
             "power": -0.3 / cls.legs.power * signals["power"][0],
             "roll_pitch": -0.02 * (wx * wx + wy * wy),
             "upright": -0.5 * (gx * gx + gy * gy),
             "gait": gait / feet,
-            "lift": 2.0 * lift / feet,
+            "lift": 4.5 * lift / feet,
             "slip": -1.5 * sum(signals["foot_slip"]) / feet,
+            "landing": -5.0 * sum(min(speed, HARD) ** 2 for speed in signals["foot_landing"]) / feet,
         }
 
     @classmethod

@@ -420,3 +420,42 @@ def test_a_joint_that_the_file_leaves_endless_has_the_range_of_the_robots_descri
     assert [env.limits["position_high"][i] for i in thighs] == [math.pi] * 4
     assert np.abs(env.command_layout.low[thighs]) == pytest.approx(math.pi)
     assert env.limits["position_low"][0] == pytest.approx(-1.2217304764)  # the file's own
+
+
+def test_a_foot_lands_as_fast_as_the_robot_falls():
+    """Thrown up at 1.5 m/s it comes down at as much; of the step in which it meets the ground that is the mean or more
+    than half of it."""
+    env = gym.make("simtoreal/A1Walk-v0").unwrapped
+    env.reset(seed=0)
+    for _ in range(25):
+        before = env.step(np.zeros(12, np.float32))[-1]["reward_signals"]["foot_landing"]
+    assert before == [0.0] * 4  # it has stood since it landed
+    env.push((0.0, 0.0, 1.5))
+    landed = []
+    for _ in range(30):
+        info = env.step(np.zeros(12, np.float32))[-1]
+        found = info["reward_signals"]["foot_landing"]
+        assert info["reward_terms"]["landing"] == pytest.approx(-5.0 * sum(min(v, 2.0) ** 2 for v in found) / 4)
+        landed += [v for v in found if v]
+    env.close()
+    assert len(landed) >= 4
+    assert 0.7 < max(landed[:4]) < 1.7
+
+
+def test_a_foot_earns_by_its_height_as_far_as_the_clock_wants_it():
+    signals = {
+        name: (0.0,) * size for name, size in (("base_velocity", 3), ("base_angular_velocity", 3), ("gravity", 3))
+    }
+    signals |= {name: (0.0,) for name in ("velocity_command", "yaw_rate_command", "action_change", "power")}
+    signals |= {name: (0.0,) * 4 for name in ("foot_contact", "foot_slip", "foot_landing")}
+
+    def lift(height, clock):
+        return A1Walk.reward_terms(
+            {**signals, "foot_clearance": (height, 0.0, 0.0, 0.0), "gait_clock": (clock, 0.0)}, [0.0] * 12
+        )["lift"]
+
+    up = [1.0 - 1.0 / (1.0 + math.exp(-8.0 * clock)) for clock in (-1.0, -0.5)]  # of FR, which stands first
+    assert lift(0.09, -1.0) == pytest.approx(4.5 / 4 * up[0])
+    assert lift(0.02, -1.0) == pytest.approx(4.5 / 4 * up[0] * 0.4)
+    assert lift(0.02, -0.5) == pytest.approx(4.5 / 4 * up[1] * 0.25)
+    assert lift(0.01, -0.5) == pytest.approx(4.5 / 4 * up[1] * 0.2)
