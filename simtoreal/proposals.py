@@ -189,7 +189,7 @@ def _walker(model: RobotModel, legs: list[list[Joint]]) -> dict[str, Any]:
         else:
             poses[name] = _crouch(model, leg, foot)
         joints |= {j.name: _joint(j, q) for j, q in zip(leg, poses[name], strict=True)}
-    mass = sum(link.mass for link in model.links.values())
+    mass = model.mass
     kp = _round(LEG_GAIN * mass)
     kd = _round(LEG_DAMPING * kp)
     rotor = _steady_rotor(model, [joint for leg in legs for joint in leg], kd)
@@ -332,7 +332,7 @@ def _reacher(model: RobotModel, arm: list[Joint]) -> dict[str, Any]:
         "joints": joints,
         "drive": {"kp": drive[0], "kd": drive[1], "rotor": ROTOR, "damping": 0.5},
         **_locked(model, joints),
-        "payload": {"link": arm[-1].child, "most": _round(0.1 * sum(link.mass for link in model.links.values()))},
+        "payload": {"link": arm[-1].child, "most": _round(0.1 * model.mass)},
         "reach": {"tool": tool, "low": _rounded(corner), "high": _rounded(far)},
     }
 

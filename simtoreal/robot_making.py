@@ -64,9 +64,8 @@ class DescribedRobot:
             given = getattr(entry, section)
             for link in given if isinstance(given, Mapping) else [] if given is None else [given.link]:
                 self.check_link(link, section)
-        weight = math.fsum(link.mass for link in model.links.values())
-        if entry.payload and entry.payload.most > MOST_PAYLOAD * weight:
-            most = f"{MOST_PAYLOAD:g} times the robot's {weight:.3g} kg at most, got {entry.payload.most:g}"
+        if entry.payload and entry.payload.most > MOST_PAYLOAD * model.mass:
+            most = f"{MOST_PAYLOAD:g} times the robot's {model.mass:.3g} kg at most, got {entry.payload.most:g}"
             raise file.error(f"payload: most: {most}", "payload", "most")
         self._check_bodies()
 
@@ -280,7 +279,7 @@ def _walk(of: DescribedRobot) -> type[Task]:
             f"walk: fallen ({fallen:.3g}) and foot_radius ({radius:.3g}) must be below the height, {height:.3g} m",
             "walk",
         )
-    mass = sum(link.mass for link in model.links.values())
+    mass = model.mass
     kp, kd = of.gains()
     robot = of.robot(floating=True, feet=feet)
     try:
