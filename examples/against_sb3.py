@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from trained import trained
 
 import simtoreal
-from simtoreal.policies.checkpoint import checkpoints
-from simtoreal.runs import is_finished
 from simtoreal.statistics import iqm
 
 EPISODES, DRAWS = 100, 10_000
@@ -52,10 +50,7 @@ def save(path: Path, table: Table) -> None:
 def returns_of(task: str, learner: str, steps: int, seed: int, folder: Path) -> list[float]:
     """Train, unless that was done, or go on with it where it was stopped, and judge the last policy."""
     run = folder / f"{task.rpartition(':')[2]}-{learner}-{seed}"
-    if not is_finished(run):
-        begun = any(checkpoints(run / "checkpoints"))
-        more: dict[str, Any] = {"resume": True} if begun else {"randomization": "none", "force": True}
-        simtoreal.train(task, algorithm=learner, steps=steps, seed=seed, out=run, **more)
+    trained(task, run, algorithm=learner, steps=steps, seed=seed, randomization="none")
     bundle = simtoreal.export(run, run.with_name(run.name + "-bundle"), checkpoint="last", force=True)
     out = run.with_name(run.name + "-verdict")
     verdict = simtoreal.evaluate(bundle, task=task, out=out, suites="nominal", episodes=EPISODES, force=True)

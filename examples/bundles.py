@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trained import trained
+
 import simtoreal
-from simtoreal.runs import is_finished
 
 STEPS = {"CartPoleSwingUp": 40_000, "PandaReach": 30_000, "A1Walk": 200_000}
 SEED = 0
@@ -28,9 +29,7 @@ def main() -> None:
     if unknown := set(options.tasks) - set(STEPS):
         parser.error(f"no bundle of {', '.join(sorted(unknown))}; tasks: {', '.join(STEPS)}")
     for task in options.tasks or STEPS:
-        run = options.folder / task
-        if not is_finished(run):
-            simtoreal.train(task, steps=STEPS[task], seed=SEED, out=run, force=True)
+        run = trained(task, options.folder / task, steps=STEPS[task], seed=SEED)
         bundle = simtoreal.export(run, OUT / task.lower(), force=True)
         verification = simtoreal.verify(bundle)
         assert verification.passed, verification

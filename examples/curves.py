@@ -13,8 +13,9 @@ import csv
 import json
 from pathlib import Path
 
-import simtoreal
-from simtoreal.runs import METRICS, is_finished
+from trained import trained
+
+from simtoreal.runs import METRICS
 
 EVALUATIONS = 10
 OUT = Path(__file__).parent.parent / "docs" / "results"
@@ -31,18 +32,15 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for seed in options.seeds:
-        run = options.folder / f"{options.task}-{options.algorithm}-{seed}"
-        if not is_finished(run):
-            simtoreal.train(
-                options.task,
-                algorithm=options.algorithm,
-                steps=options.steps,
-                seed=seed,
-                randomization="none",
-                out=run,
-                assignments=[f"evaluate_every={options.steps // EVALUATIONS}", "evaluate_episodes=20"],
-                force=True,
-            )
+        run = trained(
+            options.task,
+            options.folder / f"{options.task}-{options.algorithm}-{seed}",
+            algorithm=options.algorithm,
+            steps=options.steps,
+            seed=seed,
+            randomization="none",
+            assignments=[f"evaluate_every={options.steps // EVALUATIONS}", "evaluate_episodes=20"],
+        )
         for line in map(json.loads, (run / METRICS).read_text().splitlines()):
             if "eval/mean_reward" in line:
                 rows.append({"seed": seed, "step": line["step"], "return": round(line["eval/mean_reward"], 2)})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from trained import trained
 
 import simtoreal
 from simtoreal import build
@@ -66,30 +67,25 @@ def policies(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
     suite = {"task": task, "name": "target", "version": 1, "conditions": {"target": preset["entries"]}}
     write_yaml(folder / "suite.yaml", suite)
     runs = {name: folder / f"run-{name}" for name in ("base", "trained", *(f"tuned-{seed}" for seed in seeds))}
-    base, trained = runs["base"], runs["trained"]
     first, second = STEPS[task]
-    if not is_finished(base):
-        simtoreal.train(
-            task, steps=first, seed=0, out=base, randomization="none", assignments=BASE.get(task, ()), force=True
+    settings = BASE.get(task, ())
+    base = trained(task, runs["base"], steps=first, seed=0, randomization="none", assignments=settings)
+    if task not in FROM_BASE:
+        trained(
+            task,
+            runs["trained"],
+            steps=second,
+            seed=0,
+            randomization=str(folder / "preset.yaml"),
+            assignments=[*settings, "randomization_ramp=[0,0]"],  # it is one robot from the first episode
         )
-    if not is_finished(trained):
-        if task in FROM_BASE:
-            train_on(base, folder / "preset.yaml", second, trained)
-        else:
-            simtoreal.train(
-                task,
-                steps=second,
-                seed=0,
-                out=trained,
-                randomization=str(folder / "preset.yaml"),
-                assignments=[*BASE.get(task, ()), "randomization_ramp=[0,0]"],  # it is one robot from the first episode
-                force=True,
-            )
+    elif not is_finished(runs["trained"]):
+        train_on(base, folder / "preset.yaml", second, runs["trained"])
     for seed in seeds:
         run = runs[f"tuned-{seed}"]
         if not is_finished(run):
             result = simtoreal.finetune(
-                runs["base"],
+                base,
                 target=target,
                 robot_seconds=ROBOT_SECONDS[task],
                 out=run,

@@ -17,9 +17,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from trained import trained
 
-import simtoreal
-from simtoreal.runs import METRICS, is_finished
+from simtoreal.runs import METRICS
 
 TASK = "PendulumWithoutVelocity-v0"
 OUT = Path(__file__).parent.parent / "docs" / "results" / "memory.csv"
@@ -58,10 +58,9 @@ if TASK not in gym.registry:
 def measured(run: Path, algorithm: str, memory: str, seed: int) -> list[dict[str, Any]]:
     """Train, unless that was done; a row for each time it was judged."""
     steps = STEPS[algorithm]
-    if not is_finished(run):
-        judged = [f"evaluate_every={steps // EVALUATIONS}", "evaluate_episodes=20"]
-        settings = [*COMMON[algorithm], *MEMORIES[memory], *judged]
-        simtoreal.train(TASK, algorithm=algorithm, steps=steps, seed=seed, out=run, assignments=settings, force=True)
+    judged = [f"evaluate_every={steps // EVALUATIONS}", "evaluate_episodes=20"]
+    settings = [*COMMON[algorithm], *MEMORIES[memory], *judged]
+    trained(TASK, run, algorithm=algorithm, steps=steps, seed=seed, assignments=settings)
     lines = [line for line in map(json.loads, (run / METRICS).read_text().splitlines()) if "eval/mean_reward" in line]
     about = {"algorithm": algorithm, "memory": memory, "seed": seed}
     return [about | {"step": line["step"], "return": round(line["eval/mean_reward"], 1)} for line in lines]

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from trained import trained
+
 import simtoreal
 from simtoreal.differences import paired_difference
-from simtoreal.runs import is_finished
 from simtoreal.statistics import Episode, Estimate, bootstrap_interval
 
 STEPS = {  # without randomization, with
@@ -45,22 +46,16 @@ OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
 def train(task: str, kind: str, seed: int, folder: Path) -> Path:
-    """The finished run of one kind and seed, trained unless it is there."""
-    run = folder / task / f"run-{kind}-{seed}"
-    if not is_finished(run):
-        first, steps = STEPS[task]
-        if kind == "plain" and task not in EQUAL:
-            steps = first
-        simtoreal.train(
-            task,
-            steps=steps,
-            seed=seed,
-            out=run,
-            randomization=task if kind == "randomized" else "none",
-            checkpoint_every=first,
-            force=True,
-        )
-    return run
+    """The finished run of one kind and seed."""
+    first, steps = STEPS[task]
+    return trained(
+        task,
+        folder / task / f"run-{kind}-{seed}",
+        steps=first if kind == "plain" and task not in EQUAL else steps,
+        seed=seed,
+        randomization=task if kind == "randomized" else "none",
+        checkpoint_every=first,
+    )
 
 
 def bundles(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
