@@ -15,7 +15,7 @@ from simtoreal.progress import console as make_console
 from simtoreal.randomization.distributions import to_data
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths, suite_paths
-from simtoreal.robot_files import installed_robots
+from simtoreal.robot_files import installed_robots, name_task
 from simtoreal.robot_making import FAMILIES
 
 
@@ -84,12 +84,16 @@ def print_listing(found: dict[str, Any]) -> None:
     console.print(f"presets: {', '.join(found['presets'])}; see one with --preset NAME")
 
 
-def print_preset(name: str, *, quiet: bool) -> dict[str, Any]:
-    """One preset, resolved on its task's robot: each entry's range in SI, how it applies, and its source."""
+def print_preset(name: str, *, robot: str | None = None, quiet: bool) -> dict[str, Any]:
+    """One preset, resolved on its task's robot: each entry's range in SI, how it applies, and its source.
+
+    Raises:
+        ConfigError: it is for any robot of a family, and no `robot` file is given.
+    """
     preset = Preset.load(Path(find_preset(name)))
-    if preset.task in FAMILIES:
-        raise ConfigError(f"{name} is for any {preset.task} of a robot file, so its ranges depend on the robot")
-    env = build.make_env(build.task_id(preset.task))
+    if preset.task in FAMILIES and robot is None:
+        raise ConfigError(f"{name} is for any {preset.task}: name a robot with --robot FILE")
+    env = build.make_env(build.task_id(name_task(preset.task, robot)))
     try:
         parameters = build.parameters_of(env)
         randomizer = Randomizer(preset, parameters)

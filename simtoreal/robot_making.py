@@ -116,6 +116,10 @@ class DescribedRobot:
         """kp and kd of each joint; 0 of what its drive does not need."""
         drive, found = self.entry.drive, []
         needed = () if drive.network else ("kd",) if drive.control == "velocity" else ("kp", "kd")
+        idle = "a network drives the joints" if drive.network else "velocities are followed by kd alone"
+        for place, entry in (("drive",), drive), *((("joints", name), joint) for name, joint in self.joints.items()):
+            if extra := [what for what in ("kp", "kd") if what not in needed and getattr(entry, what) is not None]:
+                raise self.file.error(f"{'.'.join(place)}.{extra[0]}: {idle}, so leave it out", *place, extra[0])
         for name, joint in self.joints.items():
             gains = {"kp": joint.kp or drive.kp, "kd": drive.kd if joint.kd is None else joint.kd}
             if missing := [what for what in needed if gains[what] is None]:
@@ -130,6 +134,12 @@ class DescribedRobot:
         """Of positions."""
         found, own = self.model.joints[joint], self.joints[joint].range
         low, high = own or (found.lower, found.upper)
+        ended = found.kind != "continuous" and found.lower < found.upper
+        if ended and not (found.lower <= low and high <= found.upper):
+            ends = f"{found.lower:g} to {found.upper:g}"
+            raise self.file.error(
+                f"joints.{joint}.range: from {low:g} to {high:g} leaves the URDF's, {ends}", "joints", joint, "range"
+            )
         if low >= high:
             raise self.file.error(
                 f"joint {joint}: positions from {low:g} to {high:g} are none; give range here", "joints", joint

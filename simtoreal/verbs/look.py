@@ -26,8 +26,9 @@ def _tasks(verbs: Any) -> None:
         from simtoreal.listing import print_listing, print_preset, tasks
 
         if options.preset is not None:
-            table = print_preset(options.preset, quiet=options.json)
-            return table, DONE
+            return print_preset(options.preset, robot=options.robot, quiet=options.json), DONE
+        if options.robot is not None:
+            raise ValueError("tasks: --robot shows what --preset is for that robot: name a preset too")
         found = tasks()
         if not options.json:
             print_listing(found)
@@ -37,6 +38,7 @@ def _tasks(verbs: Any) -> None:
     verb.add_argument(
         "--preset", metavar="NAME|FILE", help="print one preset as a table, with the source of each range"
     )
+    add_robot(verb)
 
 
 def is_task(name: str) -> bool:

@@ -22,7 +22,7 @@ from simtoreal.proposals import propose
 from simtoreal.randomization.yaml_files import ConfigFileError, dump_yaml
 from simtoreal.robot_files import name_task, task_of_file
 from simtoreal.robots.catalog import A1_JOINTS, KUKA_JOINTS, QUADRUPED, a1, kuka, pybullet_data
-from simtoreal.robots.model import ModelError
+from simtoreal.robots.model import ModelError, RobotModel
 from simtoreal.robots.tasks.reach import KukaReach
 from simtoreal.robots.tasks.walk import A1Walk
 from simtoreal.trial import TrialWarning
@@ -561,3 +561,14 @@ def test_what_stable_baselines3_trained_on_a_robot_file_is_imported(write, tmp_p
     env.close()
     path.write_text(path.read_text() + "# edited\n")
     cli("export", run, "--out", bundle, "--force").refused("another version of")
+
+
+def test_a_family_s_preset_is_shown_for_a_robot(cli, tmp_path):
+    cli("tasks", "--preset", "Walk").refused("name a robot with --robot FILE")
+    cli("tasks", "--robot", "robot.yaml").refused("name a preset too")
+    (tmp_path / "robot.yaml").write_text(dump_yaml(A1))
+    cli("tasks", "--preset", "A1Walk", "--robot", tmp_path / "robot.yaml").refused("a Walk or a Reach or a Balance")
+    entries = cli("tasks", "--preset", "Walk", "--robot", tmp_path / "robot.yaml", "--json").result["entries"]
+    ranges = {name: ends for entry in entries for name, ends in entry["ranges"].items()}
+    mass = RobotModel(a1().urdf).inertial("FR_hip").mass
+    assert ranges["link.FR_hip.mass"] == pytest.approx([0.8 * mass, 1.2 * mass])

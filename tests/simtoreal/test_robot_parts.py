@@ -151,13 +151,29 @@ def test_an_arm_may_feel_its_joints(write):
             "stall",
         ),
         (A1, "Walk", {"drive": {"kp": 60, "kd": 2, "motor": {"stall": 9}}}, "speed: is missing", "motor"),
-        (A1, "Walk", {"drive": {"kp": 60, "kd": 2, "network": {"file": "no.onnx"}}}, "no.onnx", "network"),
+        (A1, "Walk", {"drive": {"network": {"file": "no.onnx"}}}, "no.onnx", "network"),
         (
             A1,
             "Walk",
-            {"drive": {"kp": 6, "kd": 2, "network": {"file": "n"}, "motor": {"stall": 1, "speed": 1, "voltage": 1}}},
+            {"drive": {"network": {"file": "n"}, "motor": {"stall": 1, "speed": 1, "voltage": 1}}},
             "a motor or a network, not both",
             "drive",
+        ),
+        (A1, "Walk", {"drive": {"kp": 6, "network": {"file": "n"}}}, "drive.kp: a network drives the joints", "kp"),
+        (
+            A1,
+            "Walk",
+            {"drive": {"network": {"file": "n"}}, "joints": A1["joints"] | {"FR_hip_joint": {"at": 0.0, "kd": 0.0}}},
+            "joints.FR_hip_joint.kd: a network drives the joints",
+            "kd",
+        ),
+        (KUKA, "Reach", {"drive": {"kp": 6, "kd": 2, "control": "velocity"}}, "drive.kp: velocities are foll", "kp"),
+        (
+            A1,
+            "Walk",
+            {"joints": A1["joints"] | {"FR_hip_joint": {"at": 0.0, "range": [-0.5, 0.9]}}},
+            "joints.FR_hip_joint.range: from -0.5 to 0.9 leaves the URDF's, -0.802851 to 0.802851",
+            "range",
         ),
     ],
 )
@@ -187,8 +203,8 @@ def test_a_network_drives_as_what_it_learned(write, tmp_path):
     write_network(tmp_path / "drive.onnx", [60.0, 0.0, -2.0, 0.0])
     network = {"file": "drive.onnx", "lags": [0.0, 0.01]}
     files = [
-        write(change(A1, drive={"kp": 60, "kd": 2, **more}), name)
-        for more, name in (({"network": network}, "learned.yaml"), ({}, "pd.yaml"))
+        write(change(A1, drive=drive), name)
+        for drive, name in (({"network": network}, "learned.yaml"), ({"kp": 60, "kd": 2}, "pd.yaml"))
     ]
     heights = []
     for path in files:
@@ -204,7 +220,7 @@ def test_a_network_drives_as_what_it_learned(write, tmp_path):
 
 def test_another_network_is_another_robot(write, tmp_path):
     write_network(tmp_path / "drive.onnx", [60.0, -2.0])
-    task = f"{write(change(A1, drive={'kp': 60, 'kd': 2, 'network': {'file': 'drive.onnx', 'lags': [0.0]}}))}:Walk"
+    task = f"{write(change(A1, drive={'network': {'file': 'drive.onnx', 'lags': [0.0]}}))}:Walk"
     before = fingerprint(task)
     assert sorted(before) == ["file", "network", "urdf"]
     write_network(tmp_path / "drive.onnx", [50.0, -2.0])
@@ -224,14 +240,14 @@ def test_another_network_is_another_robot(write, tmp_path):
 )
 def test_a_network_that_does_not_fit_is_refused(write, tmp_path, options, words):
     write_network(tmp_path / "drive.onnx", options.pop("weights"), **options)
-    path = write(change(A1, drive={"kp": 60, "kd": 2, "network": {"file": "drive.onnx", "lags": [0.0]}}))
+    path = write(change(A1, drive={"network": {"file": "drive.onnx", "lags": [0.0]}}))
     with pytest.raises(ConfigFileError, match=words):
         task_of_file(path, "Walk")
 
 
 def test_what_is_no_network_is_refused(write, tmp_path):
     (tmp_path / "drive.onnx").write_bytes(b"no model")
-    path = write(change(A1, drive={"kp": 60, "kd": 2, "network": {"file": "drive.onnx"}}))
+    path = write(change(A1, drive={"network": {"file": "drive.onnx"}}))
     with pytest.raises(ConfigFileError, match="onnxruntime"):
         task_of_file(path, "Walk")
 
