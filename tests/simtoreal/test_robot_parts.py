@@ -373,7 +373,11 @@ def test_python_makes_any_task_by_its_name(write):
 
 
 BRIEF = ("agent.learning_starts=100", "agent.compile=false", "evaluate_every=300", "evaluate_episodes=1")
-SERVO = change(KUKA, drive={"control": "velocity", "kd": 10, "rotor": 0.1, "damping": 0.5})
+SERVO = change(
+    KUKA,
+    drive={"control": "velocity", "kd": 10, "rotor": 0.1, "damping": 0.5},
+    joints={name: {"at": joint["at"], "kd": joint["kd"]} for name, joint in KUKA["joints"].items()},
+)
 
 
 @pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
@@ -395,7 +399,7 @@ def test_an_arm_that_is_driven_by_velocities_has_them(write, engine):
 
 
 def test_a_velocity_is_at_most_the_joint_s_own(write):
-    joints = {**KUKA["joints"], "lbr_iiwa_joint_1": {"at": 0.0, "kd": 100, "velocity": 0.5}}
+    joints = {**SERVO["joints"], "lbr_iiwa_joint_1": {"at": 0.0, "kd": 100, "velocity": 0.5}}
     layout = task_of_file(write(change(SERVO, joints=joints)), "Reach").command_layout
     assert layout.high[:2].tolist() == [0.5, layout.high[1]]
     assert layout.high[1] > 0.5
