@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
@@ -43,13 +44,16 @@ def movable_masses(robot: Robot) -> dict[str, MovableMass]:
     }
 
 
-def loaded_urdf(robot: Robot, movable: Mapping[str, MovableMass], *, visuals: bool) -> str:
+def loaded_urdf(
+    robot: Robot, movable: Mapping[str, MovableMass], *, visuals: bool, mesh_name: Callable[[Path], str] = str
+) -> str:
     """What every engine loads of a robot."""
     return robot.model.resolved(
         lock=robot.locked,
         inertials=dict(robot.inertials) | {link: mass.core for link, mass in movable.items()},
         ballast=ballast(robot, movable),
         visuals=visuals,
+        mesh_name=mesh_name,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simtoreal.robots.model import MOVING, Inertial, Joint, RobotModel
+from simtoreal.robots.mesh_files import PLAIN, surfaces
+from simtoreal.robots.model import MOVING, Inertial, Joint, ModelError, RobotModel
 from simtoreal.robots.shapes import Mesh, faults, meshes, reach
 
 ALIKE = 3  # links with the very same inertia: a placeholder
@@ -18,8 +19,6 @@ LARGEST_GYRATION = 1.5  # radius of gyration over the farthest point of the shap
 LEAST_GYRATION = 0.03
 RATIO = 1_000.0  # of masses of links that a joint connects
 PHYSICS_DT = 0.002  # [s] the step at which a joint's own damping is judged
-READ_BY_BOTH = (".obj", ".stl")
-READ_BY_BULLET = (".dae", *READ_BY_BOTH)
 
 
 @dataclass(frozen=True)
@@ -213,9 +212,9 @@ def _of_meshes(files: tuple[Mesh, ...]) -> Iterator[Problem]:
     for mesh in files:
         element = f"link {mesh.link}"
         if mesh.path is None:
-            yield Problem("error", element, f"mesh {mesh.name!r} is not a file beside the URDF")
-        elif mesh.path.suffix.lower() not in READ_BY_BULLET:
-            yield Problem("error", element, f"mesh {mesh.name!r} is of a kind that no engine reads: use .obj or .stl")
-        elif mesh.path.suffix.lower() not in READ_BY_BOTH:
-            text = f"mesh {mesh.name!r} is of a kind that only PyBullet reads; MuJoCo wants .obj or .stl"
-            yield Problem("warning" if mesh.visual else "error", element, text)
+            yield Problem("error", element, f"mesh {mesh.name!r} {mesh.fault}")
+        elif mesh.path.suffix.lower() not in PLAIN:
+            try:
+                surfaces(mesh.path)
+            except ModelError as error:
+                yield Problem("error", element, f"mesh {error}")

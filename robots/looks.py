@@ -46,7 +46,7 @@ def looks(model: RobotModel) -> Iterator[Look]:
     """Every visual shape of a robot, link by link.
 
     Raises:
-        ModelError: a shape without a known geometry, or a mesh that is not a file beside the URDF.
+        ModelError: a shape without a known geometry, or a mesh that is not there.
     """
     for link in model.links:
         where = f"{model.path}: link {link}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from defusedxml.common import DefusedXmlException
 from numpy.typing import NDArray
 
 from simtoreal.robots.kinematics import Chain
+from simtoreal.robots.packages import find_mesh
 
 Vector3 = tuple[float, float, float]
 MOVING = ("revolute", "continuous", "prismatic")
@@ -273,12 +274,11 @@ class RobotModel:
         )
 
     def mesh_path(self, name: str) -> Path:
-        """The file that a mesh's name means. Raises ModelError where it is none beside the URDF."""
-        folder = self.path.parent.resolve()
-        target = (folder / name.removeprefix("package://")).resolve()
-        if not target.is_relative_to(folder) or not target.is_file():
-            raise ModelError(f"{self.path}: mesh {name!r} is not a file beside the URDF")
-        return target
+        """The file that a mesh's name means, see `find_mesh`. Raises ModelError where there is none."""
+        try:
+            return find_mesh(name, self.path.parent)
+        except FileNotFoundError as error:
+            raise ModelError(f"{self.path}: mesh {name!r} {error}") from None
 
     def resolved(
         self,
@@ -287,6 +287,7 @@ class RobotModel:
         inertials: Mapping[str, Inertial] | None = None,
         ballast: Mapping[str, tuple[str, Vector3]] | None = None,
         visuals: bool = True,
+        mesh_name: Callable[[Path], str] = str,
     ) -> str:
         """The URDF text an engine loads.
 
@@ -296,10 +297,10 @@ class RobotModel:
             ballast: name -> (link, point [m, link frame]): massless links fixed there, so that mass can be put there
                 later on engines that cannot move a centre of mass.
             visuals: False drops what only a camera sees.
+            mesh_name: what the engine is to call a mesh's file.
         """
         root = ET.fromstring(ET.tostring(self._root))
-        for mesh in root.iter("mesh"):
-            mesh.set("filename", str(self.mesh_path(mesh.get("filename", ""))))
+        paths = {name: self.mesh_path(name) for name in (mesh.get("filename", "") for mesh in root.iter("mesh"))}
         for joint in root.iter("joint"):
             name = joint.get("name", "")
             if name in lock:
@@ -319,6 +320,8 @@ class RobotModel:
             if not visuals:
                 for visual in link.findall("visual"):
                     link.remove(visual)
+            for mesh in link.iter("mesh"):
+                mesh.set("filename", mesh_name(paths[mesh.get("filename", "")]))
         for name, (parent, point) in (ballast or {}).items():
             child = ET.SubElement(root, "link", name=name)
             child.append(_inertial_element(Inertial(0.0, (0.0, 0.0, 0.0), (0.0,) * 6)))

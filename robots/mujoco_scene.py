@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ if "DISPLAY" not in os.environ:
 import mujoco
 
 from simtoreal.robots.catalog import Box, Robot
+from simtoreal.robots.mesh_files import PLAIN, as_stl
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.terrain import CELL, GREATEST, MIDDLE, SHAPE
 from simtoreal.robots.world import (
@@ -31,13 +34,29 @@ COMPILER = (
     '<mujoco><compiler strippath="false" fusestatic="false" balanceinertia="false" discardvisual="{discard}"/></mujoco>'
 )
 GROUND, FIELD, MARKER = "ground", "field", "marker"  # table or plane; heights where it is not flat; where to look
-VISUAL = 1  # the group of what a URDF gives for looks alone
+VISUAL, HIDDEN = 1, 3  # groups of what a URDF gives for looks alone, and of what no camera sees
 TOUCHES_ROBOT, TOUCHES_OBJECT = 1, 2  # bits of what may touch table or ground
 BASE = 0.1  # [m] thickness of a field of heights below its lowest
 
 
-def compiled_twice(robot: Robot, urdf: str, *, rendering: bool) -> tuple[Any, Any]:
-    """Two `mujoco.MjModel` of a robot, whose resolved URDF is given, and what is around it.
+class Meshes:
+    """The meshes of a URDF by the names that MuJoCo reads them under; `files` holds those of a kind it does not read,
+    made into one that it does."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def name(self, path: Path) -> str:
+        """Raises ModelError where it cannot be read."""
+        if path.suffix.lower() in PLAIN:
+            return str(path)
+        name = f"{path}.stl"
+        self.files[name] = as_stl(path, path.stat().st_mtime_ns)
+        return name
+
+
+def compiled_twice(robot: Robot, urdf: str, files: Mapping[str, bytes], *, rendering: bool) -> tuple[Any, Any]:
+    """Two `mujoco.MjModel` of a robot, whose resolved URDF is given with its converted meshes, and what is around it.
 
     Raises:
         ModelError: MuJoCo refuses it.
@@ -46,7 +65,7 @@ def compiled_twice(robot: Robot, urdf: str, *, rendering: bool) -> tuple[Any, An
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of textures that meshes lack
-            spec = mujoco.MjSpec.from_string(text)
+            spec = mujoco.MjSpec.from_string(text, assets=dict(files))
             _furnish(spec, robot)
             if rendering:
                 _decorate(spec, robot)
@@ -94,6 +113,10 @@ def _lay(spec: Any, thing: Box) -> None:
 
 def _decorate(spec: Any, robot: Robot) -> None:
     """What only a camera sees."""
+    seen = {geom.parent.name for geom in spec.geoms if geom.group == VISUAL}
+    for geom in spec.geoms:
+        if geom.group != VISUAL and geom.parent.name in seen:
+            geom.group = HIDDEN  # what touches, behind what is seen
     spec.visual.global_.fovy = FIELD_OF_VIEW
     sky, tiles = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtTexture.mjTEXTURE_2D
     flat, checker = mujoco.mjtBuiltin.mjBUILTIN_FLAT, mujoco.mjtBuiltin.mjBUILTIN_CHECKER

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # first, since it says by what to render before mujoco is imported
-from simtoreal.robots.mujoco_scene import FIELD, GROUND, MARKER, TOUCHES_ROBOT, compiled_twice  # isort: skip
+from simtoreal.robots.mujoco_scene import FIELD, GROUND, MARKER, TOUCHES_ROBOT, Meshes, compiled_twice  # isort: skip
 
 import mujoco
 
@@ -74,8 +74,9 @@ class MuJoCoWorld(World):
 
     def _load(self) -> None:
         robot = self._robot
-        text = loaded_urdf(robot, self._movable, visuals=self._rendering)
-        model, self._nominal_model = compiled_twice(robot, text, rendering=self._rendering)
+        meshes = Meshes()
+        text = loaded_urdf(robot, self._movable, visuals=self._rendering, mesh_name=meshes.name)
+        model, self._nominal_model = compiled_twice(robot, text, meshes.files, rendering=self._rendering)
         self._model = model  # the other one is what the robot's own controller knows
         self._data, self._scratch = mujoco.MjData(model), mujoco.MjData(model)
         self._nominal_data = mujoco.MjData(self._nominal_model)

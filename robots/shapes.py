@@ -11,19 +11,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from simtoreal.robots.mesh_files import PLAIN, surfaces
 from simtoreal.robots.model import ModelError, RobotModel, numbers, transform
+from simtoreal.robots.packages import find_mesh
 
 STL_HEADER, STL_FACET = 84, 50  # [bytes]
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A mesh that a link names; `path` is None where no such file lies beside the URDF."""
+    """A mesh that a link names; `path` is None where there is no such file, `fault` says where it was looked for."""
 
     link: str
     name: str
     path: Path | None
     visual: bool
+    fault: str = ""
 
 
 def meshes(model: RobotModel) -> Iterator[Mesh]:
@@ -31,8 +34,11 @@ def meshes(model: RobotModel) -> Iterator[Mesh]:
     for link in model.links:
         for kind in ("collision", "visual"):
             for mesh in model.element(link).iterfind(f"{kind}/geometry/mesh"):
-                name = mesh.get("filename", "")
-                yield Mesh(link, name, _found(model, name), kind == "visual")
+                name, seen = mesh.get("filename", ""), kind == "visual"
+                try:
+                    yield Mesh(link, name, find_mesh(name, model.path.parent), seen)
+                except FileNotFoundError as error:
+                    yield Mesh(link, name, None, seen, str(error))
 
 
 SIZES = {  # what a shape needs to have a size
@@ -124,7 +130,12 @@ def _found(model: RobotModel, name: str) -> Path | None:
 
 
 def _vertices(path: Path) -> NDArray[np.float64] | None:
-    """[n, 3] of an .obj or a binary .stl; None of anything else, or of one without any."""
+    """[n, 3] of an .obj, a binary .stl or a .dae; None of anything else, or of one without any."""
+    if path.suffix.lower() not in PLAIN:
+        try:
+            return np.concatenate([np.asarray(part.vertices) for part in surfaces(path)])
+        except ModelError:
+            return None
     data = path.read_bytes()
     if path.suffix.lower() == ".obj":
         words = [line.split()[1:4] for line in data.decode(errors="replace").splitlines() if line.startswith("v ")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from simtoreal.live_session import Snapshot
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.looks import Look, looks
+from simtoreal.robots.mesh_files import COLLADA, surfaces
 from simtoreal.robots.terrain import Terrain
 from simtoreal.robots.world import FIELD_OF_VIEW, OBJECT, OBJECT_COLOUR, TABLE_HALF, TABLE_PLACE, Camera
 
@@ -129,8 +130,11 @@ def _draw(scene: Any, name: str, look: Look, shapes: dict[Path, list[trimesh.Tri
         scene.add_mesh_simple(name, shape.vertices, shape.faces, **paint, **where)
     else:
         assert look.mesh is not None
-        parts = shapes.setdefault(look.mesh, list(_parts(look.mesh)))
-        own = any(getattr(getattr(part.visual, "material", None), "image", None) is not None for part in parts)
+        parts = shapes.setdefault(look.mesh, surfaces(look.mesh))
+        coloured = look.colour is None and look.mesh.suffix.lower() == COLLADA
+        own = coloured or any(
+            getattr(getattr(part.visual, "material", None), "image", None) is not None for part in parts
+        )
         for number, part in enumerate(parts):
             if own:
                 scene.add_mesh_trimesh(f"{name}/{number}", part, scale=look.size, **where)
@@ -139,13 +143,6 @@ def _draw(scene: Any, name: str, look: Look, shapes: dict[Path, list[trimesh.Tri
                 scene.add_mesh_simple(
                     f"{name}/{number}", smooth.vertices, smooth.faces, scale=look.size, **paint, **where
                 )
-
-
-def _parts(path: Path) -> Iterator[trimesh.Trimesh]:
-    """The surfaces of a mesh's file, each of one material."""
-    for part in trimesh.load_scene(path).dump():
-        if isinstance(part, trimesh.Trimesh):
-            yield part
 
 
 def _turn(rotation: NDArray[np.float64]) -> NDArray[np.float64]:

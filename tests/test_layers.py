@@ -18,7 +18,7 @@ OWNERS = {
     "onnx": ("export/onnx.py",),
     "torch.onnx": ("export/onnx.py",),
     "viser": ("simtoreal/live_viewer.py",),
-    "trimesh": ("simtoreal/live_scene.py",),
+    "trimesh": ("simtoreal/live_scene.py", "robots/mesh_files.py"),
     "onnxruntime": ("export/onboard/runtime.py",),
 }
 ONBOARD = {"numpy", "onnxruntime", *sys.stdlib_module_names}

@@ -46,7 +46,7 @@ def test_every_shape_is_read_with_its_place_size_and_colour(tmp_path):
 @pytest.mark.parametrize(
     ("mesh", "changed", "words"),
     [
-        ("../tip.obj", {}, "mesh '../tip.obj' is not a file beside the URDF"),
+        ("../tip.obj", {}, "mesh '../tip.obj' is not a file in "),
         ("tip.obj", {"<sphere": "<cone"}, "link base: a visual needs a geometry: box, cylinder, sphere, capsule, mesh"),
         ("tip.obj", {'<geometry><sphere radius="0.2"/></geometry>': ""}, "link base: a visual needs a geometry"),
         ("tip.obj", {'radius="0.2"': 'radius="nan"'}, "radius='nan' is not finite"),

@@ -96,7 +96,10 @@ def test_a_missing_file_is_named(tmp_path):
         RobotModel(tmp_path / "missing.urdf")
 
 
-@pytest.mark.parametrize("mesh", ["../outside.obj", "/etc/hostname", "package://other/x.obj", "link.obj"])
+@pytest.mark.parametrize(
+    "mesh",
+    ["../outside.obj", "/etc/hostname", "package://other/x.obj", "package://../outside.obj", "link.obj", "x" * 300],
+)
 def test_a_mesh_lies_beside_the_urdf(tmp_path, mesh):
     """`link.obj` is a link to a file outside."""
     home = tmp_path / "robot"
@@ -106,7 +109,7 @@ def test_a_mesh_lies_beside_the_urdf(tmp_path, mesh):
     extra = f'<link name="b"><visual><geometry><mesh filename="{mesh}"/></geometry></visual></link>' + JOINT.format(
         *"ab"
     )
-    with pytest.raises(ModelError, match="is not a file beside the URDF"):
+    with pytest.raises(ModelError, match=r"is not a file in .*robot$|is in no folder (other|..) above or beside"):
         RobotModel(urdf(home, "a", [], extra)).resolved()
 
 
