@@ -1,7 +1,7 @@
 """The figures of README.md: each task with its learner (SAC; PPO of choices and images), three seeds, with the task's
 preset and without, judged on fresh robots.
 
-    python examples/results.py TASK [--seeds 0 1 2] [--folder runs/results]
+    python examples/results.py TASK|ROBOT [--seeds 0 1 2] [--folder runs/results]
 
 Trains what is missing, exports, verifies and evaluates, then writes docs/results/TASK.csv (one row a policy and
 suite) and prints it. A seed takes about a quarter of an hour on one core, of A1Walk an hour.
@@ -37,7 +37,9 @@ STEPS = {  # without randomization, with
     "QuadrotorTrajectory": (30_000, 50_000),
     "RacecarPath": (4_000, 8_000),
 }
-WALKS = ("A1Walk", "AliengoWalk")  # whose figures count commands too
+ROBOTS = ("spirit40", "mini_cheetah", "laikago")  # walkers by robot files, of the family's preset
+STEPS |= dict.fromkeys(ROBOTS, STEPS["A1Walk"])
+WALKS = ("A1Walk", "AliengoWalk", *ROBOTS)  # whose figures count commands too
 EQUAL = ("CartPoleSwingUp", "PandaReach")  # where plain policies are trained as long as randomized ones, to compare
 BEST = ("CartPoleSwingUp",)  # a swing-up's return dips at times: the best of a run's checkpoints, not the last
 EPISODES = {"nominal": 100, "train": 300, "heldout": 20}  # for each condition
@@ -48,12 +50,14 @@ OUT = Path(__file__).parent.parent / "docs" / "results"
 def train(task: str, kind: str, seed: int, folder: Path) -> Path:
     """The finished run of one kind and seed."""
     first, steps = STEPS[task]
+    name = "Walk" if task in ROBOTS else task
     return trained(
-        task,
+        name,
         folder / task / f"run-{kind}-{seed}",
+        robot=task if task in ROBOTS else None,
         steps=first if kind == "plain" and task not in EQUAL else steps,
         seed=seed,
-        randomization=task if kind == "randomized" else "none",
+        randomization=name if kind == "randomized" else "none",
         checkpoint_every=first,
     )
 

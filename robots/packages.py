@@ -1,9 +1,10 @@
-"""Where a robot's meshes lie: beside its URDF, or in its ROS package."""
+"""Where a robot's files lie: beside each other, or in its package."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 SCHEME = "package://"
@@ -44,6 +45,29 @@ def find_mesh(name: str, folder: Path) -> Path:
     if not homes:
         raise FileNotFoundError(f"is in no folder {package} above or beside the URDF, nor on ROS_PACKAGE_PATH")
     raise FileNotFoundError(f"is not a file in {homes[0]}")
+
+
+def find_urdf(name: str, folder: Path) -> Path:
+    """The file that a robot file in `folder` means: a path from there, or `package://NAME/path`, where a Python package
+    that is installed serves too.
+
+    Raises:
+        FileNotFoundError: there is none; where it was looked for.
+    """
+    if not name.startswith(SCHEME):
+        found = Path(os.path.normpath(folder / name))
+        if "\0" in name or not found.is_file():
+            raise FileNotFoundError(f"no such file: {str(found)!r}")
+        return found
+    package, _, rest = name.removeprefix(SCHEME).partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    homes = [*_packages(package, folder), *map(Path, (spec and spec.submodule_search_locations) or ())]
+    if not homes:
+        raise FileNotFoundError(f"{name}: {package} is no folder above, none on ROS_PACKAGE_PATH, no Python package")
+    for home in homes:
+        if _lies_in(home, found := (home / rest).resolve()):
+            return found
+    raise FileNotFoundError(f"{name} is not a file in {homes[0]}")
 
 
 def _packages(name: str, folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from simtoreal.progress import console as make_console
 from simtoreal.randomization.distributions import to_data
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths, suite_paths
-from simtoreal.robot_files import installed_robots, name_task
+from simtoreal.robot_files import known_robots, name_task
 from simtoreal.robot_making import FAMILIES
 
 
@@ -34,7 +34,7 @@ def tasks() -> dict[str, Any]:
         "tasks": found,
         "broken": broken,
         "families": list(FAMILIES),
-        "robots": list(installed_robots()),
+        "robots": known_robots(),
         "algorithms": ALGORITHMS,
         "presets": list(preset_paths()),
     }
@@ -78,8 +78,8 @@ def print_listing(found: dict[str, Any]) -> None:
     console.print(table)
     for name, why in found["broken"].items():
         console.print(f"{name}, of another package, is left out: {why}", markup=False)
-    robots = f" (installed: {', '.join(found['robots'])})" if found["robots"] else ""
-    console.print(f"of your own robot, with --robot FILE: {', '.join(found['families'])}{robots}")
+    console.print(f"of your own robot, with --robot FILE: {', '.join(found['families'])}")
+    console.print(f"of a robot that is known by name, with --robot NAME: {', '.join(found['robots'])}")
     console.print("algorithms: " + "; ".join(f"{name} ({what})" for name, what in found["algorithms"].items()))
     console.print(f"presets: {', '.join(found['presets'])}; see one with --preset NAME")
 

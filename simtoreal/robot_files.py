@@ -12,7 +12,7 @@ A task of it is called `FILE:Walk`, wherever a task is named; `--robot FILE` bef
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import entry_points
@@ -25,6 +25,7 @@ from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.yaml_files import read_yaml
 from simtoreal.robot_making import FAMILIES, DescribedRobot, sources_of
 from simtoreal.robot_schema import RobotEntry
+from simtoreal.robots.catalog import ASSETS
 from simtoreal.robots.task import Task
 from simtoreal.schema_messages import first_fault
 
@@ -34,7 +35,8 @@ PARTS = {"file": "the robot file", "urdf": "the URDF", "network": "the actuator'
 
 
 def find_robot_file(name: str) -> Path:
-    """The file a user means: a path (it has a separator or ends in .yaml), else the name of an installed robot.
+    """The file a user means: a path (it has a separator or ends in .yaml), else the name of a robot of ours or of an
+    installed one.
 
     Raises:
         FileNotFoundError: no such file or robot.
@@ -46,9 +48,11 @@ def find_robot_file(name: str) -> Path:
         if path.suffix not in SUFFIXES:
             raise FileNotFoundError(f"{path}: not a robot file (.yaml); simtoreal inspect URDF --write makes one")
         return path.absolute()
-    installed = {point.name: point for point in entry_points(group=GROUP)}
+    ours, installed = _ours(), {point.name: point for point in entry_points(group=GROUP)}
+    if name in ours:
+        return ours[name]
     if name not in installed:
-        known = nearest(name, installed) if installed else "none is installed"
+        known = nearest(name, {**ours, **installed})
         raise FileNotFoundError(f"no robot {name!r}, and no path of a .yaml file; {known}")
     found = installed[name].load()
     return Path(found() if callable(found) else found).absolute()
@@ -171,6 +175,10 @@ def moved(task: str, now: str) -> str:
     return now if same_task(task, now) else task
 
 
-def installed_robots() -> Iterator[str]:
-    """Names of robots that other packages install."""
-    yield from sorted(point.name for point in entry_points(group=GROUP))
+def known_robots() -> list[str]:
+    """Names of the robots that are robot files: ours, and those that other packages install."""
+    return sorted({*_ours(), *(point.name for point in entry_points(group=GROUP))})
+
+
+def _ours() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(ASSETS.glob("*.yaml"))}

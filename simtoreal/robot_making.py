@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from simtoreal.robots.inspection import inspect_robot
 from simtoreal.robots.legs import Legs, find_sides
 from simtoreal.robots.model import MOVING, Inertial, ModelError, RobotModel, possible, with_rotor
 from simtoreal.robots.motors import ActuatorNetwork, DCMotor
+from simtoreal.robots.packages import find_urdf
 from simtoreal.robots.sensors import Accelerometer, ChannelSensor, ContactSensor, TorqueSensor, motion_capture
 from simtoreal.robots.shapes import ball_radius
 from simtoreal.robots.task import Task
@@ -44,9 +44,10 @@ class DescribedRobot:
         self.file, self.path, self.entry = file, path, entry
         if not re.fullmatch(r"[A-Za-z0-9_-]+", entry.robot):
             raise file.error(f"robot: a name of letters, digits, _ and -, got {entry.robot!r}", "robot")
-        self.urdf = Path(os.path.normpath(path.parent / entry.urdf))
-        if "\0" in entry.urdf or not self.urdf.is_file():
-            raise file.error(f"urdf: no such file: {str(self.urdf)!r}", "urdf")
+        try:
+            self.urdf = find_urdf(entry.urdf, path.parent)
+        except FileNotFoundError as error:
+            raise file.error(f"urdf: {error}", "urdf") from None
         self.model = model = RobotModel(self.urdf)
         self.joints = entry.joints
         if both := sorted({*self.joints} & {*entry.lock}):

@@ -20,13 +20,14 @@ from simtoreal.config import recipe
 from simtoreal.evaluate import OtherRobot
 from simtoreal.proposals import propose
 from simtoreal.randomization.yaml_files import ConfigFileError, dump_yaml
-from simtoreal.robot_files import name_task, task_of_file
+from simtoreal.robot_files import known_robots, name_task, task_of_file
 from simtoreal.robots.catalog import A1_JOINTS, KUKA_JOINTS, QUADRUPED, a1, kuka, pybullet_data
 from simtoreal.robots.model import ModelError, RobotModel
 from simtoreal.robots.tasks.reach import KukaReach
 from simtoreal.robots.tasks.walk import A1Walk
-from simtoreal.trial import TrialWarning
+from simtoreal.trial import TrialWarning, trial
 
+OURS = ("laikago", "mini_cheetah", "spirit40")
 SPIRIT = pybullet_data() / "quadruped" / "spirit40.urdf"
 CHEETAH = pybullet_data() / "mini_cheetah" / "mini_cheetah.urdf"
 STAND = dict(zip(("hip", "upper", "lower"), (0.0, 0.9, -1.8), strict=True))
@@ -534,7 +535,7 @@ def test_other_packages_install_robots_and_tasks(tmp_path, write):
     broken, robots, summary, task, walk = json.loads(done.stdout.splitlines()[-1])
     assert broken.keys() == {"NoTask", "Gone"}
     assert "No module named 'acme.gone'" in broken["Gone"]
-    assert robots == ["acme_dog"]
+    assert robots == sorted(["acme_dog", *OURS])
     assert summary == "An arm of another package."
     assert task.endswith("robot.yaml:Walk")
     assert walk == "A1Walk"
@@ -561,6 +562,39 @@ def test_what_stable_baselines3_trained_on_a_robot_file_is_imported(write, tmp_p
     env.close()
     path.write_text(path.read_text() + "# edited\n")
     cli("export", run, "--out", bundle, "--force").refused("another version of")
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+def test_a_robot_of_ours_stands(name, engine):
+    """By name, wherever a robot file may be given; for 2 s it holds its pose under the targets of standing."""
+    assert name in known_robots()
+    task = name_task("Walk", name)
+    assert trial(task).sound
+    env = make_env(task, engine=engine)
+    height = env.unwrapped.legs.height
+    env.reset(seed=0)
+    for _ in range(100):
+        env.step(np.zeros(12, np.float32))
+    assert env.unwrapped.world.state()[2][2] == pytest.approx(height, rel=0.1)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("urdf", "words"),
+    [
+        (
+            "package://no_such_package/a1.urdf",
+            "no_such_package is no folder above, none on ROS_PACKAGE_PATH, no Python",
+        ),
+        ("package://pybullet_data/a1/none.urdf", r"a1/none.urdf is not a file in .*pybullet_data$"),
+        ("package://pybullet_data/../numpy/__init__.py", r"is not a file in .*pybullet_data$"),
+    ],
+)
+def test_a_urdf_may_lie_in_a_package(write, urdf, words):
+    assert task_of_file(write(change(A1, urdf="package://pybullet_data/a1/a1.urdf")), "Walk").robot.urdf == a1().urdf
+    with pytest.raises(ConfigFileError, match=rf"robot\.yaml:2: urdf: .*{words}"):
+        task_of_file(write(change(A1, urdf=urdf)), "Walk")
 
 
 def test_a_family_s_preset_is_shown_for_a_robot(cli, tmp_path):
