@@ -320,6 +320,9 @@ class RobotModel:
             if not visuals:
                 for visual in link.findall("visual"):
                     link.remove(visual)
+            for contact in link.findall("contact"):
+                for extension in [child for child in contact if child.tag != "lateral_friction"]:
+                    contact.remove(extension)  # stiffness, anchors, spinning friction, which PyBullet alone would have
             for mesh in link.iter("mesh"):
                 mesh.set("filename", mesh_name(paths[mesh.get("filename", "")]))
         for name, (parent, point) in (ballast or {}).items():

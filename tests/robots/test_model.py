@@ -113,6 +113,17 @@ def test_a_mesh_lies_beside_the_urdf(tmp_path, mesh):
         RobotModel(urdf(home, "a", [], extra)).resolved()
 
 
+def test_contacts_are_alike_in_every_engine(tmp_path):
+    """Of what Bullet alone reads of a link's contacts, friction is left: MuJoCo's world has that too."""
+    only_bullet = "<stiffness value='3e4'/><damping value='1e3'/><friction_anchor/><spinning_friction value='.1'/>"
+    soft = f"<contact><lateral_friction value='0.7'/>{only_bullet}</contact>"
+    path = urdf(tmp_path, "a", [], f'<link name="b">{soft}</link>' + JOINT.format(*"ab"))
+    model = RobotModel(path)
+    assert model.links["b"].friction == 0.7
+    (contact,) = ElementTree.fromstring(model.resolved()).iter("contact")
+    assert [child.tag for child in contact] == ["lateral_friction"]
+
+
 def test_the_engine_gets_what_was_asked_for(tmp_path):
     path = urdf(tmp_path, "abc", ["ab", "bc"])
     heavy = Inertial(7.0, (0.1, 0.0, 0.0), (1.0, 2.0, 2.5, 0.0, 0.0, 0.0))

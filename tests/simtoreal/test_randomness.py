@@ -26,7 +26,10 @@ from simtoreal.randomization.yaml_files import load_yaml
 from simtoreal.worker_vector import WorkerVectorEnv
 
 TASKS = sorted(build.task_ids())
-LIKE_ANOTHER = ("AliengoWalk", "CartPoleBalance", "KukaReach", "PixelCartPoleRGB", "QuadrotorHover", "XArmReach")
+LIKE_ANOTHER = (
+    *("AliengoWalk", "CartPoleBalance", "CartPoleSwingUp", "KukaReach"),
+    *("PandaReach", "PixelCartPoleRGB", "QuadrotorHover", "XArmReach"),
+)
 STEPS = 60  # more than an episode of PandaReach
 ROLLOUT = """
 import hashlib, json, sys

@@ -25,6 +25,7 @@ from simtoreal.robots.catalog import A1_JOINTS, KUKA_JOINTS, QUADRUPED, a1, kuka
 from simtoreal.robots.model import ModelError, RobotModel
 from simtoreal.robots.tasks.reach import KukaReach
 from simtoreal.robots.tasks.walk import A1Walk
+from simtoreal.task_suites import load_suite
 from simtoreal.trial import TrialWarning, trial
 
 OURS = ("laikago", "mini_cheetah", "spirit40")
@@ -475,21 +476,12 @@ def test_from_a_urdf_to_a_verdict(cli, tmp_path):
     cli("train", "Walk", "--resume", "--steps", 300, "--out", run).refused("was trained on another version of")
     cli("train", "Reach", "--resume", "--steps", 300, "--out", run).refused("name one with --robot FILE")
     path.write_text(said)
-    judged = cli(
-        "evaluate",
-        bundle,
-        "--suite",
-        "heldout",
-        "--suite",
-        "nominal",
-        "--episodes",
-        1,
-        "--out",
-        tmp_path / "v",
-        "--json",
-    )
+    suites = ("--suite", "train", "--suite", "nominal", "--episodes", 1)
+    judged = cli("evaluate", bundle, *suites, "--out", tmp_path / "v", "--json")
     assert judged.code == 0
-    assert {"heldout", "nominal"} <= set(json.dumps(judged.result).replace('"', " ").split())
+    assert {"train", "nominal"} <= set(json.dumps(judged.result).replace('"', " ").split())
+    table = make_env(f"{path}:Walk").get_wrapper_attr("parameters")
+    assert len(load_suite("Walk", "heldout", table).conditions) > 20  # an arm's is run below
     assert "identical" in cli("replay", tmp_path / "v", "nominal/nominal/0").out
     moved = folder.rename(tmp_path / "elsewhere") / "robot.yaml"
     cli("evaluate", bundle, "--suite", "nominal", "--episodes", 1, "--out", tmp_path / "w").refused(
@@ -560,6 +552,9 @@ def test_what_stable_baselines3_trained_on_a_robot_file_is_imported(write, tmp_p
     )
     assert np.abs(policy.act(observation) - command).max() < 1e-5
     env.close()
+    judged = cli("evaluate", bundle, "--suite", "heldout", "--episodes", 1, "--out", tmp_path / "verdict")
+    assert judged.code == 0
+    assert "conditions it never saw" in judged.out
     path.write_text(path.read_text() + "# edited\n")
     cli("export", run, "--out", bundle, "--force").refused("another version of")
 
