@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from simtoreal.robots.arrivals import MAX_LATENCY
 from simtoreal.robots.parameters import Parameter
-from simtoreal.robots.readers import MAX_LATENCY
 from simtoreal.robots.world import State, Wrench, exceeds
 
 STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered over torque asked for")

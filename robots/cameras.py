@@ -10,6 +10,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from simtoreal.robots import imperfections
+from simtoreal.robots.imperfections import Channels
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.readers import PARTS, SensorReader, StateRing
 from simtoreal.robots.sensors import Sensor
@@ -49,7 +51,7 @@ class CameraSensor(Sensor):
     def parameters(self) -> list[Parameter]:
         what, turn, shift = f"sensor.{self.name}", self.max_turn, self.max_shift
         return [
-            Parameter(f"{what}.noise", "-", 0.0, 0.0, self.max_noise, "standard deviation of white noise"),
+            *imperfections.parameters(what, "-", ("noise",), noise=self.max_noise),
             *self.timing(),
             Parameter(f"{what}.brightness", "-", 1.0, 0.4, 1.6, "factor on every pixel"),
             Parameter(f"{what}.bias", "-", 0.0, -self.max_bias, self.max_bias, "added to every pixel"),
@@ -67,8 +69,7 @@ class CameraReader(SensorReader):
 
     def __init__(self, sensor: CameraSensor, world: World) -> None:
         what = f"sensor.{sensor.name}"
-        size = math.prod(sensor.shape)
-        super().__init__(sensor.name, PARTS["position"], size, what, [f"{what}.noise"], [])
+        super().__init__(what, PARTS["position"], [Channels(1, what, ("noise",))], math.prod(sensor.shape))
         self._names = [f"{what}.{part}" for part in ("brightness", "bias", "yaw", "pitch", "shift")]
         self._sensor, self._world, self._joints = sensor, world, range(len(world.joints))
         self._view = sensor.view
@@ -96,10 +97,11 @@ class CameraReader(SensorReader):
     def _true(self, ring: StateRing, age: float) -> NDArray[np.float64]:
         return self._seen(self._view, ring.read(self.which, self._joints, age) if age else None)
 
-    def _disturbed(self, true: NDArray[np.float64], row: list[float]) -> NDArray[np.uint8]:
+    def _disturbed(self, true: NDArray[np.float64], control_step: int, control_dt: float) -> NDArray[np.uint8]:
         image = true * self._brightness + WHITE * self._offset
-        if row:
-            image = image + (WHITE * self._noise[0]) * np.reshape(row, image.shape)
+        if self._flaws.noisy:
+            row = np.reshape(self._flaws.row(control_step), image.shape)
+            image = image + (WHITE * self._flaws.noise[0]) * row
         return _pixels(image)
 
     def _seen(self, view: Camera, position: list[float] | None) -> NDArray[np.float64]:

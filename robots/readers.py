@@ -13,23 +13,20 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from simtoreal.robots import rotation
-from simtoreal.robots.streams import NormalStream, UniformStream
+from simtoreal.robots.arrivals import MAX_JITTER, MAX_LATENCY, MAX_PERIOD, SAME, Arrivals
+from simtoreal.robots.imperfections import IDEAL, Channels, Imperfections
 from simtoreal.robots.world import GRAVITY, State, World
 
 if TYPE_CHECKING:
     from simtoreal.robots.sensors import BaseSensor, ChannelSensor, JointSensor, TorqueSensor
 
-MAX_LATENCY = 0.1  # [s] of any sensor or actuator
-MAX_JITTER = 0.05  # [s]
-MAX_PERIOD = 0.1  # [s]
 PARTS = {"position": 0, "velocity": 1}  # of a State, of its joints
 BASE = 2  # its third part
 NOTHING: State = ([], [], [])  # of a state that was not kept
 ATTITUDE = (3, 4, 5, 6, 10, 11, 12)  # of a base: its quaternion and its angular velocity
 VELOCITY = (7, 8, 9)
+GRAVITY_FLAWS = ("noise", "resolution")  # of a direction
 BASE_PARTS = {"position": (0, 1, 2), "place": (0, 1), "velocity": VELOCITY, "heading": ATTITUDE, "yaw_rate": ATTITUDE}
-SAME = 1e-9  # [s] of two instants
-FASTEST = 5e-4  # [s] between samples: what is faster than any physics step comes as the reader likes
 
 Reading = list[float] | NDArray[Any]
 """Numbers, or an image [height, width, channels]."""
@@ -85,64 +82,41 @@ class StateRing:
 
 
 class SensorReader(ABC):
-    """Reads one sensor under the current parameter values.
-
-    A sample is taken every `period`, counted from the beginning of an episode, or, where that is shorter than
-    `FASTEST`, whenever it is read; it arrives
-    `latency` later, and up to `jitter` more, drawn for each. A reading is the newest sample that has arrived.
+    """Reads one sensor under the current parameter values: the newest sample that has arrived, with what is wrong
+    with it.
 
     Attributes:
         which: part of the state that it reads.
-        latency: [s].
-        bias: constant offset of each element.
     """
 
-    def __init__(
-        self, name: str, which: int, size: int, part: str, noise: Sequence[str], bias: Sequence[str | None]
-    ) -> None:
-        """`part` is what its timing belongs to; `noise` and `bias` name each element's parameter."""
+    def __init__(self, name: str, which: int, channels: Sequence[Channels], width: int | None = None) -> None:
+        """`name` of the sensor; `width` of a row of its noise, if that is not one number a channel."""
         self.which = which
-        self._timing_names = [f"{part}.{what}" for what in ("latency", "jitter", "period")]
-        self._noise_names, self._bias_names = list(noise), list(bias)
-        self._stream = NormalStream(f"sensor.{name}.noise", size, seed=0)
-        self._delays = UniformStream(f"sensor.{name}.jitter", 1, seed=0)
-        self._drawn: list[float] = []  # of the episode's samples so far, the share of the jitter
-        self._silence = [0.0] * size
-        self._seed, self._streams = 0, False  # a stream begins with the first noise of an episode
-        self._timing = [0.0, 0.0, 0.0]
-        self.latency = 0.0
-        self._timed = False
-        self._noise = [0.0] * size
-        self._noisy = self._imperfect = False
-        self.bias: list[float] = [0.0] * size
-        self._taken: float | None = None  # [s] into the episode, when the sample was taken that was read last
+        self._arrivals = Arrivals(name)
+        self._flaws = Imperfections(name, channels, width)
         self._held: Reading = []
 
     def start(self, seed: int) -> None:
         """Begin an episode; its noise and jitter follow from `seed`."""
-        self._seed = seed
-        self._streams = False
-        self._drawn = []
-        self._taken = None
+        self._arrivals.start(seed)
+        self._flaws.start(seed)
 
     def apply(self, values: Mapping[str, float]) -> None:
-        self._timing = [values[name] for name in self._timing_names]
-        self.latency = self._timing[0]
-        self._timed = any(self._timing[1:])
-        self._noise = [values[name] for name in self._noise_names]
-        self._noisy = any(self._noise)
-        self.bias = [0.0 if name is None else values[name] for name in self._bias_names]
-        self._imperfect = self._noisy or any(self.bias)
+        self._arrivals.apply(values)
+        self._flaws.apply(values)
 
     def read_back(self) -> dict[str, float]:
-        biases = {name: b for name, b in zip(self._bias_names, self.bias, strict=True) if name is not None}
-        timing = dict(zip(self._timing_names, self._timing, strict=True))
-        return timing | dict(zip(self._noise_names, self._noise, strict=True)) | biases
+        return self._arrivals.read_back() | self._flaws.read_back()
 
     @property
     def age(self) -> float | None:
         """Of every reading [s]; None where it differs."""
-        return None if self._timed else self.latency
+        return self._arrivals.age
+
+    @property
+    def bias(self) -> list[float]:
+        """Constant offset of each element."""
+        return self._flaws.bias
 
     @abstractmethod
     def ideal(self, state: State) -> Reading:
@@ -153,63 +127,23 @@ class SensorReader(ABC):
         """What it would have read `age` [s] ago, misaligned, without noise and bias."""
 
     def read(self, ring: StateRing, control_step: int) -> Reading:
-        """One reading, at control step `control_step` of the episode (the noise row follows it)."""
-        row = self._row(control_step)
-        if not self._timed:
-            self._taken = None
-            return self._disturbed(self._true(ring, self.latency), row)
-        age = self._arrived(control_step, ring.control_dt)
+        """One reading, at control step `control_step` of the episode (noise and losses follow it)."""
+        age = self._arrivals.newest(control_step, ring.control_dt)
         if age is not None:
-            self._held = self._disturbed(self._true(ring, age), row)
+            self._held = self._disturbed(self._true(ring, age), control_step, ring.control_dt)
         return self._held.copy()
 
-    def _disturbed(self, true: Any, row: list[float]) -> Any:
-        """What is read of what is true; `row` as of `_row`."""
-        if not self._imperfect:
-            return list(true)
-        row = row or self._silence
-        return [v + b + s * z for v, b, s, z in zip(true, self.bias, self._noise, row, strict=True)]
-
-    def _arrived(self, control_step: int, control_dt: float) -> float | None:
-        """Age [s] of the newest sample that is there; None if that is the one that was read last."""
-        latency, jitter, period = self._timing
-        if period < FASTEST:
-            self._taken = None
-            return latency + jitter * self._share(control_step)
-        now = control_step * control_dt
-        sample = math.floor((now - latency + SAME) / period)
-        while sample * period + latency + jitter * self._share(sample) > now + SAME:
-            sample -= 1
-        taken = sample * period
-        if self._taken is not None and taken <= self._taken + SAME:
-            return None
-        self._taken = taken
-        return now - taken
-
-    def _share(self, sample: int) -> float:
-        """Of the jitter, by which a sample is late; none before the episode."""
-        if not self._drawn:
-            self._delays.restart(self._seed)
-        while len(self._drawn) <= sample:
-            self._drawn += self._delays.row()
-        return self._drawn[sample] if sample >= 0 else 0.0
-
-    def _row(self, control_step: int) -> list[float]:
-        """The noise of a control step in standard deviations, empty where there has been none in this episode."""
-        if self._noisy and not self._streams:
-            self._streams = True
-            self._stream.restart(self._seed)
-            for _ in range(control_step):
-                self._stream.row()
-        return self._stream.row() if self._streams else []
+    def _disturbed(self, true: Any, control_step: int, control_dt: float) -> Any:
+        """What is read of what is true."""
+        return self._flaws.read(true, control_step, control_dt)
 
 
 class ChannelReader(SensorReader):
     """Reads a ChannelSensor."""
 
     def __init__(self, sensor: ChannelSensor, which: int) -> None:
-        size, what = len(sensor.channels), f"sensor.{sensor.name}"
-        super().__init__(sensor.name, which, size, what, [f"{what}.noise"] * size, sensor.bias_names())
+        what = f"sensor.{sensor.name}"
+        super().__init__(what, which, [Channels(len(sensor.channels), what, sensor.flaws, sensor.bias_names())])
 
 
 class JointReader(ChannelReader):
@@ -333,11 +267,11 @@ class ContactReader(StepReader):
     def _now(self) -> list[float]:
         return [float(contact) for contact in self._world.feet().contact]
 
-    def _disturbed(self, true: list[float], row: list[float]) -> list[float]:
+    def _disturbed(self, true: list[float], control_step: int, control_dt: float) -> list[float]:
         read = list(true)
-        if self._noisy:
-            wrong = NormalDist().inv_cdf(self._noise[0])
-            read = [1.0 - v if z < wrong else v for v, z in zip(true, row, strict=True)]
+        if self._flaws.noisy:
+            wrong = NormalDist().inv_cdf(self._flaws.noise[0])
+            read = [1.0 - v if z < wrong else v for v, z in zip(true, self._flaws.row(control_step), strict=True)]
         return [float(v + b >= 0.5) for v, b in zip(read, self.bias, strict=True)]
 
 
@@ -345,9 +279,14 @@ class ImuReader(SensorReader):
     """Reads an Imu."""
 
     def __init__(self, world: World) -> None:
-        noise = ["sensor.gravity.noise"] * 3 + ["sensor.gyro.noise"] * 3
-        bias = [None] * 3 + [f"sensor.gyro.bias.{axis}" for axis in "xyz"]
-        super().__init__("imu", BASE, 6, "sensor.imu", noise, bias)
+        super().__init__(
+            "sensor.imu",
+            BASE,
+            [
+                Channels(3, "sensor.gravity", GRAVITY_FLAWS),
+                Channels(3, "sensor.gyro", tuple(IDEAL), [f"sensor.gyro.bias.{axis}" for axis in "xyz"]),
+            ],
+        )
         self._world = world
         self._tilt = (0.0, 0.0)
         self._mounting: rotation.Matrix = world.base_axes

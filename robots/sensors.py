@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from simtoreal.robots import arrivals, imperfections
+from simtoreal.robots.imperfections import IDEAL, NOISE
 from simtoreal.robots.layout import Field
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.readers import (
     BASE_PARTS,
-    MAX_JITTER,
-    MAX_LATENCY,
-    MAX_PERIOD,
+    GRAVITY_FLAWS,
     AccelerationReader,
     BaseReader,
     ContactReader,
@@ -45,13 +45,8 @@ class Sensor(ABC):
         """What reads it in `world`."""
 
     def timing(self) -> list[Parameter]:
-        """When it samples, and when a reading arrives: `sensor.NAME.latency`, `.jitter` and `.period`."""
-        what = f"sensor.{self.name}"
-        return [
-            Parameter(f"{what}.latency", "s", self.latency, 0.0, MAX_LATENCY, "age of a reading"),
-            Parameter(f"{what}.jitter", "s", 0.0, 0.0, MAX_JITTER, "at most added to the age, each sample its own"),
-            Parameter(f"{what}.period", "s", self.period, 0.0, MAX_PERIOD, "between samples; 0: whenever it is read"),
-        ]
+        """When it samples, and when a reading arrives, see `Arrivals`."""
+        return arrivals.parameters(f"sensor.{self.name}", self.latency, self.period)
 
 
 def timed(sensors: Sequence[Sensor], timings: Mapping[str, tuple[float, float]]) -> tuple[Sensor, ...]:
@@ -67,15 +62,17 @@ def timed(sensors: Sequence[Sensor], timings: Mapping[str, tuple[float, float]])
 class ChannelSensor(Sensor):
     """A part of several channels of one unit.
 
-    Parameters it adds: `sensor.NAME.noise` (standard deviation of white noise a control step), its timing, and a
-    constant bias for each channel: `sensor.NAME.bias` if it has one, else `sensor.NAME.bias.CHANNEL`.
+    Parameters it adds: those `flaws` of `IDEAL` that it can have (`sensor.NAME.noise`, `.scale`, `.drift`,
+    `.resolution`), its timing, and a constant bias for each channel: `sensor.NAME.bias` if it has one, else
+    `sensor.NAME.bias.CHANNEL`.
     """
 
     unit: str
     max_noise: float
     max_bias: float
     frame: ClassVar[str] = ""
-    noise: ClassVar[str] = "standard deviation of white noise"
+    noise: ClassVar[str] = NOISE
+    flaws: ClassVar[tuple[str, ...]] = tuple(IDEAL)
 
     @property
     @abstractmethod
@@ -92,13 +89,11 @@ class ChannelSensor(Sensor):
         return [f"sensor.{self.name}.bias" + (f".{channel}" if several else "") for channel in self.channels]
 
     def parameters(self) -> list[Parameter]:
+        bias, what = self.max_bias, f"sensor.{self.name}"
         return [
-            Parameter(f"sensor.{self.name}.noise", self.unit, 0.0, 0.0, self.max_noise, self.noise),
+            *imperfections.parameters(what, self.unit, self.flaws, noise=self.max_noise, drift=bias, said=self.noise),
             *self.timing(),
-            *(
-                Parameter(name, self.unit, 0.0, -self.max_bias, self.max_bias, "constant offset")
-                for name in self.bias_names()
-            ),
+            *(Parameter(name, self.unit, 0.0, -bias, bias, "constant offset") for name in self.bias_names()),
         ]
 
 
@@ -158,6 +153,7 @@ class ContactSensor(ChannelSensor):
     unit: str = "-"
     max_bias: float = 1.0
     noise: ClassVar[str] = "chance of a wrong reading"
+    flaws: ClassVar[tuple[str, ...]] = ("noise",)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -226,8 +222,8 @@ class Imu(Sensor):
     """An inertial unit in a floating base: the direction of gravity [3, -], then the angular velocity [3, rad/s], both
     in the axes it is mounted in.
 
-    Parameters it adds: `sensor.gravity.noise`, `sensor.gyro.noise`, `sensor.gyro.bias.x` (y, z), its timing, and its
-    mounting error `sensor.imu.tilt.roll` and `.pitch`, which turns both readings.
+    Parameters it adds: `sensor.gravity.noise` and `.resolution`, all `IDEAL` has of `sensor.gyro`, `sensor.gyro.bias.x`
+    (y, z), its timing, and its mounting error `sensor.imu.tilt.roll` and `.pitch`, which turns both readings.
     """
 
     name: str = "imu"
@@ -240,10 +236,9 @@ class Imu(Sensor):
 
     def parameters(self) -> list[Parameter]:
         bias, tilt = self.max_gyro_bias, self.max_tilt
-        what = "standard deviation of white noise"
         return [
-            Parameter("sensor.gravity.noise", "-", 0.0, 0.0, self.max_gravity_noise, what),
-            Parameter("sensor.gyro.noise", "rad/s", 0.0, 0.0, self.max_gyro_noise, what),
+            *imperfections.parameters("sensor.gravity", "-", GRAVITY_FLAWS, noise=self.max_gravity_noise),
+            *imperfections.parameters("sensor.gyro", "rad/s", tuple(IDEAL), noise=self.max_gyro_noise, drift=bias),
             *(Parameter(f"sensor.gyro.bias.{x}", "rad/s", 0.0, -bias, bias, "constant offset") for x in "xyz"),
             *self.timing(),
             *(Parameter(f"sensor.imu.tilt.{x}", "rad", 0.0, -tilt, tilt, "mounting error") for x in ("roll", "pitch")),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
-from simtoreal.robots.readers import MAX_LATENCY, MAX_PERIOD
+from simtoreal.robots.arrivals import MAX_LATENCY, MAX_PERIOD
 
 MOST = 1e4  # of any number in it: no robot's metre, kilogram, gain or second is above
 Number = Annotated[float, Strict(), Field(ge=-MOST, le=MOST)]  # strict: a text or a truth value is no number

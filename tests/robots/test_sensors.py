@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from simtoreal.robots.readers import MAX_LATENCY, JointReader, StateRing
+from simtoreal.robots.arrivals import MAX_LATENCY
+from simtoreal.robots.readers import JointReader, StateRing
 from simtoreal.robots.sensors import BaseSensor, JointSensor
 from simtoreal.robots.streams import NormalStream
 
@@ -11,6 +12,9 @@ from simtoreal.robots.streams import NormalStream
 def rows(name, size, seed, count):
     stream = NormalStream(name, size, seed)
     return np.array([stream.row() for _ in range(count)])
+
+
+OF_EACH = ("noise", "scale", "drift", "resolution", "latency", "jitter", "period", "dropout", "outage")
 
 
 def test_a_stream_is_standard_normal():
@@ -82,17 +86,15 @@ def test_a_part_that_was_not_asked_for_is_read_between_where_it_was(latency):
 def test_a_bias_is_named_by_joint_where_there_are_several():
     one = JointSensor("hinge", "position", ("h",), "rad", 0.1, 0.2)
     two = JointSensor("arm", "position", ("a", "b"), "rad", 0.1, 0.2)
-    assert [p.name for p in one.parameters()] == [
-        f"sensor.hinge.{what}" for what in ("noise", "latency", "jitter", "period", "bias")
-    ]
-    assert [p.name for p in two.parameters()][4:] == ["sensor.arm.bias.a", "sensor.arm.bias.b"]
-    assert all(p.nominal == 0.0 for p in (*one.parameters(), *two.parameters()))
-    assert one.parameters()[1].high == MAX_LATENCY
+    assert [p.name for p in one.parameters()] == [f"sensor.hinge.{what}" for what in (*OF_EACH, "bias")]
+    assert [p.name for p in two.parameters()][len(OF_EACH) :] == ["sensor.arm.bias.a", "sensor.arm.bias.b"]
+    assert all(p.nominal == float(p.name.endswith(".scale")) for p in (*one.parameters(), *two.parameters()))
+    assert {p.name: p.high for p in one.parameters()}["sensor.hinge.latency"] == MAX_LATENCY
 
 
 def test_a_reader_adds_each_joint_s_own_bias_in_its_own_order():
     reader = JointReader(JointSensor("arm", "velocity", ("b", "a"), "rad/s", 0.1, 5.0), ("a", "b"))
-    values = {f"sensor.arm.{what}": 0.0 for what in ("noise", "latency", "jitter", "period")}
+    values = {f"sensor.arm.{what}": float(what == "scale") for what in OF_EACH}
     values |= {"sensor.arm.bias.a": 1.0, "sensor.arm.bias.b": 2.0}
     reader.apply(values)
     ring = StateRing(0.01)
@@ -207,7 +209,7 @@ def test_a_base_is_seen_from_the_ground(quantity, reading):
         assert np.exp(1j * np.array(found)) == pytest.approx(np.exp(1j * np.array(reading)))  # pi is -pi
     one = len(reading) == 1
     names = [p.name for p in sensor.parameters()]
-    assert names[4:] == (
+    assert names[len(OF_EACH) :] == (
         ["sensor.seen.bias"] if one else [f"sensor.seen.bias.{axis}" for axis in "xyz"[: len(reading)]]
     )
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from simtoreal.robots import catalog
+from simtoreal.robots.arrivals import MAX_JITTER, MAX_LATENCY, MAX_PERIOD
 from simtoreal.robots.engines import make_world
 from simtoreal.robots.parameters import ParameterTable
-from simtoreal.robots.readers import MAX_JITTER, MAX_LATENCY, MAX_PERIOD, StateRing, kept_substeps
+from simtoreal.robots.readers import StateRing, kept_substeps
 from simtoreal.robots.sensors import Accelerometer, ContactSensor, JointSensor, TorqueSensor, motion_capture
 
 DT = 0.02  # [s] of the slide's control; 20 N on 2 kg: its speed is 10 t
@@ -113,7 +114,7 @@ def test_timing_has_bounds_and_a_nominal():
     highs = [by_name[f"sensor.position.{what}"].high for what in ("latency", "jitter", "period")]
     assert highs == [MAX_LATENCY, MAX_JITTER, MAX_PERIOD]
     plain = JointSensor("q", "position", ("a",), "rad", 1.0, 1.0)
-    assert all(p.nominal == 0.0 for p in plain.parameters())
+    assert all(p.nominal == float(p.name.endswith(".scale")) for p in plain.parameters())
 
 
 def reader_of(sensor, world, **values):

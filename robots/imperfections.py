@@ -1,0 +1,120 @@
+"""What is wrong with a sensor's numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.streams import NormalStream
+
+
+class Channels(NamedTuple):
+    """Some channels of a sensor that are alike: how many, what their parameters begin with, which of `IDEAL` they have,
+    and the parameter of each one's bias."""
+
+    size: int
+    part: str
+    has: Sequence[str]
+    biases: Sequence[str] = ()
+
+
+IDEAL = {"noise": 0.0, "scale": 1.0, "drift": 0.0, "resolution": 0.0}
+MAX_SCALE = 0.2  # off 1
+NOISE = "standard deviation of white noise"
+
+
+def parameters(
+    what: str, unit: str, has: Sequence[str], *, noise: float, drift: float = 0.0, said: str = NOISE
+) -> list[Parameter]:
+    """Those of `IDEAL` that the channels `what` have, noise and drift of these at most; `said` of what noise means."""
+    drifts = "standard deviation of the bias's random walk after one second"
+    every = {
+        "noise": (unit, 0.0, noise, said),
+        "scale": ("-", 1.0 - MAX_SCALE, 1.0 + MAX_SCALE, "reading over truth"),
+        "drift": (f"{unit}/s^0.5", 0.0, drift, drifts),
+        "resolution": (unit, 0.0, 2.0 * noise, "readings are whole multiples of it, unless it is 0"),
+    }
+    found = [(flaw, *every[flaw]) for flaw in has]
+    return [Parameter(f"{what}.{flaw}", unit, IDEAL[flaw], low, high, said) for flaw, unit, low, high, said in found]
+
+
+class Imperfections:
+    """reading = q(scale x true + bias + drift w + noise z), element by element.
+
+    z is standard normal and new in each control step, w the sum of sqrt(dt) z' over the control steps of an episode, a
+    random walk that has a standard deviation of 1 after one second (a gyro's rate random walk, IEEE Std 952), and q
+    rounds to whole multiples of the resolution.
+
+    Attributes:
+        noisy: is there any noise?
+        noise, bias: of each channel.
+    """
+
+    def __init__(self, name: str, channels: Sequence[Channels], width: int | None = None) -> None:
+        """`name` of the sensor; `width` of a row of its noise, if that is not one number a channel."""
+        size = sum(part.size for part in channels)
+        self._channels = channels
+        self._noises = NormalStream(f"{name}.noise", width or size, seed=0)
+        self._steps = NormalStream(f"{name}.drift", size, seed=0)
+        self._nothing = [0.0] * size
+        self._values: dict[str, float] = {}
+        self.bias = self.noise = self._drift = self._resolution = self._nothing
+        self._scale = [1.0] * size
+        self.noisy = self._walks = self._more = self._any = False
+        self.start(0)
+
+    def start(self, seed: int) -> None:
+        """Begin an episode; noise and drift follow from `seed`."""
+        self._seed = seed
+        self._rows = self._walk_rows = 0  # that were taken so far
+        self._row = self._walked = self._nothing
+
+    def apply(self, values: Mapping[str, float]) -> None:
+        found: dict[str, list[float]] = {what: [] for what in (*IDEAL, "bias")}
+        self._values = {}
+        for size, part, has, biases in self._channels:
+            for what, value in IDEAL.items():
+                if what in has:
+                    value = self._values[f"{part}.{what}"] = values[f"{part}.{what}"]
+                found[what] += [value] * size
+            own = {name: values[name] for name in biases}
+            self._values |= own
+            found["bias"] += own.values() or [0.0] * size
+        self.noise, self._scale, self._drift, self._resolution, self.bias = found.values()
+        self.noisy, self._walks = any(self.noise), any(self._drift)
+        self._more = self._walks or any(self._resolution) or any(factor != 1.0 for factor in self._scale)
+        self._any = self._more or self.noisy or any(self.bias)
+
+    def read_back(self) -> dict[str, float]:
+        return self._values
+
+    def read(self, true: Sequence[float], control_step: int, control_dt: float) -> list[float]:
+        """The reading of what is true, at a control step."""
+        if not self._any:
+            return list(true)
+        row = self.row(control_step) if self.noisy else self._nothing
+        if not self._more:
+            return [v + b + s * z for v, b, s, z in zip(true, self.bias, self.noise, row, strict=True)]
+        self._walk(control_step, control_dt)
+        ideal = zip(true, self._scale, self.bias, self._drift, self._walked, self.noise, row, strict=True)
+        read = [k * v + b + d * w + s * z for v, k, b, d, w, s, z in ideal]
+        return [q * round(v / q) if q else v for v, q in zip(read, self._resolution, strict=True)]
+
+    def row(self, control_step: int) -> list[float]:
+        """The noise of a control step, in standard deviations."""
+        if not self._rows:
+            self._noises.restart(self._seed)
+        while self._rows <= control_step:
+            self._row = self._noises.row()
+            self._rows += 1
+        return self._row
+
+    def _walk(self, control_step: int, control_dt: float) -> None:
+        if self._walks and not self._walk_rows:
+            self._steps.restart(self._seed)
+        while self._walks and self._walk_rows < control_step:
+            step = math.sqrt(control_dt)
+            self._walked = [w + step * z for w, z in zip(self._walked, self._steps.row(), strict=True)]
+            self._walk_rows += 1
