@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
@@ -19,13 +20,28 @@ ARM_FRICTION = 0.5  # [-] of a fixed robot's links, against a table of 1: what P
 MAX_VARIANT = 999.0
 SAME = 1e-9  # what an engine says that it holds, against what was written
 MAX_SLOPE = 0.35  # [rad]
+LEAST_GRAVITY, MAX_GRAVITY = 1.0, 12.0  # [m/s^2]: the Moon's is 1.6
+MAX_SPINNING, MAX_ROLLING = 0.05, 0.02  # [m]
+LEAST_INERTIA, MAX_INERTIA = 0.3, 3.0  # of nominal
+MAX_ARMATURE = 2.0  # of the largest principal moment of the link that the joint moves
 
 Dynamics = tuple[float, float, Vector3]
 """Of a link, as the engine has them: mass [kg], lateral friction [-], principal inertia [kg m^2]."""
 
 EngineField = tuple[str, int, tuple[float, ...]]
 """What is written, of which link, and its numbers: a "mass" has its principal inertia with it, a "massAndDamping" its
-joint's damping too, an "objectMass" likewise, "gravity" is a vector, "terrain" a shape, any other is one number."""
+joint's damping too, an "objectMass" likewise; "gravity" and "force" are vectors, "terrain" a shape, all others one
+number."""
+
+
+class GroundFields(NamedTuple):
+    """Of a floating robot's ground, as the engine has them: Coulomb friction and restitution [-], how its friction
+    resists turning about the normal and rolling [m]."""
+
+    friction: float
+    restitution: float
+    spinning: float
+    rolling: float
 
 
 def ballast(robot: Robot, movable: Mapping[str, MovableMass]) -> dict[str, tuple[str, Vector3]]:
@@ -74,6 +90,7 @@ class Fields:
         links: of each link its index, -1 of the base.
         joints: of each moving joint its index, which is that of the link it moves.
         nominal: of each link what the engine made of it.
+        armature: can the engine add inertia to a joint?
     """
 
     def __init__(
@@ -83,11 +100,21 @@ class Fields:
         links: Mapping[str, int],
         joints: Mapping[str, int],
         nominal: Mapping[str, Dynamics],
+        *,
+        armature: bool = False,
     ) -> None:
         self._robot, self._movable, self._joints, self._nominal = robot, movable, tuple(joints), nominal
         still = set() if robot.floating else robot.model.standing(robot.locked)
         self._massive = [name for name, (mass, *_) in nominal.items() if name not in still and mass > 0.0]
         model = robot.model.links
+        self._turning = {
+            name
+            for name in self._massive
+            if robot.floating
+            or any(
+                robot.model.joints[joint].kind != "prismatic" and joint in robot.drag for joint in robot.model.way(name)
+            )
+        }
         self._gripping = [
             name
             for name in self._massive
@@ -100,6 +127,7 @@ class Fields:
                 f"link.{name}.mass",
                 nominal[name][0],
                 nominal[name][2],
+                f"link.{name}.inertia" if name in self._turning else None,
                 self._whole(name),
                 dampings.pop(links[name], None),
             )
@@ -118,6 +146,15 @@ class Fields:
         self._payloads = [(links[_payload(link)], f"link.{link}.payload") for link in robot.payload]
         self._dampings = list(dampings.items())  # of joints whose link has no mass of its own
         self._drags = [(index, f"joint.{joint}.friction") for joint, index in joints.items()]
+        inertia = {links[name]: max(moments) for name, (_, _, moments) in nominal.items()}
+        self._armatures = {
+            f"joint.{joint}.armature": (index, MAX_ARMATURE * inertia[index])
+            for joint, index in joints.items()
+            if armature and inertia[index] > 0.0
+        }
+        self._forces = {f"link.{link}.force": links[link] for link in robot.payload}
+        base = "ground.slope" if robot.grounded else "" if robot.floating else "mount"
+        self._slopes = (f"{base}.pitch", f"{base}.roll") if base else ()
 
     def _whole(self, link: str) -> float:
         """The nominal mass [kg] of a link, of a movable one with its points."""
@@ -129,6 +166,9 @@ class Fields:
         for name in self._massive:
             whole = self._whole(name)
             yield Parameter(f"link.{name}.mass", "kg", whole, 0.3 * whole, 3.0 * whole, "inertia follows")
+            if name in self._turning:
+                what = "factor on the inertia that its mass brings about"
+                yield Parameter(f"link.{name}.inertia", "-", 1.0, LEAST_INERTIA, MAX_INERTIA, what)
             if name in self._gripping:
                 what = "Coulomb friction; the ground's multiplies it" if robot.floating else "against the table"
                 yield Parameter(f"link.{name}.friction", "-", self._nominal[name][1], 0.0, 2.0, what)
@@ -138,16 +178,29 @@ class Fields:
                 yield Parameter(f"link.{link}.com.{axis}", "m", 0.0, -0.98 * reach, 0.98 * reach, what)
         for link in robot.payload:
             yield Parameter(f"link.{link}.payload", "kg", 0.0, 0.0, robot.max_payload, "a point mass it carries")
+        most, what = GRAVITY * robot.max_payload, "constant force at its centre of mass, along the ground's"
+        for name in self._forces:
+            yield from (Parameter(f"{name}.{axis}", "N", 0.0, -most, most, f"{what} {axis}") for axis in AXES)
         for joint in self._joints:
             drag = robot.drag[joint]
             yield Parameter(f"joint.{joint}.damping", drag.damping_unit, drag.damping, 0.0, drag.max_damping, "viscous")
             yield Parameter(
                 f"joint.{joint}.friction", drag.friction_unit, drag.friction, 0.0, drag.max_friction, "Coulomb"
             )
+            if (name := f"joint.{joint}.armature") in self._armatures:
+                unit = "kg" if robot.model.joints[joint].kind == "prismatic" else "kg m^2"
+                yield Parameter(name, unit, 0.0, 0.0, self._armatures[name][1], "inertia of its motor's rotor")
+        yield Parameter("gravity", "m/s^2", GRAVITY, LEAST_GRAVITY, MAX_GRAVITY, "")
+        if not robot.floating:
+            yield Parameter("mount.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "what it stands on rises along x")
+            yield Parameter("mount.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "what it stands on rises along y")
         if robot.grounded:
             yield Parameter(
                 "ground.friction", "-", GROUND_FRICTION, 0.05, 2.0, "Coulomb friction; a foot's multiplies it"
             )
+            what = "torque over normal force, of a contact that {}; a foot's friction multiplies it"
+            yield Parameter("ground.spinning_friction", "m", 0.0, 0.0, MAX_SPINNING, what.format("spins"))
+            yield Parameter("ground.rolling_friction", "m", 0.0, 0.0, MAX_ROLLING, what.format("rolls"))
             yield Parameter("ground.restitution", "-", 0.0, 0.0, 0.9, "speed after a bounce over the speed before")
             yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
             yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
@@ -163,9 +216,10 @@ class Fields:
 
     def of(self, values: Mapping[str, float]) -> Iterator[EngineField]:
         """Every engine field that follows from the complete vector."""
-        for index, name, own, (xx, yy, zz), whole, damping in self._masses:
+        for index, name, own, (xx, yy, zz), turning, whole, damping in self._masses:
             ratio = values[name] / whole
-            inertial = (ratio * own, ratio * xx, ratio * yy, ratio * zz)
+            inertia = ratio * values[turning] if turning else ratio
+            inertial = (ratio * own, inertia * xx, inertia * yy, inertia * zz)
             if damping:
                 yield "massAndDamping", index, (*inertial, values[damping])
             else:
@@ -181,10 +235,17 @@ class Fields:
             yield "jointDamping", index, (values[name],)
         for index, name in self._drags:
             yield "jointFriction", index, (values[name],)
+        for name, (index, _) in self._armatures.items():
+            yield "armature", index, (values[name],)
+        for name, index in self._forces.items():
+            yield "force", index, (values[f"{name}.x"], values[f"{name}.y"], values[f"{name}.z"])
+        pitch, roll = (values[name] for name in self._slopes) if self._slopes else (0.0, 0.0)
+        yield "gravity", -1, gravity_on_slope(pitch, roll, values["gravity"])
         if self._robot.grounded:
             yield "groundFriction", -1, (values["ground.friction"],)
+            yield "groundSpinning", -1, (values["ground.spinning_friction"],)
+            yield "groundRolling", -1, (values["ground.rolling_friction"],)
             yield "groundRestitution", -1, (values["ground.restitution"],)
-            yield "gravity", -1, gravity_on_slope(values["ground.slope.pitch"], values["ground.slope.roll"])
             yield "terrain", -1, shape(*(values[name] for name in PARAMETERS))
         if self._robot.object is not None:
             mass = values[f"{OBJECT}.mass"]
@@ -194,35 +255,45 @@ class Fields:
     def held(
         self,
         links: Mapping[int, Dynamics],
-        ground: tuple[float, float, Vector3] | None,
+        gravity: Vector3,
+        ground: GroundFields | None,
         thing: tuple[float, float] | None = None,
     ) -> dict[str, float]:
         """The inverse of `of`, for those parameters that the engine can be asked for.
 
-        `links`: of each index what the engine holds; `ground`: of a floating robot's its friction [-], restitution
-        [-] and gravity; `thing`: of a robot's object its mass [kg] and friction [-].
+        `links`: of each index what the engine holds; `gravity` [m/s^2]; `thing`: of a robot's object its mass [kg] and
+        friction [-].
         """
         out = {name: links[index][0] for index, name, *_ in self._masses}
+        for index, _, own, moments, turning, *_ in self._masses:
+            if turning:
+                mass, _, held = links[index]
+                out[turning] = max(held) * own / (mass * max(moments))
         out |= {name: links[index][1] for index, name in self._frictions}
         out |= {name: links[index][0] for index, name in self._payloads}
         for movable, name, centre, marks in self._centres:
             points = {mark: links[index][0] for mark, index in marks.items()}
             out[name] += sum(points.values())
             out |= zip(centre, movable.shift(points), strict=True)
+        x, y, z = gravity
+        out["gravity"] = math.hypot(x, y, z)
+        if self._slopes:
+            pitch, roll = self._slopes
+            out[pitch], out[roll] = math.atan2(-x, -z), math.asin(-y / out["gravity"])
         if ground is not None and self._robot.grounded:
-            out["ground.friction"], out["ground.restitution"], (x, y, z) = ground
-            out["ground.slope.pitch"], out["ground.slope.roll"] = math.atan2(-x, -z), math.asin(-y / GRAVITY)
+            out["ground.friction"], out["ground.restitution"] = ground.friction, ground.restitution
+            out["ground.spinning_friction"], out["ground.rolling_friction"] = ground.spinning, ground.rolling
         if thing is not None:
             out[f"{OBJECT}.mass"], out[f"{OBJECT}.friction"] = thing
         return out
 
 
-def gravity_on_slope(pitch: float, roll: float) -> Vector3:
+def gravity_on_slope(pitch: float, roll: float, gravity: float = GRAVITY) -> Vector3:
     """Gravity [m/s^2] in the axes of ground that rises by `pitch` [rad] along its x and by `roll` along its y."""
     return (
-        -GRAVITY * math.sin(pitch) * math.cos(roll),
-        -GRAVITY * math.sin(roll),
-        -GRAVITY * math.cos(pitch) * math.cos(roll),
+        -gravity * math.sin(pitch) * math.cos(roll),
+        -gravity * math.sin(roll),
+        -gravity * math.cos(pitch) * math.cos(roll),
     )
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("pybullet", "mujoco", "mujoco-shipped")
 """MuJoCo's contacts are as hard as PyBullet's, or as MuJoCo ships them."""
+MUJOCO_ALONE = ("joint.*.armature",)  # parameters that PyBullet cannot set
 DEFAULT_ENGINE = ENGINES[0]
 
 

@@ -45,6 +45,16 @@ def surfaces(path: Path) -> list[trimesh.Trimesh]:
 
 
 @lru_cache(maxsize=64)
+def as_one_object(path: Path, version: int) -> bytes | None:
+    """An .obj whose objects are made one, their shape alone; None where there is but one. MuJoCo reads no other."""
+    lines = path.read_text(errors="replace").splitlines()
+    if sum(line.startswith(("o ", "g ", "usemtl ")) for line in lines) < 2:
+        return None
+    faces = (" ".join(corner.partition("/")[0] for corner in line.split()) for line in lines if line.startswith("f "))
+    return "\n".join([*(line for line in lines if line.startswith("v ")), *faces]).encode()
+
+
+@lru_cache(maxsize=64)
 def as_stl(path: Path, version: int) -> bytes:
     """A mesh's shape in a kind that every engine reads; `version` tells the file from what it was before.
 

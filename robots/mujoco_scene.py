@@ -16,7 +16,7 @@ if "DISPLAY" not in os.environ:
 import mujoco
 
 from simtoreal.robots.catalog import Box, Robot
-from simtoreal.robots.mesh_files import PLAIN, as_stl
+from simtoreal.robots.mesh_files import PLAIN, as_one_object, as_stl
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.terrain import CELL, GREATEST, MIDDLE, SHAPE
 from simtoreal.robots.world import (
@@ -48,11 +48,17 @@ class Meshes:
 
     def name(self, path: Path) -> str:
         """Raises ModelError where it cannot be read."""
-        if path.suffix.lower() in PLAIN:
+        version = path.stat().st_mtime_ns
+        if path.suffix.lower() not in PLAIN:
+            kind, made = "stl", as_stl(path, version)
+        elif path.suffix.lower() == ".obj":
+            kind, made = "obj", as_one_object(path, version)
+        else:
+            made = None
+        if made is None:
             return str(path)
-        name = f"{path}.stl"
-        self.files[name] = as_stl(path, path.stat().st_mtime_ns)
-        return name
+        self.files[f"{path}.{kind}"] = made
+        return f"{path}.{kind}"
 
 
 def compiled_twice(robot: Robot, urdf: str, files: Mapping[str, bytes], *, rendering: bool) -> tuple[Any, Any]:
@@ -135,4 +141,8 @@ def _decorate(spec: Any, robot: Robot) -> None:
     # anywhere but in the middle: a site that is where its body is stays there
     marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
     spec.worldbody.add_site(name=MARKER, **marker)
-    spec.worldbody.add_light(pos=[0, 0, 4], dir=[0.3, 0.3, -1], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+    # as bright together as to leave what is white a little below it, or a white robot is not seen before a white sky
+    sun = {"pos": [0, 0, 4], "dir": [0.3, 0.3, -1], "diffuse": [0.4] * 3, "specular": [0.0] * 3}
+    spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, **sun)
+    spec.visual.headlight.ambient, spec.visual.headlight.diffuse = [0.25] * 3, [0.25] * 3
+    spec.visual.headlight.specular = [0.0] * 3

@@ -22,6 +22,7 @@ from simtoreal.robots.engine_fields import (
     FOOT_FRICTION,
     Dynamics,
     Fields,
+    GroundFields,
     ballast,
     loaded_urdf,
     movable_masses,
@@ -29,7 +30,6 @@ from simtoreal.robots.engine_fields import (
 )
 from simtoreal.robots.terrain import GREATEST, Terrain, terrain
 from simtoreal.robots.world import (
-    GRAVITY,
     OBJECT,
     Camera,
     FootState,
@@ -43,6 +43,7 @@ mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a fil
 STIFF = (0.01, 1.0)  # time constant [s] and damping ratio of a contact, that of one as hard as Bullet's
 ELLIPTIC_RATIO = 10.0  # of a contact's stiffness in friction to that of its normal
 NOSLIP_ITERATIONS = 5  # after each solution of the contacts: else what should stick creeps
+SLIDES, SPINS, ROLLS = 3, 4, 6  # dimensions of a contact that resists sliding, spinning about its normal, rolling too
 STIFF_IN_FRICTION = 0.9999  # of a joint: MuJoCo's largest
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -96,7 +97,8 @@ class MuJoCoWorld(World):
         self._written: dict[tuple[str, int], tuple[float, ...]] = {}
         if robot.grounded:
             self._shape_ground(None)
-        self._ground_friction = 1.0  # of a table; a floating robot's ground follows from its parameters
+        self._ground = GroundFields(1.0, 0.0, 0.0, 0.0)  # a table's; a floating robot's follows from its parameters
+        self._forces: dict[int, tuple[float, ...]] = {}  # of a body, constant, along the ground's axes [N]
         mujoco.mj_forward(model, self._data)
 
     def _index(self) -> None:
@@ -129,7 +131,7 @@ class MuJoCoWorld(World):
         nominal = {name: self._dynamics(body) for name, body in bodies.items()}
         joints = {name: int(model.jnt_bodyid[i]) for name, i in zip(self._joint_names, moving, strict=True)}
         self._links = links
-        self._fields = Fields(robot, self._movable, links, joints, nominal)
+        self._fields = Fields(robot, self._movable, links, joints, nominal, armature=True)
         self._feet = [bodies[name] for name in robot.feet]
         self._still = {bodies[name] for name in robot.model.standing(robot.locked)}
         self._grounds = {i for i in range(model.ngeom) if model.geom(i).name in (GROUND, FIELD)}
@@ -163,8 +165,17 @@ class MuJoCoWorld(World):
                 model.dof_frictionloss[self._dof_of[body]] = numbers[0]
             elif what == "lateralFriction":
                 self._friction[body], rougher = numbers[0], True
+            elif what == "armature":
+                model.dof_armature[self._dof_of[body]], heavier = numbers[0], True
+            elif what == "force":
+                self._forces[body] = numbers
+                self._data.xfrc_applied[body, :3] = numbers
             elif what == "groundFriction":
-                self._ground_friction, rougher = numbers[0], True
+                self._ground, rougher = self._ground._replace(friction=numbers[0]), True
+            elif what == "groundSpinning":
+                self._ground, rougher = self._ground._replace(spinning=numbers[0]), True
+            elif what == "groundRolling":
+                self._ground, rougher = self._ground._replace(rolling=numbers[0]), True
             elif what == "groundRestitution":
                 self._bounce(numbers[0])
             elif what == "objectMass":
@@ -176,13 +187,18 @@ class MuJoCoWorld(World):
                 self._shape_ground(terrain(*numbers))
             elif what == "gravity":
                 model.opt.gravity[:] = numbers
-                self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
+                self.gravity = values["gravity"]
+                x, y, z = numbers
+                self.down = (x / self.gravity, y / self.gravity, z / self.gravity)
             written[what, link] = numbers
         if rougher:
+            friction, _, spinning, rolling = self._ground
+            dimensions = ROLLS if rolling else SPINS if spinning else SLIDES
             for body, geoms in self._geoms.items():
-                model.geom_friction[geoms, 0] = self._friction[body] * self._ground_friction
+                model.geom_friction[geoms] = np.multiply(self._friction[body], (friction, spinning, rolling))
+                model.geom_condim[geoms] = dimensions
             if self._robot.object is not None:
-                model.geom_friction[self._object_geom, 0] = self._object_friction * self._ground_friction
+                model.geom_friction[self._object_geom, 0] = self._object_friction * friction
                 for pair, body in self._pairs:
                     model.pair_friction[pair, :2] = self._friction[body] * self._object_friction
         if heavier:
@@ -217,19 +233,21 @@ class MuJoCoWorld(World):
         """As the engine holds it."""
         model = self._model
         links = {
-            link: (float(model.body_mass[body]), self._friction[body], (0.0, 0.0, 0.0))
+            link: (float(model.body_mass[body]), self._friction[body], tuple(model.body_inertia[body].tolist()))
             for link, body in self._body_of.items()
         }
         x, y, z = model.opt.gravity.tolist()
-        ground = (self._ground_friction, self._bounced(), (x, y, z)) if self._robot.grounded else None
+        ground = self._ground._replace(restitution=self._bounced()) if self._robot.grounded else None
         thing = None
         if self._robot.object is not None:
-            friction = float(model.geom_friction[self._object_geom, 0]) / self._ground_friction
+            friction = float(model.geom_friction[self._object_geom, 0]) / self._ground.friction
             thing = float(model.body_mass[self._object]), friction
-        held = self._fields.held(links, ground, thing)
+        held = self._fields.held(links, (x, y, z), ground, thing)
         for joint, dof in zip(self._joint_names, self._v.tolist(), strict=True):
             held[f"joint.{joint}.damping"] = float(model.dof_damping[dof])
             held[f"joint.{joint}.friction"] = float(model.dof_frictionloss[dof])
+            if (name := f"joint.{joint}.armature") in self._values:
+                held[name] = float(model.dof_armature[dof])
         return recalled(self._values, held)
 
     def inertia(self, link: str) -> tuple[float, float, float]:
@@ -242,6 +260,8 @@ class MuJoCoWorld(World):
     def reset(self, position: Sequence[float], velocity: Sequence[float], base: Sequence[float] = ()) -> None:
         model, data = self._model, self._data
         mujoco.mj_resetData(model, data)
+        for body, force in self._forces.items():
+            data.xfrc_applied[body, :3] = force
         data.qpos[self._q], data.qvel[self._v] = position, velocity
         if base:
             place, (x, y, z, w), linear, angular = base[:3], base[3:7], base[7:10], base[10:13]

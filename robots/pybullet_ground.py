@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from simtoreal.robots.engine_fields import GroundFields
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.terrain import CELL, DEEP, GREATEST, MIDDLE, SHAPE, Terrain
 
@@ -53,10 +54,10 @@ class PyBulletGround:
             for group, mask in ((0, 0), STATIC):
                 bullet.setCollisionFilterGroupMask(body, -1, group, mask, physicsClientId=self._client)
 
-    def held(self) -> tuple[float, float]:
-        """Friction and restitution [-], as the engine has them."""
+    def held(self) -> GroundFields:
+        """As the engine has them."""
         info = bullet.getDynamicsInfo(self._plane, -1, physicsClientId=self._client)
-        return info[1], info[5]
+        return GroundFields(friction=info[1], restitution=info[5], spinning=info[7], rolling=info[6])
 
     def lay_out(self, terrain: Terrain | None) -> None:
         """Let these be its heights."""

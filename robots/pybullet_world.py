@@ -19,6 +19,7 @@ from simtoreal.robots.engine_fields import (
     FOOT_FRICTION,
     Dynamics,
     Fields,
+    gravity_on_slope,
     loaded_urdf,
     movable_masses,
     recalled,
@@ -29,7 +30,6 @@ from simtoreal.robots.quiet import quiet
 from simtoreal.robots.terrain import terrain
 from simtoreal.robots.world import (
     FIELD_OF_VIEW,
-    GRAVITY,
     OBJECT,
     OBJECT_COLOUR,
     TABLE_HALF,
@@ -55,6 +55,7 @@ SOLVER_ITERATIONS = 50
 LEAST_BOUNCE = 0.05  # [m/s] of an impact, below which nothing bounces
 AHEAD = 1e18  # [m] how near a contact is dealt with: as usual before it touches, which takes its speed away
 AT_A_TOUCH = 0.0  # [m] so that it still has it when it bounces
+WEIGHT = gravity_on_slope(0.0, 0.0)
 ALOFT = 10.0  # [m] above any contact
 NOWHERE = (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)  # of an inertial frame that is its link's
 POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
@@ -105,7 +106,7 @@ class PyBulletWorld(World):
             physicsClientId=c,
         )
         bullet.setTimeStep(self.physics_dt, physicsClientId=c)
-        bullet.setGravity(0, 0, -GRAVITY, physicsClientId=c)
+        bullet.setGravity(*WEIGHT, physicsClientId=c)
         text = loaded_urdf(self._robot, self._movable, visuals=self._rendering)
         with tempfile.NamedTemporaryFile("w", suffix=".urdf") as file, quiet():
             file.write(text)
@@ -132,9 +133,8 @@ class PyBulletWorld(World):
         zero = [0.0] * len(self._joint_indices)
         rest = {"objVelocities": zero, "objAccelerations": zero}
         self._weigh_in_order = partial(bullet.calculateInverseDynamics, self._body, **rest, physicsClientId=c)
-        self._weigh = self._weigh_in_order if self._in_order else self._weigh_out_of_order
         if not self._robot.floating:
-            self._weigh(zero)
+            self._weigh_in_order(zero)
         place, turn = bullet.getDynamicsInfo(self._body, -1, physicsClientId=c)[3:5]
         self._base_place, self._base_turn = place, turn
         self._free = self._body if self._floating else self._object  # what a State's third part speaks of
@@ -149,7 +149,18 @@ class PyBulletWorld(World):
         self._write_torque = partial(bullet.setJointMotorControlArray, *joints, bullet.TORQUE_CONTROL, **on)
         self._push_on = partial(bullet.applyExternalForce, self._body, -1, posObj=(0, 0, 0), **on)
         self._turn_on = partial(bullet.applyExternalTorque, self._body, -1, **on)
-        self._step = partial(bullet.stepSimulation, **on)
+        self._forces: dict[int, tuple[float, ...]] = {}  # of a link, constant, along the ground's axes [N]
+        self._pull: tuple[float, ...] = WEIGHT
+        self._wire()
+        self._written: dict[tuple[str, int], tuple[float, ...]] = {}
+        self._marker = None
+
+    def _wire(self) -> None:
+        """What a step is, and what weighs the nominal robot; under forces or another gravity more than a bare call."""
+        weigh = self._weigh_in_order if self._in_order else self._weigh_out_of_order
+        self._weigh = weigh if self._pull == WEIGHT else partial(self._weigh_at_home, weigh)
+        bare = partial(bullet.stepSimulation, physicsClientId=self._client)
+        self._step = self._step_under_forces if any(map(any, self._forces.values())) else bare
         self.calls = EngineCalls(
             self._joint_states,
             self._write_torque,
@@ -158,8 +169,15 @@ class PyBulletWorld(World):
             None if self._free is None else self._free_velocity,
             None if self._floating else self._weigh,
         )
-        self._written: dict[tuple[str, int], tuple[float, ...]] = {}
-        self._marker = None
+
+    def _step_under_forces(self) -> None:
+        c, body = self._client, self._body
+        for link, force in self._forces.items():
+            if any(force):
+                moved = {"computeForwardKinematics": 1, "physicsClientId": c}
+                place = self._base_pose()[0] if link == -1 else bullet.getLinkState(body, link, **moved)[0]
+                bullet.applyExternalForce(body, link, force, place, bullet.WORLD_FRAME, physicsClientId=c)
+        bullet.stepSimulation(physicsClientId=c)
 
     def _make_table(self) -> int:
         c = self._client
@@ -236,6 +254,10 @@ class PyBulletWorld(World):
                 )
             elif what == "groundFriction" and ground:
                 ground.set("lateralFriction", numbers[0])
+            elif what == "groundSpinning" and ground:
+                ground.set("spinningFriction", numbers[0])
+            elif what == "groundRolling" and ground:
+                ground.set("rollingFriction", numbers[0])
             elif what == "groundRestitution" and ground:
                 ground.set("restitution", numbers[0])
                 ground.set("contactProcessingThreshold", AT_A_TOUCH if numbers[0] else AHEAD)
@@ -250,10 +272,16 @@ class PyBulletWorld(World):
                 bullet.changeDynamics(self._object, -1, lateralFriction=numbers[0], physicsClientId=c)
             elif what == "gravity":
                 bullet.setGravity(*numbers, physicsClientId=c)
-                self.down = (numbers[0] / GRAVITY, numbers[1] / GRAVITY, numbers[2] / GRAVITY)
+                self.gravity, self._pull = values["gravity"], numbers
+                x, y, z = numbers
+                self.down = (x / self.gravity, y / self.gravity, z / self.gravity)
+            elif what == "force":
+                self._forces[link] = numbers
             else:
                 bullet.changeDynamics(self._body, link, **{what: numbers[0]}, physicsClientId=c)
             written[what, link] = numbers
+            if what in ("gravity", "force"):
+                self._wire()
         self._values = {name: values[name] for name in self._names}
 
     def read_back(self) -> dict[str, float]:
@@ -265,13 +293,13 @@ class PyBulletWorld(World):
         """The values of those parameters that the engine can be asked for."""
         c = self._client
         links = {index: self._dynamics(index) for index in self._link_index.values()}
-        if self._ground is None:
-            thing = self._object
-            held = None if thing is None else bullet.getDynamicsInfo(thing, -1, physicsClientId=c)[:2]
-            return self._fields.held(links, None, held)
         engine = bullet.getPhysicsEngineParameters(physicsClientId=c)
-        x, y, z = (engine[f"gravityAcceleration{axis}"] for axis in "XYZ")
-        return self._fields.held(links, (*self._ground.held(), (x, y, z)))
+        gravity = engine["gravityAccelerationX"], engine["gravityAccelerationY"], engine["gravityAccelerationZ"]
+        if self._ground is not None:
+            return self._fields.held(links, gravity, self._ground.held())
+        thing = self._object
+        held = None if thing is None else bullet.getDynamicsInfo(thing, -1, physicsClientId=c)[:2]
+        return self._fields.held(links, gravity, None, held)
 
     def inertia(self, link: str) -> tuple[float, float, float]:
         """Principal inertia [kg m^2] of a link (of a movable one's core), or of the object, as the engine has it."""
@@ -385,6 +413,13 @@ class PyBulletWorld(World):
         # Bullet builds its inverse-dynamics tree once, at the first call (in _load, at nominal), and later mass
         # changes do not reach it: here that is what is wanted, and a test holds it.
         return self._weigh(position)
+
+    def _weigh_at_home(self, weigh: Callable[..., Sequence[float]], position: Sequence[float]) -> Sequence[float]:
+        """Under the gravity that the controller knows, which Bullet takes as it is now."""
+        bullet.setGravity(*WEIGHT, physicsClientId=self._client)
+        torque = weigh(position)
+        bullet.setGravity(*self._pull, physicsClientId=self._client)
+        return torque
 
     def _weigh_out_of_order(self, position: Sequence[float]) -> Sequence[float]:
         counted = self._weigh_in_order([position[i] for i in self._in_file])

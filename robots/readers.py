@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from simtoreal.robots import rotation
 from simtoreal.robots.arrivals import MAX_JITTER, MAX_LATENCY, MAX_PERIOD, SAME, Arrivals
 from simtoreal.robots.imperfections import IDEAL, Channels, Imperfections
-from simtoreal.robots.world import GRAVITY, State, World
+from simtoreal.robots.world import State, World
 
 if TYPE_CHECKING:
     from simtoreal.robots.sensors import BaseSensor, ChannelSensor, JointSensor, TorqueSensor
@@ -209,7 +209,7 @@ class AccelerationReader(ChannelReader):
     def _true(self, ring: StateRing, age: float) -> list[float]:
         dt, world = ring.physics_dt, self._world
         new, old = ring.read(BASE, VELOCITY, age), ring.read(BASE, VELOCITY, age + dt)
-        felt = [(v - u) / dt - GRAVITY * g for v, u, g in zip(new, old, world.down, strict=True)]
+        felt = [(v - u) / dt - world.gravity * g for v, u, g in zip(new, old, world.down, strict=True)]
         body = rotation.from_quaternion(ring.read(BASE, ATTITUDE[:4], age))
         return list(rotation.apply(world.base_axes, rotation.apply_inverse(body, felt)))
 

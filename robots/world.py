@@ -104,7 +104,7 @@ class World(ABC):
         physics_dt: [s].
         base_axes: of a floating robot: rotation [9, row by row] that takes its base's inertial frame, which `state`
             speaks of, to the axes of the root link; of an object none, the identity.
-        down: of a floating robot: the direction of gravity in the ground's axes.
+        down: the direction of gravity in the ground's axes; `gravity` its strength [m/s^2].
         terrain: where the ground is not flat, its heights.
         torque: of each joint [N m or N], what its drive gave in the last physics step, as whoever drives it says.
         calls: where `step`, `state` and `gravity_torque` are no more than these, these.
@@ -115,6 +115,7 @@ class World(ABC):
     physics_dt: float
     base_axes: tuple[float, ...]
     down: tuple[float, float, float] = (0.0, 0.0, -1.0)
+    gravity: float = GRAVITY
     calls: EngineCalls | None = None
     terrain: Terrain | None = None
     torque: Sequence[float] = ()

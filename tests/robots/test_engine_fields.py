@@ -7,7 +7,7 @@ import pytest
 
 from simtoreal.robots import catalog
 from simtoreal.robots.ballast import MovableMass
-from simtoreal.robots.engine_fields import Fields, ballast, gravity_on_slope
+from simtoreal.robots.engine_fields import Fields, GroundFields, ballast, gravity_on_slope
 
 ROBOT = catalog.a1()
 TRUNK = {"trunk": MovableMass(ROBOT.model.inertial("trunk"), ROBOT.com_reach["trunk"])}
@@ -30,14 +30,14 @@ def test_what_is_written_is_read_back(fields):
     written = {}
     for what, link, numbers in fields.of(values):
         if what in ("mass", "massAndDamping"):
-            links[link][0] = numbers[0]
+            links[link][0], links[link][2] = numbers[0], numbers[1:4]
         elif what == "lateralFriction":
             links[link][1] = numbers[0]
         assert written.setdefault((what, link), numbers) is numbers  # nothing is written twice
-    held = fields.held(
-        links, (*written["groundFriction", -1], *written["groundRestitution", -1], written["gravity", -1])
-    )
-    silent = {name for name in values if name.startswith("joint.")}  # PyBullet has no getter for these
+    ground = [*written["groundFriction", -1], *written["groundRestitution", -1]]
+    ground += [*written["groundSpinning", -1], *written["groundRolling", -1]]
+    held = fields.held(links, written["gravity", -1], GroundFields(*ground))
+    silent = {name for name in values if name.startswith("joint.") or ".force." in name}  # PyBullet has no getter
     heights = [f"ground.{what}" for what in ("roughness", "step_height", "variant")]  # `test_terrain.py` asks by rays
     assert written["terrain", -1] == pytest.approx([*map(values.get, heights[:2]), int(values[heights[2]])])
     silent.update(heights)

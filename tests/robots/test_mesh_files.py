@@ -10,7 +10,7 @@ from simtoreal.robots.catalog import Robot
 from simtoreal.robots.engines import make_world
 from simtoreal.robots.mesh_files import surfaces
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.world import Camera
+from simtoreal.robots.world import FIELD_OF_VIEW, Camera
 
 HALF = (0.2, 0.1, 0.15)  # [m] of a box whose file counts in centimetres
 URDF = """<robot name="box"><link name="body">
@@ -18,6 +18,15 @@ URDF = """<robot name="box"><link name="body">
   <visual><geometry><mesh filename="box.dae"/></geometry></visual>
   <collision><geometry><mesh filename="box.dae"/></geometry></collision>
 </link></robot>"""
+
+
+GREEN = '</geometry><material name="g"><color rgba="0 0.8 0 1"/></material></visual>'
+
+
+def is_green(image):
+    """Which pixels are."""
+    red, green, blue = np.moveaxis(image.astype(int), 2, 0)
+    return (green > red + 40) & (green > blue + 40)
 
 
 def collada(half, unit=0.01, up="Y_UP"):
@@ -67,17 +76,40 @@ def test_it_lies_as_high_as_its_shape_is(box, engine):
     assert height == pytest.approx(HALF[2], abs=3e-3)
 
 
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+def test_all_objects_of_an_obj_count(tmp_path, engine):
+    """It lies on the lower one of two, whichever comes first in the file, and both are seen."""
+    lines, first = [], 1
+    for number, (height, half) in enumerate(((0.0, 0.1), (-0.2, 0.1), (0.2, 0.05))):
+        box = trimesh.creation.box(extents=[2.0 * half] * 3)
+        lines += [f"o part{number}", f"usemtl m{number}"]
+        lines += [f"v {x} {y} {z + height}" for x, y, z in box.vertices.tolist()]
+        lines += ["vn 0 0 1", *(f"f {a + first}//1 {b + first}//1 {c + first}//1" for a, b, c in box.faces.tolist())]
+        first += len(box.vertices)
+    (tmp_path / "parts.obj").write_text("\n".join(lines))
+    (tmp_path / "box.urdf").write_text(URDF.replace("box.dae", "parts.obj").replace("</geometry></visual>", GREEN))
+    world = make_world(engine, Robot("box", tmp_path / "box.urdf", {}, floating=True), 0.002, rendering=True)
+    world.apply({p.name: p.nominal for p in world.parameters})
+    world.reset((), (), (0.0, 0.0, 0.35, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6))
+    for _ in range(1000):
+        height = world.step(())[2][2]
+    assert height == pytest.approx(0.3, abs=3e-3)
+    rows = np.flatnonzero(is_green(world.render(Camera((0.0, 0.0, 0.3), 1.5, 0.0, 0.0, 120, 120))).any(1))
+    world.close()
+    assert rows.max() - rows.min() == pytest.approx(
+        120 * 0.55 / (2 * 1.5 * np.tan(np.radians(FIELD_OF_VIEW / 2))), abs=5
+    )
+
+
 def test_a_camera_sees_what_is_there_to_be_seen(box):
     """In MuJoCo, too, whose pictures would show the larger shape that touches around it."""
     larger = '<collision><geometry><box size="0.5 0.3 0.4"/></geometry></collision>'
-    green = '</geometry><material name="g"><color rgba="0 0.8 0 1"/></material></visual>'
-    box.urdf.write_text(re.sub("<collision>.*</collision>", larger, URDF).replace("</geometry></visual>", green))
+    box.urdf.write_text(re.sub("<collision>.*</collision>", larger, URDF).replace("</geometry></visual>", GREEN))
     shares = []
     for engine in ("pybullet", "mujoco"):
         world = make_world(engine, Robot("box", box.urdf, {}, floating=True), 0.002, rendering=True)
         world.reset((), (), (0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0, *(0.0,) * 6))
-        seen = world.render(Camera((0.0, 0.0, 0.5), 1.5, 30.0, -20.0, 160, 120)).astype(int)
-        shares.append((seen[..., 1] > 40 + seen[..., ::2].max(2)).mean())
+        shares.append(is_green(world.render(Camera((0.0, 0.0, 0.5), 1.5, 30.0, -20.0, 160, 120))).mean())
         world.close()
     assert shares[0] > 0.02
     assert shares[1] == pytest.approx(shares[0], rel=0.05)
