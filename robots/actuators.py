@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from simtoreal.robots.arrivals import MAX_LATENCY
+from simtoreal.robots.arrivals import MAX_JITTER, MAX_LATENCY
 from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.streams import UniformStream
 from simtoreal.robots.world import State, Wrench, exceeds
 
 STRENGTH = Parameter("actuator.strength", "-", 1.0, 0.3, 1.5, "torque delivered over torque asked for")
@@ -16,15 +17,23 @@ KP = Parameter("actuator.kp", "-", 1.0, 0.4, 1.6, "factor on every position gain
 KD = Parameter("actuator.kd", "-", 1.0, 0.4, 1.6, "factor on every velocity gain")
 LIMIT = Parameter("actuator.torque_limit", "-", 1.0, 0.3, 1.0, "factor on every joint's torque limit")
 LATENCY = Parameter("actuator.latency", "s", 0.0, 0.0, MAX_LATENCY, "from a command to its effect")
+JITTER = Parameter("actuator.jitter", "s", 0.0, 0.0, MAX_JITTER, "at most added to that, each command its own")
+DEAD_ZONE = Parameter("actuator.dead_zone", "-", 0.0, 0.0, 0.2, "share of the limit by which what is asked for is less")
+BACKLASH = Parameter("actuator.backlash", "rad", 0.0, 0.0, 0.1, "play of each joint's gears")
 
 
 class Gains(NamedTuple):
-    """A joint's torque is clip(kp (target - q - bias) - kd qd + strength * gravity compensation, +-limit)."""
+    """A joint's torque is clip(d(kp p(target - q - bias) - kd qd + strength * gravity compensation), +-limit).
+
+    p(e) = e - clip(e, +-play) and d(t) = t - clip(t, +-dead), both the identity where that is 0.
+    """
 
     kp: list[float]  # [N m/rad]
     kd: list[float]  # [N m s/rad]
     bias: list[float]  # [rad]
     limit: list[float]  # [N m]
+    play: list[float]  # [rad]
+    dead: list[float]  # [N m]
     strength: float
 
 
@@ -67,7 +76,7 @@ class Drive(ABC):
 class ForceDrive(Drive):
     """Force or torque commands to some joints; the others are passive."""
 
-    parameters = (STRENGTH, LATENCY)
+    parameters = (STRENGTH, LATENCY, JITTER, DEAD_ZONE)
 
     def __init__(self, joints: Sequence[str], actuated: Sequence[str], effort: Sequence[float]) -> None:
         self._size = len(joints)
@@ -82,10 +91,10 @@ class ForceDrive(Drive):
         return dict(self._values)
 
     def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
-        strength = self._values["actuator.strength"]
+        strength, dead = self._values["actuator.strength"], self._values["actuator.dead_zone"]
         out = [0.0] * self._size
         for joint, wanted, limit in zip(self._actuated, command, self._effort, strict=True):
-            out[joint] = strength * min(max(wanted, -limit), limit)
+            out[joint] = strength * min(max(beyond(wanted, dead * limit), -limit), limit)
         return out
 
 
@@ -103,14 +112,17 @@ class PositionDrive(Drive):
 
 
 class PDDrive(PositionDrive):
-    """Joint position targets: strength * clip(kp (target - q - bias) - kd qd + gravity compensation, +-limit).
+    """Joint position targets: strength * clip(d(kp p(target - q - bias) - kd qd + gravity compensation), +-limit), with
+    p and d as of `Gains`.
 
     Explicit PD evaluated every physics step; the gravity term comes from the robot maker's nominal model.
     `actuator.kp` and `actuator.kd` multiply the drive's gains, `actuator.torque_limit` its limits. With `damping` c and
-    inertia I at a joint, keep c dt / I < 1.
+    inertia I at a joint, keep c dt / I < 1. `actuator.backlash` is the play of gears without inertia: within it no
+    torque is transmitted (Nordin and Gutman 2002, the dead-zone model); `actuator.dead_zone` what a motor needs before
+    it moves (Tao and Kokotovic 1996).
     """
 
-    parameters: tuple[Parameter, ...] = (STRENGTH, KP, KD, LIMIT, LATENCY)
+    parameters: tuple[Parameter, ...] = (STRENGTH, KP, KD, LIMIT, LATENCY, JITTER, DEAD_ZONE, BACKLASH)
 
     def __init__(self, kp: Sequence[float], kd: Sequence[float], effort: Sequence[float]) -> None:
         self._kp_nominal, self._kd_nominal, self._effort = list(kp), list(kd), list(effort)
@@ -124,11 +136,15 @@ class PDDrive(PositionDrive):
         self._kd = [strength * values["actuator.kd"] * k for k in self._kd_nominal]
         self._limit = [strength * values["actuator.torque_limit"] * effort for effort in self._effort]
         self._least_limit = min(self._limit)
+        self._play = [0.5 * values["actuator.backlash"]] * len(self._limit)
+        self._dead = [values["actuator.dead_zone"] * limit for limit in self._limit]
+        self._lost = bool(values["actuator.backlash"] or values["actuator.dead_zone"])
         self._renew()
 
     def _renew(self) -> None:
         self._command: Sequence[float] | None = None
-        self.gains = Gains(self._kp, self._kd, list(self._bias), self._limit, self._strength)
+        rest = list(self._bias), self._limit, self._play, self._dead, self._strength
+        self.gains = Gains(self._kp, self._kd, *rest)
 
     @property
     def encoder_bias(self) -> Sequence[float]:
@@ -145,7 +161,10 @@ class PDDrive(PositionDrive):
     def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
         if command is not self._command:  # a command lasts for many physics steps
             self._command = command
-            self._feed = [p * (c - b) for p, c, b in zip(self._kp, command, self._bias, strict=True)]
+            self._goal = [c - b for c, b in zip(command, self._bias, strict=True)]
+            self._feed = [p * g for p, g in zip(self._kp, self._goal, strict=True)]
+        if self._lost:
+            return self._transmitted(state, gravity)
         now = zip(self._feed, self._kp, state[0], self._kd, state[1], strict=True)
         if gravity:
             strength = self._strength
@@ -156,9 +175,24 @@ class PDDrive(PositionDrive):
             out = [min(max(t, -limit), limit) for t, limit in zip(out, self._limit, strict=True)]
         return out
 
+    def _transmitted(self, state: State, gravity: Sequence[float]) -> list[float]:
+        """Where some of it is lost in play or dead zone."""
+        now = zip(self._goal, self._kp, state[0], self._kd, state[1], self._play, strict=True)
+        out = [p * beyond(c - x, play) - d * v for c, p, x, d, v, play in now]
+        if gravity:
+            out = [t + self._strength * g for t, g in zip(out, gravity, strict=True)]
+        felt = zip(out, self._dead, self._limit, strict=True)
+        return [min(max(beyond(t, dead), -limit), limit) for t, dead, limit in felt]
+
+
+def beyond(value: float, width: float) -> float:
+    """What is left of it when it loses up to `width`."""
+    return value - min(max(value, -width), width)
+
 
 class CommandDelay:
-    """A command takes effect `latency` after it was given, to a fraction of a physics step.
+    """A command takes effect `latency` after it was given, and up to `jitter` more, drawn for each control step, to a
+    fraction of a physics step.
 
     In the step in which two commands meet, each counts for its share of the step, so the impulse is exact.
     """
@@ -166,16 +200,31 @@ class CommandDelay:
     def __init__(self, physics_dt: float, substeps: int) -> None:
         self._dt = physics_dt
         self._substeps = substeps
-        self._keep = int(MAX_LATENCY / (physics_dt * substeps)) + 2
+        self._keep = int((MAX_LATENCY + MAX_JITTER) / (physics_dt * substeps)) + 2
         self._history: deque[list[float]] = deque(maxlen=self._keep)
+        self._delays = UniformStream("actuator.jitter", 1, seed=0)
+        self.start(0)
+
+    def start(self, seed: int) -> None:
+        """Begin an episode, whose jitter follows from `seed`."""
+        self._seed = seed
+        self._step = self._rows = 0  # control steps, and rows of the stream that were taken
 
     def fill(self, command: Sequence[float]) -> None:
         """As if `command` had been given for ever."""
         self._history.extend([list(command)] * self._keep)
 
-    def schedule(self, command: Sequence[float], latency: float) -> list[list[float]]:
+    def schedule(self, command: Sequence[float], latency: float, jitter: float = 0.0) -> list[list[float]]:
         """The command in force in each of the next control step's substeps."""
         self._history.append(list(command))
+        self._step += 1
+        if jitter:
+            if not self._rows:
+                self._delays.restart(self._seed)
+            while self._rows < self._step:
+                (share,) = self._delays.row()
+                self._rows += 1
+            latency += jitter * share
         if latency == 0.0:
             return [self._history[-1]] * self._substeps
         back = latency / self._dt  # [physics steps]

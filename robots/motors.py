@@ -10,15 +10,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simtoreal.robots.actuators import KD, LATENCY, LIMIT, STRENGTH, Drive, PDDrive, PositionDrive
+from simtoreal.robots.actuators import (
+    DEAD_ZONE,
+    JITTER,
+    KD,
+    LATENCY,
+    LIMIT,
+    STRENGTH,
+    Drive,
+    PDDrive,
+    PositionDrive,
+    beyond,
+)
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.world import State
 
 
 class VelocityDrive(Drive):
-    """Joint velocity targets: strength * clip(kd (target - qd), +-limit)."""
+    """Joint velocity targets: strength * clip(d(kd (target - qd)), +-limit), d as of `Gains`."""
 
-    parameters = (STRENGTH, KD, LIMIT, LATENCY)
+    parameters = (STRENGTH, KD, LIMIT, LATENCY, JITTER, DEAD_ZONE)
 
     def __init__(self, kd: Sequence[float], effort: Sequence[float]) -> None:
         self._kd_nominal, self._effort = list(kd), list(effort)
@@ -36,7 +47,10 @@ class VelocityDrive(Drive):
     def torque(self, state: State, command: Sequence[float], gravity: Sequence[float]) -> list[float]:
         carried = gravity or [0.0] * len(self._kd)
         columns = zip(self._kd, command, state[1], carried, self._limit, strict=True)
-        return [self._strength * min(max(d * (c - v) + g, -most), most) for d, c, v, g, most in columns]
+        dead = self._values["actuator.dead_zone"]
+        return [
+            self._strength * min(max(beyond(d * (c - v) + g, dead * most), -most), most) for d, c, v, g, most in columns
+        ]
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ class NetworkDrive(PositionDrive):
     """Joint position targets: strength * clip(network(position errors, velocities) + gravity compensation, +-limit), as
     of Hwangbo et al. 2019 (Science Robotics 4 (26), arXiv 1901.08652), at every physics step."""
 
-    parameters = (STRENGTH, LIMIT, LATENCY)
+    parameters = (STRENGTH, LIMIT, LATENCY, JITTER)
 
     def __init__(self, actuator: ActuatorNetwork, effort: Sequence[float], physics_dt: float) -> None:
         self._network, self._effort = actuator.network, np.array(effort)

@@ -49,6 +49,7 @@ class Meshes:
     def name(self, path: Path) -> str:
         """Raises ModelError where it cannot be read."""
         version = path.stat().st_mtime_ns
+        made: bytes | None
         if path.suffix.lower() not in PLAIN:
             kind, made = "stl", as_stl(path, version)
         elif path.suffix.lower() == ".obj":

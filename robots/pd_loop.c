@@ -90,13 +90,21 @@ static PyObject *base_state(PyObject *pose, PyObject *velocity)
     return base;
 }
 
+/* What is left of a value when it loses up to a width. */
+static double beyond(double value, double width)
+{
+    const double raised = -width > value ? -width : value;
+    return value - (width < raised ? width : raised);
+}
+
 static PyObject *run(PyObject *module, PyObject *args)
 {
-    PyObject *read, *write, *step, *pose, *turn, *weigh, *kp_, *kd_, *bias_, *limit_, *state, *targets, *kept, *nothing;
+    PyObject *read, *write, *step, *pose, *turn, *weigh, *kp_, *kd_, *bias_, *limit_, *play_, *dead_, *state, *targets;
+    PyObject *kept, *nothing;
     double strength, bound;
     int weighs;
-    if (!PyArg_ParseTuple(args, "(OOOOOO)(OOOOd)O!O!O!Odp", &read, &write, &step, &pose, &turn, &weigh, &kp_, &kd_,
-                          &bias_, &limit_, &strength, &PyTuple_Type, &state, &PyList_Type, &targets, &PyList_Type, &kept,
+    if (!PyArg_ParseTuple(args, "(OOOOOO)(OOOOOOd)O!O!O!Odp", &read, &write, &step, &pose, &turn, &weigh, &kp_, &kd_,
+                          &bias_, &limit_, &play_, &dead_, &strength, &PyTuple_Type, &state, &PyList_Type, &targets, &PyList_Type, &kept,
                           &nothing, &bound, &weighs))
         return NULL;
     const Py_ssize_t steps = PyList_GET_SIZE(targets), n = PySequence_Size(kp_);
@@ -108,19 +116,23 @@ static PyObject *run(PyObject *module, PyObject *args)
     }
     const int floating = pose != Py_None;
     PyObject *seen = PyList_New(0), *torque = NULL, *options = PyDict_New(), *no_arguments = PyTuple_New(0);
-    double *memory = PyMem_Calloc(10 * (size_t)n + 1, sizeof(double));
+    double *memory = PyMem_Calloc(12 * (size_t)n + 1, sizeof(double));
     Py_INCREF(state);
     if (!memory && !PyErr_Occurred())
         PyErr_NoMemory();
     if (!seen || !options || !no_arguments || !memory)
         goto fail;
     double *kp = memory, *kd = kp + n, *bias = kd + n, *limit = bias + n, *feed = limit + n, *q = feed + n, *qd = q + n,
-           *g = qd + n, *out = g + n, *goal = out + n;
-    if (numbers(kp_, n, kp) || numbers(kd_, n, kd) || numbers(bias_, n, bias) || numbers(limit_, n, limit))
+           *g = qd + n, *out = g + n, *goal = out + n, *play = goal + n, *dead = play + n;
+    if (numbers(kp_, n, kp) || numbers(kd_, n, kd) || numbers(bias_, n, bias) || numbers(limit_, n, limit)
+        || numbers(play_, n, play) || numbers(dead_, n, dead))
         goto fail;
     double least = INFINITY;
-    for (Py_ssize_t i = 0; i < n; i++)
+    int lost = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
         least = limit[i] < least ? limit[i] : least;
+        lost |= play[i] > 0.0 || dead[i] > 0.0;
+    }
     if (numbers(PyTuple_GET_ITEM(state, 0), n, q) || numbers(PyTuple_GET_ITEM(state, 1), n, qd))
         goto fail;
     PyObject *before = NULL;
@@ -136,8 +148,10 @@ static PyObject *run(PyObject *module, PyObject *args)
         if (target != before) {
             if (numbers(target, n, goal))
                 goto fail;
-            for (Py_ssize_t i = 0; i < n; i++)
-                feed[i] = kp[i] * (goal[i] - bias[i]);
+            for (Py_ssize_t i = 0; i < n; i++) {
+                goal[i] -= bias[i];
+                feed[i] = kp[i] * goal[i];
+            }
             before = target;
         }
         if (weighs) {
@@ -149,8 +163,11 @@ static PyObject *run(PyObject *module, PyObject *args)
         }
         int above = 0;
         for (Py_ssize_t i = 0; i < n; i++) {
-            const double force = feed[i] - kp[i] * q[i] - kd[i] * qd[i];
+            const double force = lost ? kp[i] * beyond(goal[i] - q[i], play[i]) - kd[i] * qd[i]
+                                      : feed[i] - kp[i] * q[i] - kd[i] * qd[i];
             out[i] = weighs ? force + strength * g[i] : force;
+            if (lost)
+                out[i] = beyond(out[i], dead[i]);
             above |= fabs(out[i]) > least;
         }
         for (Py_ssize_t i = 0; above && i < n; i++) {

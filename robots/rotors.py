@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from simtoreal.robots import rotation
-from simtoreal.robots.actuators import LATENCY, STRENGTH, Drive
+from simtoreal.robots.actuators import JITTER, LATENCY, STRENGTH, Drive
 from simtoreal.robots.model import Vector3
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.readers import BASE
 from simtoreal.robots.world import State
 
+MAX_WIND = 8.0  # [m/s]
 MAX_INTEGRAL = 40.0  # [rad/s^2] that the rate loop's integral may ask for
 
 
@@ -47,7 +48,7 @@ class RotorDrive(Drive):
     Each physics step, as a flight controller does at its gyro's rate: angular acceleration a = kp e + ki integral(e) -
     kd dw/dt of the error e of the body rates, torque J a + w x J w by the nominal inertia, thrusts by the nominal
     geometry, each clipped to what a rotor can give. Thrust then follows with a first-order lag; r_i x T_i and the
-    reactions spin_i ratio T_i act on the body, and a drag -c v.
+    reactions spin_i ratio T_i act on the body, and a drag -c (v - wind).
 
     The loop's gyro is the inertial unit's and shares its constant bias, but not its noise, age and mounting error.
     Why not a command for each motor: of collective thrust with body rates, single rotor thrusts and velocities, the
@@ -70,12 +71,17 @@ class RotorDrive(Drive):
         self.parameters = (
             STRENGTH,
             LATENCY,
+            JITTER,
             Parameter("rotor.lag", "s", rotors.lag, 0.0, 0.15, "time constant with which thrust follows"),
             *(
                 Parameter(name, "-", 1.0, 0.5, 1.2, "thrust of this rotor over its nominal one")
                 for name in self._factors
             ),
             Parameter("body.drag", "N s/m", rotors.drag, 0.0, 8.0 * rotors.drag, "linear, against the air"),
+            *(
+                Parameter(f"wind.{axis}", "m/s", 0.0, -MAX_WIND, MAX_WIND, "of the air, in the ground's axes")
+                for axis in "xyz"
+            ),
         )
         self.gyro_bias: Sequence[float] = (0.0, 0.0, 0.0)  # [rad/s]
         self.apply({p.name: p.nominal for p in self.parameters})
@@ -87,6 +93,7 @@ class RotorDrive(Drive):
         self._gain = [strength * values[name] for name in self._factors]
         self._follow = -math.expm1(-self._dt / lag) if lag else 1.0
         self._drag = values["body.drag"]
+        self._wind = [values[f"wind.{axis}"] for axis in "xyz"]
 
     def read_back(self) -> dict[str, float]:
         return dict(self._values)
@@ -104,7 +111,8 @@ class RotorDrive(Drive):
         rates = rotation.apply(axes, rotation.apply_inverse(turn, base[10:13]))
         wanted = self._asked(command, [w + b for w, b in zip(rates, self.gyro_bias, strict=True)])
         most, follow = self._rotors.max_thrust, self._follow
-        fx, fy, fz = (-self._drag * v for v in rotation.apply(axes, rotation.apply_inverse(turn, base[7:10])))
+        through_air = [v - w for v, w in zip(base[7:10], self._wind, strict=True)]
+        fx, fy, fz = (-self._drag * v for v in rotation.apply(axes, rotation.apply_inverse(turn, through_air)))
         tx = ty = tz = 0.0
         places = zip(wanted, self._gain, self.thrust, self._place, self._reaction, strict=True)
         for i, (ask, gain, now, (x, y), reaction) in enumerate(places):

@@ -329,6 +329,7 @@ class Task(gym.Env[Observation, Any]):
         self._scorer.start()
         self._given_action: list[float] = [0.0] * self.command_layout.size
         self.world.torque = [0.0] * len(self.world.joints)
+        self._delay.start(noise_seed)
         start = self.start(self.np_random)
         if goal:
             self.aim(goal)
@@ -399,7 +400,8 @@ class Task(gym.Env[Observation, Any]):
         return cls.failure_reward + (cls.horizon - steps) * cls.lowest_reward
 
     def _simulate(self, command: list[float]) -> None:
-        targets = self.drive.targets(self._delay.schedule(command, self._values["actuator.latency"]))
+        late = self._values["actuator.latency"], self._values["actuator.jitter"]
+        targets = self.drive.targets(self._delay.schedule(command, *late))
         seen, state, self.world.torque = advance(
             self.world,
             self.drive,

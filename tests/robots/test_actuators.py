@@ -94,15 +94,7 @@ def test_kd_is_a_damper(world, kd):
     """Without a spring, m v' = -kd v: v = exp(-kd t / m)."""
     w = world("slider", physics_dt=0.0002)
     drive = PDDrive([0.0], [4.0], [1000.0])
-    drive.apply(
-        {
-            "actuator.kp": 1.0,
-            "actuator.kd": kd,
-            "actuator.strength": 1.0,
-            "actuator.torque_limit": 1.0,
-            "actuator.latency": 0.0,
-        }
-    )
+    drive.apply({p.name: p.nominal for p in drive.parameters} | {"actuator.kp": 1.0, "actuator.kd": kd})
     w.reset([0.0], [1.0])
     for _ in range(2500):
         w.step(drive.torque(w.state(), [0.0], [0.0]))
@@ -114,15 +106,7 @@ def test_kp_is_a_spring(world, kp):
     """Without a damper, 2 kg on 200 N/m swing with a period of 2 pi sqrt(m / kp): half of it ends on the other side."""
     w = world("slider", physics_dt=0.0005)
     drive = PDDrive([200.0], [0.0], [1000.0])
-    drive.apply(
-        {
-            "actuator.kp": kp,
-            "actuator.kd": 1.0,
-            "actuator.strength": 1.0,
-            "actuator.torque_limit": 1.0,
-            "actuator.latency": 0.0,
-        }
-    )
+    drive.apply({p.name: p.nominal for p in drive.parameters} | {"actuator.kp": kp, "actuator.kd": 1.0})
     w.reset([0.1], [0.0])
     half = np.pi * np.sqrt(2.0 / (200.0 * kp))
     for _ in range(round(half / 0.0005)):
@@ -145,3 +129,64 @@ def test_a_position_target_arrives_late_by_its_latency(lift):
     assert lift.world.state()[0][0] == pytest.approx(0.0, abs=1e-9)
     act(lift, 1.0, 1)
     assert lift.world.state()[1][0] == pytest.approx((60.0 - 2.0 * G) / 2.0 * 0.02, rel=1e-6)
+
+
+@pytest.mark.parametrize("backlash", [0.0, 0.02, 0.1])
+def test_within_its_play_a_joint_is_not_held(lift, backlash):
+    """2 kg more than it knows of hang on the far side of the gap: m g / kp below its target, and half of the play."""
+    values = {"link.cage.payload": 2.0, "actuator.backlash": backlash}
+    assert settled(lift, values) == pytest.approx(-2.0 * G / 400.0 - backlash / 2, abs=1e-6)
+
+
+def test_without_a_load_it_lies_anywhere_within_its_play(lift):
+    lift.reset(seed=0, options={"parameters": {"actuator.backlash": 0.1}})
+    lift.world.reset([0.03], [0.0])
+    act(lift, 0.0, 50)
+    assert lift.world.state()[0][0] == pytest.approx(0.03, abs=1e-6)
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.05, 0.2])
+def test_what_is_asked_for_is_less_by_the_dead_zone(slide, dead):
+    """20 N at most: of 10 N are left 10 - 20 dead, on 2 kg; of less than 20 dead nothing."""
+    slide.reset(seed=0, options={"parameters": {"actuator.dead_zone": dead}})
+    act(slide, 0.5, 10)
+    assert slide.world.state()[1][0] == pytest.approx((10.0 - 20.0 * dead) / 2.0 * 0.2, rel=1e-9)
+    slide.reset(seed=0, options={"parameters": {"actuator.dead_zone": dead}})
+    act(slide, -0.9 * dead, 10)
+    assert slide.world.state()[1][0] == 0.0
+
+
+def test_gravity_that_is_not_quite_compensated_is_not_noticed_in_the_dead_zone(lift):
+    """60 N at most: 6 N are lost of what carries it, so it hangs 6 / 400 m lower."""
+    assert settled(lift, {"actuator.dead_zone": 0.1}) == pytest.approx(-6.0 / 400.0, abs=1e-6)
+
+
+def test_a_command_s_delay_varies_within_its_jitter(slide):
+    """A force that begins at once would have given a speed of 10 t: how much is missing tells when it began."""
+    late = []
+    for seed in range(200):
+        slide.reset(seed=seed, options={"parameters": {"actuator.latency": 0.01, "actuator.jitter": 0.02}})
+        act(slide, 1.0, 1)
+        first = slide.world.state()[1][0]
+        act(slide, 1.0, 4)
+        late.append(0.02 - first / 10.0)
+        assert slide.world.state()[1][0] == pytest.approx(10.0 * 0.1, abs=10.0 * 0.0301)
+    late = np.array(late)
+    assert late.min() >= 0.01 - 1e-9
+    assert np.mean(late >= 0.02 - 1e-9) == pytest.approx(0.5, abs=0.12)  # half of them come in the next control step
+    assert late[late < 0.02 - 1e-9].mean() == pytest.approx(0.015, abs=1e-3)
+
+
+def test_jitter_follows_from_the_episode_alone(slide):
+    def run(seed, extra=None, action=1.0):
+        slide.reset(seed=seed, options={"parameters": {"actuator.jitter": 0.02, **(extra or {})}})
+        out = []
+        for _ in range(20):
+            before = slide.world.state()[1][0]
+            act(slide, action, 1)
+            out.append(slide.world.state()[1][0] - before)
+        return np.array(out)
+
+    assert run(3) == pytest.approx(run(3, {"sensor.position.noise": 0.5}), abs=1e-12)
+    assert run(3) == pytest.approx(2.0 * run(3, action=0.5), abs=1e-9)
+    assert np.abs(run(3) - run(4)).max() > 0.01

@@ -132,7 +132,12 @@ def test_a_network_s_torque_is_limited_weakened_and_carried():
         NetworkDrive(ActuatorNetwork(linear(100.0, 0.0), (0.0,)), [10.0, 10.0], 0.001), torque_limit=0.5, strength=0.8
     )
     assert drive.torque(([-9.0, 0.0], [0.0, 0.0]), [0.0, 0.0], [1.0, 2.0]) == pytest.approx([4.0, 1.6])
-    assert drive.read_back() == {"actuator.strength": 0.8, "actuator.torque_limit": 0.5, "actuator.latency": 0.0}
+    assert drive.read_back() == {
+        "actuator.strength": 0.8,
+        "actuator.torque_limit": 0.5,
+        "actuator.latency": 0.0,
+        "actuator.jitter": 0.0,
+    }
 
 
 @pytest.mark.parametrize("lags", [(), (-0.01,)])

@@ -49,6 +49,15 @@ def test_thrust_of_the_weight_holds_it_where_it_is(flight):
     assert end[7:] == pytest.approx([0.0] * 6, abs=1e-6)
 
 
+def test_wind_takes_it_along(flight):
+    """Level, it comes up to the wind's speed as 1 - exp(-c t / m), whichever way its nose points."""
+    drag, turned = 0.02, (0.0, 0.0, np.sin(0.4), np.cos(0.4))
+    values = {"body.drag": drag, "wind.x": 1.5, "wind.y": -0.5}
+    speed = flight(lambda t: (MASS * G, 0.0, 0.0, 0.0), 1.0, base=(0.0, 0.0, 5.0, *turned, *[0.0] * 6), values=values)
+    share = 1 - np.exp(-drag * 1.0 / MASS)
+    assert speed[-1, 7:10] == pytest.approx([1.5 * share, -0.5 * share, 0.0], abs=1e-3)
+
+
 def test_without_thrust_and_drag_it_falls(flight):
     end = flight(lambda t: (0.0,) * 4, 0.5, values={"body.drag": 0.0})[-1]
     assert end[9] == pytest.approx(-G * 0.5, rel=1e-6)

@@ -40,11 +40,12 @@ def played(task, parameters, compiled, monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("latency", [0.0, 0.013])
-def test_both_loops_give_the_same_bits(task, latency, monkeypatch):
+@pytest.mark.parametrize(("latency", "lossy"), [(0.0, False), (0.013, False), (0.013, True), (0.0, True)])
+def test_both_loops_give_the_same_bits(task, latency, lossy, monkeypatch):
     def parameters(known):
         late = {name: latency for name in known if name.endswith(".latency")}
         weak = {"actuator.strength": 0.8, "actuator.torque_limit": 0.4, "actuator.kp": 1.3} if latency else {}
+        weak |= {"actuator.backlash": 0.02, "actuator.dead_zone": 0.05, "actuator.jitter": 0.01} if lossy else {}
         biased = {name: 0.01 for name in known if name.startswith("sensor.joint_position.bias") and latency}
         return late | weak | biased
 
@@ -70,7 +71,7 @@ class Joint:
 
 
 def run(calls, *, kp=4.0, kd=0.0, bias=0.0, limit=100.0, bound=1e9, targets=((1.0,),), gravity=False, **others):
-    gains = Gains([kp], [kd], [bias], [limit], 0.5)
+    gains = Gains([kp], [kd], [bias], [limit], [0.0], [0.0], 0.5)
     targets = others.pop("given", [list(target) for target in targets])
     kept = others.pop("kept", [(True, True)] * len(targets))
     state = others.pop("state", ([0.0], [0.0]))
