@@ -26,7 +26,7 @@ demo: $(READY)
 	$(BIN)/python -m simtoreal demo $(DEMO) --force
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The type checker reads a tree of links, in which the five folders lie as they are installed.
 lint: $(READY)
@@ -43,7 +43,8 @@ bench: $(READY)
 # Trainings killed with kill -9 twenty times must end as undisturbed ones do; takes some ten minutes. And the
 # tests of tasks with every robot, which `make test` makes with one of each family, and 10,000 resets on new ground.
 soak: $(READY)
-	SIMTOREAL_EVERY_ROBOT=1 $(BIN)/python -m pytest -n $(WORKERS) tests/robots tests/simtoreal/test_randomness.py
+	SIMTOREAL_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/robots tests/simtoreal/test_randomness.py
+	SIMTOREAL_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) -m soak tests/policies tests/simtoreal
 	$(BIN)/python tests/soak.py
 
 # After a change to requirements in pyproject.toml. torch is left out: which build is right depends on the machine.

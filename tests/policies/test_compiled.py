@@ -64,7 +64,14 @@ def agent_and_updates(name, compile_):
 
 
 @pytest.mark.usefixtures("quietly")
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "bf16" or products._bf16])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "sac" else pytest.mark.soak)
+        for name in LEARNERS
+        if name != "bf16" or products._bf16
+    ],
+)
 def test_compiled_steps_are_those_made_one_by_one(name, monkeypatch):
     monkeypatch.setattr(products, "FEWEST", 2**10)  # so that products of this size are oneDNN's too
     monkeypatch.setattr(products, "NARROWEST", 8)

@@ -39,7 +39,7 @@ LIFT = Robot("lift", ASSETS / "lift.urdf", {"rope": NO_DRAG}, payload={"cage": (
 
 def pytest_generate_tests(metafunc):
     if "task_id" in metafunc.fixturenames:
-        every = metafunc.definition.get_closest_marker("every_robot") or "SIMTOREAL_EVERY_ROBOT" in os.environ
+        every = metafunc.definition.get_closest_marker("every_robot") or "SIMTOREAL_SOAK" in os.environ
         metafunc.parametrize("task_id", TASKS if every else [f"simtoreal/{name}-v0" for name in ONE_EACH])
 
 

@@ -63,7 +63,10 @@ def test_the_tool_is_where_pybullet_has_it(reach, rollout):
     assert obs[reach.observation_layout.slices["tool_position"]] == pytest.approx(state[4], abs=1e-5)
 
 
-@pytest.mark.parametrize("task", [PandaReach, KukaReach, XArmReach])
+@pytest.mark.parametrize(
+    "task",
+    [PandaReach, pytest.param(KukaReach, marks=pytest.mark.soak), pytest.param(XArmReach, marks=pytest.mark.soak)],
+)
 def test_every_corner_of_the_goals_is_in_reach_and_home_is_no_goal(task):
     """Within the joints' limits, by scipy's least squares from several starts."""
     arm, model = task.arm, task.robot.model

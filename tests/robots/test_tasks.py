@@ -35,7 +35,7 @@ print(digest.hexdigest())
 """
 
 
-EVERY_ROBOT = "SIMTOREAL_EVERY_ROBOT" in os.environ
+SOAK = "SIMTOREAL_SOAK" in os.environ
 BEYOND = ("ground.roughness", "ground.step_height", "ground.variant")  # the landing that it starts from
 
 
@@ -133,7 +133,7 @@ def hold(env, obs):
 def test_doing_nothing_of_use_never_succeeds(make, act, policy):
     env = make()
     rng = np.random.default_rng(0)
-    for episode in range(10 if EVERY_ROBOT else 3):
+    for episode in range(10 if SOAK else 3):
         obs, _ = env.reset(seed=episode)
         ended = False
         while not ended:
@@ -152,7 +152,7 @@ def test_the_same_seed_is_the_same_trajectory_in_another_process_and_after_other
     """After those of robots drawn from all that the parameters allow: a thousand in `make soak`."""
     env = make()
     rng = np.random.default_rng(0)
-    for _ in range(1_000 if EVERY_ROBOT else 20):
+    for _ in range(1_000 if SOAK else 20):
         drawn = {name: rng.uniform(p.low, p.high) for name, p in env.parameters.items() if rng.random() < 0.5}
         env.reset(options={"parameters": drawn})
         for _ in range(3):

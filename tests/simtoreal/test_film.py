@@ -243,12 +243,12 @@ def test_provenance_that_was_cut_is_refused(mine, cli):
 
 def test_a_film_of_what_one_asks_for(tmp_path, cli):
     film = tmp_path / "film.gif"
-    arguments = ("play", "A1Walk", "--episodes", 1, "--video", film, "--json")
-    said = cli(*arguments, "--goal", "velocity_command=0.8", "--parameter", "link.trunk.payload=3")
-    assert said.result["outcomes"][0]["parameters"]["link.trunk.payload"] == 3.0
-    cli(*arguments, "--force", "--goal", "velocity_command=2").refused("goal velocity_command must be from")
-    cli(*arguments, "--force", "--goal", "velocity_command=fast").refused("must be NAME=NUMBER")
-    cli(*arguments, "--force", "--parameter", "link.trunk.payload=1,2").refused("must be NAME=NUMBER")
+    arguments = ("play", "PandaReach", "--episodes", 1, "--video", film, "--json")
+    said = cli(*arguments, "--goal", "tool_position=0.5,0,0.3", "--parameter", "link.panda_hand.payload=1")
+    assert said.result["outcomes"][0]["parameters"]["link.panda_hand.payload"] == 1.0
+    cli(*arguments, "--force", "--goal", "tool_position=2,0,0.3").refused("goal tool_position must be from")
+    cli(*arguments, "--force", "--goal", "tool_position=fast").refused("must be NAME=NUMBER")
+    cli(*arguments, "--force", "--parameter", "link.panda_hand.payload=1,2").refused("must be NAME=NUMBER")
     other = ("play", "Pendulum-v1", "--episodes", 1, "--video", film, "--force")
     cli(*other, "--goal", "angle=1").refused("no parameters and no goal to set")
     cli(*other, "--parameter", "mass=1").refused("no parameters and no goal to set")

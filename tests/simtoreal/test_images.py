@@ -172,7 +172,8 @@ def test_a_bundle_of_images_is_not_for_an_environment_that_shows_them_turned(tmp
 
 
 @pytest.mark.parametrize(
-    ("task", "engine", "channels"), [("PixelCartPole", "mujoco", 3), ("PixelCartPoleRGB", "pybullet", 9)]
+    ("task", "engine", "channels"),
+    [pytest.param("PixelCartPole", "mujoco", 3, marks=pytest.mark.soak), ("PixelCartPoleRGB", "pybullet", 9)],
 )
 def test_our_own_task_of_images_goes_the_whole_way(task, engine, channels, tmp_path, cli):
     """What the bundle earns is what its own forces earn when we push the cart by them, and a replay is the same."""

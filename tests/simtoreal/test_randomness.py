@@ -61,7 +61,7 @@ def task(request):
     return request.param
 
 
-@pytest.fixture(params=TASKS if "SIMTOREAL_EVERY_ROBOT" in os.environ else [t for t in TASKS if t not in LIKE_ANOTHER])
+@pytest.fixture(params=TASKS if "SIMTOREAL_SOAK" in os.environ else [t for t in TASKS if t not in LIKE_ANOTHER])
 def one_of_a_kind(request):
     return request.param
 
@@ -216,7 +216,7 @@ def test_ten_thousand_resets_need_no_more_memory(terrain, tmp_path):
     for _ in range(100 if terrain else 500):
         env.reset()
     before = resident()
-    for _ in range(300 if terrain and "SIMTOREAL_EVERY_ROBOT" not in os.environ else 10_000):
+    for _ in range(300 if terrain and "SIMTOREAL_SOAK" not in os.environ else 10_000):
         env.reset()
     assert resident() - before < (5e6 if terrain else 20e6)
     env.close()
