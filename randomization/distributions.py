@@ -32,6 +32,10 @@ class Distribution(Protocol):
         """The quantile function: never falling in `u`, which lies in [0, 1]."""
         ...
 
+    def cdf(self, x: float) -> float:
+        """The chance of a value up to `x`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -48,6 +52,9 @@ class Constant:
 
     def ppf(self, u: float) -> float:
         return self.value
+
+    def cdf(self, x: float) -> float:
+        return float(x >= self.value)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,9 @@ class Uniform:
 
     def ppf(self, u: float) -> float:
         return min(self.low + u * (self.high - self.low), self.high)
+
+    def cdf(self, x: float) -> float:
+        return _share(x, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,9 @@ class LogUniform:
 
     def ppf(self, u: float) -> float:
         return min(max(self.low * math.exp(u * math.log(self.high / self.low)), self.low), self.high)
+
+    def cdf(self, x: float) -> float:
+        return _share(math.log(max(x, self.low)), math.log(self.low), math.log(self.high)) if x >= self.low else 0.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,13 @@ class TruncatedNormal:
         mass = below + (u if scale > 0 else 1.0 - u) * inside
         z = _STANDARD_NORMAL.inv_cdf(mass) if 0.0 < mass < 1.0 else a if mass <= 0.0 else b
         return min(max(self.mean + scale * z, self.low), self.high)
+
+    def cdf(self, x: float) -> float:
+        if not self.low < x < self.high:
+            return float(x >= self.high)
+        scale, _, _, below, inside = self._standard
+        share = (_normal_cdf((x - self.mean) / scale) - below) / inside
+        return min(max(share if scale > 0 else 1.0 - share, 0.0), 1.0)
 
     @cached_property
     def _standard(self) -> tuple[float, float, float, float, float]:
@@ -161,6 +181,9 @@ class Choice:
         edges = list(accumulate(self.weights))
         return self.values[min(bisect_right(edges, u * edges[-1]), len(self.values) - 1)]
 
+    def cdf(self, x: float) -> float:
+        return sum(w for v, w in zip(self.values, self.weights, strict=True) if v <= x) / sum(self.weights)
+
 
 @dataclass(frozen=True)
 class Intervals:
@@ -193,6 +216,63 @@ class Intervals:
             left -= high - low
         return self.pieces[-1][1]
 
+    def cdf(self, x: float) -> float:
+        return sum(min(max(x - low, 0.0), high - low) for low, high in self.pieces) / sum(
+            high - low for low, high in self.pieces
+        )
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A value of one of `parts` = ((weight, distribution), …), of each as often as its weight says."""
+
+    parts: tuple[tuple[float, Distribution], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.parts) < 2:
+            raise ValueError(f"mixture needs at least two parts, got {len(self.parts)}")
+        for weight, part in self.parts:
+            if not 0.0 < weight < math.inf:
+                raise ValueError(f"a part of a mixture needs a weight above 0, got {weight!r}")
+            if isinstance(part, Mixture):
+                raise ValueError("a part of a mixture is no mixture itself: give its parts their weights here")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        ends = [part.bounds for _, part in self.parts]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+    def cdf(self, x: float) -> float:
+        return min(sum(weight * part.cdf(x) for weight, part in self.parts) / self._total, 1.0)
+
+    def ppf(self, u: float) -> float:
+        """The least x with cdf(x) >= u: one of the values that have a chance of their own, or found by bisection."""
+        low, high = self.bounds
+        if u <= 0.0:
+            return low
+        for value, chance in self._atoms.items():
+            if (up_to := self.cdf(value)) - chance < u <= up_to:
+                return value
+        while low < (middle := 0.5 * (low + high)) < high:
+            low, high = (low, middle) if self.cdf(middle) >= u else (middle, high)
+        return high
+
+    @cached_property
+    def _total(self) -> float:
+        return sum(weight for weight, _ in self.parts)
+
+    @cached_property
+    def _atoms(self) -> dict[float, float]:
+        found: dict[float, float] = {}
+        for share, part in self.parts:
+            weight = share / self._total
+            if isinstance(part, Constant):
+                found[part.value] = found.get(part.value, 0.0) + weight
+            elif isinstance(part, Choice):
+                for value, chance in zip(part.values, part.weights, strict=True):
+                    found[value] = found.get(value, 0.0) + weight * chance / sum(part.weights)
+        return found
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -215,6 +295,11 @@ class Affine:
     def ppf(self, u: float) -> float:
         return self.offset + self.scale * self.inner.ppf(u if self.scale > 0 else 1.0 - u)
 
+    def cdf(self, x: float) -> float:
+        """Of what has no value with a chance of its own, if it mirrors."""
+        inner = self.inner.cdf((x - self.offset) / self.scale)
+        return inner if self.scale > 0 else 1.0 - inner
+
 
 def line(distribution: Distribution) -> tuple[float, float] | None:
     """The values at u = 0 and 1 of a distribution whose quantile function is a straight line, else None."""
@@ -224,14 +309,14 @@ def line(distribution: Distribution) -> tuple[float, float] | None:
     return None
 
 
-KINDS = ("uniform", "log_uniform", "truncated_normal", "choice", "intervals", "constant")
+KINDS = ("uniform", "log_uniform", "truncated_normal", "choice", "intervals", "mixture", "constant")
 
 
 def from_data(kind: str, data: Any) -> Distribution:
     """The distribution a file gives as `kind: data`; ValueError (one line) when it is none.
 
     `uniform` and `log_uniform` [low, high]; `truncated_normal` {mean, std, low, high}; `choice` [v, …] or
-    {values, weights}; `intervals` [[low, high], …]; `constant` v.
+    {values, weights}; `intervals` [[low, high], …]; `mixture` [{weight, kind: data}, …]; `constant` v.
     """
     if kind in ("uniform", "log_uniform"):
         low, high = _numbers(kind, data, "[low, high]", 2)
@@ -250,13 +335,30 @@ def from_data(kind: str, data: Any) -> Distribution:
         return Choice(_numbers(kind, data["values"], form), _numbers(kind, data["weights"], form))
     if kind == "intervals":
         form = "[[low, high], …]"
-        if not isinstance(data, list):
-            raise ValueError(f"intervals needs {form}, got {shown(data)}")
-        pairs = [_numbers(kind, piece, form, 2) for piece in data]
+        pairs = [_numbers(kind, piece, form, 2) for piece in _list(data, kind, form)]
         return Intervals(tuple((low, high) for low, high in pairs))
+    if kind == "mixture":
+        return Mixture(tuple(_read_part(part) for part in _list(data, "mixture", "[{weight: w, uniform: [v, v]}, …]")))
     if kind == "constant":
         return Constant(*_numbers(kind, [data], "a number", 1))
     raise ValueError(f"unknown distribution {shown(kind)}; choices: {', '.join(KINDS)}")
+
+
+def _list(data: Any, kind: str, form: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise ValueError(f"{kind} needs {form}, got {shown(data)}")
+    return data
+
+
+def _read_part(data: Any) -> tuple[float, Distribution]:
+    """A part of a mixture, its weight 1 unless it says another."""
+    kinds = [key for key in data if key != "weight"] if isinstance(data, dict) else []
+    if len(kinds) != 1:
+        raise ValueError(
+            f"a part of a mixture is {{weight: w, KIND: …}} of one of {', '.join(KINDS)}, got {shown(data)}"
+        )
+    (weight,) = _numbers("weight", [data.get("weight", 1.0)], "a number", 1)
+    return weight, from_data(kinds[0], data[kinds[0]])
 
 
 def to_data(distribution: Distribution) -> dict[str, Any]:
@@ -273,9 +375,16 @@ def to_data(distribution: Distribution) -> dict[str, Any]:
             return {"choice": list(values) if alike else {"values": list(values), "weights": list(weights)}}
         case Intervals(pieces):
             return {"intervals": [list(piece) for piece in pieces]}
+        case Mixture(parts):
+            return {"mixture": [{"weight": weight, **to_data(part)} for weight, part in parts]}
         case Constant(value):
             return {"constant": value}
     raise ValueError(f"no YAML form for {distribution!r}")
+
+
+def _share(x: float, low: float, high: float) -> float:
+    """Of the way from low to high."""
+    return min(max((x - low) / (high - low), 0.0), 1.0) if low < high else float(x >= low)
 
 
 def _normal_cdf(z: float) -> float:

@@ -14,6 +14,7 @@ from simtoreal.randomization.distributions import (
     Constant,
     Intervals,
     LogUniform,
+    Mixture,
     TruncatedNormal,
     Uniform,
     from_data,
@@ -44,6 +45,8 @@ def truncnorm(mean, std, low, high):
 def test_quantiles_equal_scipys(ours, scipys):
     inside = U[1:-1] + 1e-9  # past the jumps of a discrete distribution, where conventions differ
     np.testing.assert_allclose([ours.ppf(u) for u in inside], scipys.ppf(inside), rtol=1e-9, atol=1e-12)
+    places = np.linspace(ours.bounds[0] - 0.1, ours.bounds[1] + 0.1, 57)
+    np.testing.assert_allclose([ours.cdf(x) for x in places], scipys.cdf(places), rtol=1e-7, atol=1e-12)
     assert ours.ppf(0.0) == pytest.approx(ours.bounds[0])
     assert ours.ppf(1.0) == pytest.approx(ours.bounds[1])
 
@@ -52,6 +55,27 @@ def test_intervals_weigh_by_length():
     tails = Intervals(((5.0, 6.0), (0.0, 3.0)))  # three quarters of the length lie in the lower piece
     assert [tails.ppf(u) for u in (0.0, 0.25, 0.5, 0.75, 0.875, 1.0)] == [0.0, 1.0, 2.0, 5.0, 5.5, 6.0]
     assert tails.bounds == (0.0, 6.0)
+
+
+def test_a_mixture_by_hand():
+    """Half of the time 1, a quarter evenly in [0, 2], a quarter evenly in [3, 5]."""
+    mixed = Mixture(((2.0, Constant(1.0)), (1.0, Uniform(0.0, 2.0)), (1.0, Uniform(3.0, 5.0))))
+    assert mixed.bounds == (0.0, 5.0)
+    assert [mixed.cdf(x) for x in (-1.0, 0.0, 0.5, 1.0, 2.0, 2.5, 4.0, 5.0)] == [
+        *(0.0, 0.0, 0.0625, 0.625, 0.75, 0.75, 0.875, 1.0)
+    ]
+    assert [mixed.ppf(u) for u in (0.0, 0.125001, 0.4, 0.625, 1.0)] == [0.0, 1.0, 1.0, 1.0, 5.0]
+    assert [mixed.ppf(u) for u in (0.0625, 0.6875, 0.75, 0.875)] == pytest.approx([0.5, 1.5, 2.0, 4.0], rel=1e-12)
+
+
+def test_draws_of_a_mixture_are_of_its_parts():
+    mixed = Mixture(((3.0, TruncatedNormal(0.0, 1.0, -2.0, 2.0)), (1.0, LogUniform(0.5, 8.0))))
+    drawn = np.array([mixed.ppf(u) for u in np.random.default_rng(0).random(4000)])
+
+    def cdf(x):
+        return 0.75 * truncnorm(0, 1, -2, 2).cdf(x) + 0.25 * stats.loguniform(0.5, 8).cdf(x)
+
+    assert stats.kstest(drawn, cdf).pvalue > 0.01
 
 
 def test_affine_mirrors_under_a_negative_scale():
@@ -70,7 +94,11 @@ numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
 @st.composite
 def distributions(draw):
     low, high = sorted((draw(numbers), draw(numbers)))
-    kind = draw(st.sampled_from(["uniform", "log", "normal", "choice", "intervals", "affine"]))
+    kind = draw(st.sampled_from(["uniform", "log", "normal", "choice", "intervals", "affine", "mixture"]))
+    if kind == "mixture":
+        parts = [Constant(draw(numbers)), Choice((low, high)), Uniform(low, high), LogUniform(1.0, 9.0)]
+        chosen = draw(st.lists(st.tuples(st.floats(0.01, 10), st.sampled_from(parts)), min_size=2, max_size=4))
+        return Mixture(tuple(chosen))
     if kind == "log":
         return LogUniform(*sorted((draw(st.floats(1e-9, 1e9)), draw(st.floats(1e-9, 1e9)))))
     if kind == "normal" and high - low > 1e-3:
@@ -127,6 +155,12 @@ def test_files_keep_distributions(distribution):
         ("intervals", [[1, 1]], "needs low < high"),
         ("intervals", [], "at least one"),
         ("intervals", 1, "intervals needs"),
+        ("mixture", {"uniform": [0, 1]}, r"mixture needs \[\{weight"),
+        ("mixture", [{"uniform": [0, 1]}], "at least two parts, got 1"),
+        ("mixture", [{"uniform": [0, 1]}, {"weight": 0, "constant": 1}], "needs a weight above 0, got 0.0"),
+        ("mixture", [{"uniform": [0, 1]}, {"weight": 1}], "a part of a mixture is {weight: w, KIND"),
+        ("mixture", [{"uniform": [0, 1]}, {"mixture": [{"constant": 1}, {"constant": 2}]}], "is no mixture itself"),
+        ("mixture", [{"uniform": [0, 1]}, {"uniform": [2, 1]}], "low must not exceed high"),
         ("constant", [1], "a number"),
         ("gauss", [0, 1], 'unknown distribution "gauss"; choices: uniform'),
     ],
