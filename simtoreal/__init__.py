@@ -58,6 +58,7 @@ _VERBS = {
     "export": "simtoreal.bundles",
     "verify": "simtoreal.bundles",
     "evaluate": "simtoreal.evaluate",
+    "sensitivity": "simtoreal.sensitivity",
     "replay": "simtoreal.film",
     "play": "simtoreal.playing",
     "demo": "simtoreal.demo",

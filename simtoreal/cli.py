@@ -22,7 +22,7 @@ GROUPS = {
     "look": ("tasks", "inspect", "play"),
     "learn": ("train", "finetune", "import"),
     "leave": ("export", "verify"),
-    "judge": ("evaluate", "replay"),
+    "judge": ("evaluate", "sensitivity", "replay"),
     "all of it": ("demo", "bench"),
 }
 PACKAGES = {  # module -> what to install, where the names differ

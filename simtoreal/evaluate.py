@@ -132,7 +132,7 @@ def evaluate(
     if not sources:
         raise ConfigError("nothing to evaluate: name a bundle or a module:function")
     specs = [source.spec() for source in sources]
-    full = _task_of(sources, specs, task, robot)
+    full = judged_task(sources, specs, task, robot)
     short = build.family(full)
     robot_now = fingerprint(full)
     for name in engines:
@@ -273,7 +273,8 @@ def _write(
     return evaluation
 
 
-def _task_of(sources: Sequence[PolicySource], specs: Sequence[Any], task: str | None, robot: str | None) -> str:
+def judged_task(sources: Sequence[PolicySource], specs: Sequence[Any], task: str | None, robot: str | None) -> str:
+    """The id of the one task that all of them are for. Raises ConfigError."""
     tasks = {
         spec.task if robot is None else name_task(spec.task, robot): source.name
         for source, spec in zip(sources, specs, strict=True)

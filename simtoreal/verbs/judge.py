@@ -68,6 +68,58 @@ def _evaluate(verbs: Any) -> None:
     verb.add_argument("--force", action="store_true", help="replace an earlier evaluation")
 
 
+def _sensitivity(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.progress import counting_progress
+        from simtoreal.sensitivity import print_sensitivity, sensitivity
+
+        with counting_progress("episodes") as progress:
+            result = sensitivity(
+                options.policy,
+                out=options.out,
+                randomization=options.randomization,
+                method=options.method,
+                metric=options.metric,
+                trajectories=options.trajectories,
+                episodes=options.episodes,
+                seed=options.seed,
+                engine=options.engine,
+                workers=options.workers,
+                task=options.task,
+                robot=options.robot,
+                force=options.force,
+                progress=progress,
+            )
+        if not options.json:
+            print_sensitivity(result)
+        return result.to_json(), DONE
+
+    verb = make_verb(verbs, "sensitivity", run)
+    verb.add_argument("policy", metavar="BUNDLE|module:function")
+    verb.add_argument("--out", required=True, metavar="DIR")
+    verb.add_argument(
+        "--randomization", metavar="PRESET|FILE", help="whose ranges are looked through (default: the task's preset)"
+    )
+    verb.add_argument("--method", default="morris", metavar="NAME", help="morris (default) or sobol")
+    verb.add_argument("--metric", metavar="NAME", help="return (default) or success")
+    verb.add_argument(
+        "--trajectories",
+        type=count,
+        default=20,
+        metavar="N",
+        help="of the screening, each an episode more than the preset has entries (default 20; of sobol a power of two)",
+    )
+    verb.add_argument(
+        "--episodes", type=count, default=20, metavar="N", help="for each end of each entry's range (default 20)"
+    )
+    verb.add_argument("--seed", type=whole, default=0)
+    verb.add_argument("--engine", default=DEFAULT_ENGINE, metavar="NAME", help=f"one of {', '.join(ENGINES)}")
+    verb.add_argument("--workers", type=count, default=1, metavar="K")
+    verb.add_argument("--task", metavar="TASK", help="of a controller")
+    add_robot(verb)
+    verb.add_argument("--force", action="store_true", help="replace an earlier one")
+
+
 def _demo(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.demo import demo, print_result
@@ -108,4 +160,4 @@ def _bench(verbs: Any) -> None:
     verb.add_argument("--rounds", type=count, default=5, help="interleaved repetitions (default 5)")
 
 
-VERBS = (_evaluate, _demo, _bench)
+VERBS = (_evaluate, _sensitivity, _demo, _bench)

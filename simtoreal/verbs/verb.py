@@ -17,6 +17,7 @@ ONE_LINE = {
     "export": "turn a run into a self-describing ONNX bundle",
     "verify": "check a bundle: integrity, contract, parity with torch, latency",
     "evaluate": "judge bundles over suites and write a report",
+    "sensitivity": "rank the parameters by what they cost a policy, as a table and a tornado plot",
     "replay": "run one evaluated episode again, exactly",
     "demo": "the whole way on one robot, in minutes",
     "bench": "the benchmarks, as a table",
