@@ -10,6 +10,7 @@ A preset file:
       joint.*.damping:    {scale: {uniform: [0.5, 1.5]}, shared: true, source: ...}    # one draw for all matches
       link.*.payload:     {span: {uniform: [0.0, 0.3]}, optional: true, source: ...}   # shares of the way to its bound
       ground.friction:    {uniform: [0.5, 1.25], source: ...}                          # absolute
+      actuator.strength:  {uniform: [0.8, 1.2], every: 0.5, schedule: random_walk, step: 0.1}  # see `Pace`
       actuator.latency:   0.01                                                         # a constant
 
 An exact name wins over a pattern (`*`, `?`, `[...]`, as in a shell). What no entry names stays at nominal. An entry
@@ -22,7 +23,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,9 +33,11 @@ import numpy as np
 from simtoreal.randomization.distributions import KINDS, Affine, Constant, Distribution, from_data, line, to_data
 from simtoreal.randomization.messages import nearest, shown
 from simtoreal.randomization.philox import uniforms
+from simtoreal.randomization.schedules import Moving, Pace, Schedule
 from simtoreal.randomization.yaml_files import ConfigFileError, YamlFile, parse_yaml, read_yaml
 
 How = Literal["absolute", "scale", "offset", "span"]
+PACE = ("every", "schedule", "step")  # of an entry
 RELATIVE = ("scale", "offset", "span")
 _SLACK = 1e-9  # relative room for rounding when a range ends exactly on a bound
 
@@ -60,7 +63,7 @@ class Entry:
     """One line of a preset or of a suite's condition: which names, what is drawn, and how it applies.
 
     `shared` is the name of the random number that all matches share ("" draws one for each match). What is `optional`
-    may match nothing.
+    may match nothing. With a `pace` the value changes within an episode.
     """
 
     pattern: str
@@ -69,6 +72,7 @@ class Entry:
     shared: str = ""
     source: str = ""
     optional: bool = False
+    pace: Pace | None = None
     place: str = field(default="", compare=False)  # file:line
 
     def error(self, message: str) -> ConfigFileError:
@@ -109,6 +113,8 @@ class Entry:
         """This entry as a preset file holds it."""
         draw = to_data(self.distribution)
         data: dict[str, Any] = draw if self.how == "absolute" else {self.how: draw}
+        if self.pace is not None:
+            data |= asdict(self.pace)
         if self.shared:
             data["shared"] = True if self.shared == self.pattern else self.shared
         if self.optional:
@@ -170,9 +176,15 @@ class Randomizer:
         chosen = assign(preset.entries, table)
         self.distributions: dict[str, Distribution] = {}
         streams = []
+        moving: list[Moving] = []
         for name, entry in chosen.items():
             self.distributions[name] = entry.resolve(name, table[name])
             streams.append(entry.shared or name)
+            if entry.pace is not None:
+                ends = self._clip(name, *self.distributions[name].bounds)
+                nominal = table[name].nominal
+                moving.append(Moving(name, streams[-1], self.distributions[name], *ends, nominal, entry.pace))
+        self._moving = tuple(moving)
         self._streams = tuple(streams)
         lines = [line(distribution) for distribution in self.distributions.values()]
         self._begin, end = np.array([ends or (0.0, 0.0) for ends in lines]).reshape(-1, 2).T
@@ -185,7 +197,8 @@ class Randomizer:
         self._low, self._high = np.array(list(self.ranges.values())).reshape(-1, 2).T
         self._nominal = np.array([table[name].nominal for name in self.distributions])
         rows = zip(self.distributions.items(), streams, strict=True)
-        text = "\n".join(sorted(f"{name} {stream} {distribution!r}" for (name, distribution), stream in rows))
+        lines_of = [f"{name} {stream} {distribution!r}" for (name, distribution), stream in rows]
+        text = "\n".join(sorted([*lines_of, *(f"{each.name} {each.pace!r}" for each in self._moving)]))
         self._version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @property
@@ -221,6 +234,10 @@ class Randomizer:
             values = self._nominal + width * (values - self._nominal)
         return dict(zip(self.distributions, values.tolist(), strict=True))
 
+    def schedule(self, seed: int, env: int, episode: int, width: float = 1.0) -> Schedule | None:
+        """What changes within an episode, beginning at its `draw`; None where nothing does."""
+        return Schedule(seed, env, episode, self._moving, width) if self._moving else None
+
     def _clip(self, name: str, low: float, high: float) -> tuple[float, float]:
         least, greatest = self._bounds[name]
         return max(low, least), min(high, greatest)
@@ -253,7 +270,7 @@ def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
     if _is_number(data):
         return Entry(pattern, Constant(float(data)))
     kinds = (*KINDS, *RELATIVE)
-    file.mapping(*keys, allowed=(*kinds, "shared", "optional", "source"))
+    file.mapping(*keys, allowed=(*kinds, "shared", "optional", "source", *PACE))
     given = [key for key in data if key in kinds]
     if len(given) != 1:
         got = " and ".join(given) or "none"
@@ -282,7 +299,23 @@ def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
     if not isinstance(optional, bool):
         raise file.error(f"optional of {pattern} must be true or false, got {shown(optional)}", *keys, "optional")
     stream = pattern if shared is True else shared or ""
-    return Entry(pattern, distribution, how, stream, source, optional)  # type: ignore[arg-type]
+    pace = _read_pace(file, keys, data)
+    return Entry(pattern, distribution, how, stream, source, optional, pace)  # type: ignore[arg-type]
+
+
+def _read_pace(file: YamlFile, keys: tuple[str, ...], data: Mapping[str, Any]) -> Pace | None:
+    given = {key: data[key] for key in PACE if key in data}
+    if not given:
+        return None
+    if "every" not in given:
+        raise file.error(f"{next(iter(given))} of {keys[-1]} is for what changes: say every how many seconds", *keys)
+    for key in ("every", "step"):
+        if key in given and not _is_number(given[key]):
+            raise file.error(f"{key} of {keys[-1]} must be a number, got {shown(given[key])}", *keys, key)
+    try:
+        return Pace(**given)
+    except ValueError as error:
+        raise file.error(f"{keys[-1]}: {error}", *keys) from None
 
 
 def assign(entries: tuple[Entry, ...], table: Table) -> dict[str, Entry]:

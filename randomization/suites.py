@@ -21,7 +21,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from simtoreal.randomization.randomizer import (
     read_entries,
     read_header,
 )
+from simtoreal.randomization.schedules import Schedule
 from simtoreal.randomization.yaml_files import ConfigFileError, YamlFile, parse_yaml, read_yaml, write_yaml
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -57,6 +58,7 @@ class Case:
     k: int
     seed: int
     parameters: dict[str, float]
+    schedule: Schedule | None = None
 
     @property
     def name(self) -> str:
@@ -87,7 +89,8 @@ class Condition:
 
     def case(self, seed: int, k: int) -> Case:
         """Episode `k` with its reset seed and its parameters."""
-        return Case(self.name, k, self.reset_seed(seed, k), self.draw(seed, k))
+        schedule = self._randomizer.schedule(seed, self._key, k)
+        return Case(self.name, k, self.reset_seed(seed, k), self.draw(seed, k), schedule)
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,8 @@ def heldout(preset: Preset, table: Table) -> dict[str, Any]:
         tails = _tails(entry, name, table)
         if tails is not None:
             row = to_data(tails)
+            if entry.pace is not None:
+                row |= asdict(entry.pace)
             if entry.shared:
                 row["shared"] = entry.shared
             groups.setdefault(entry, {})[name] = row

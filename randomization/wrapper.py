@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium
 from gymnasium.utils import RecordConstructorArgs
@@ -11,6 +11,7 @@ from gymnasium.utils import RecordConstructorArgs
 from simtoreal.randomization.messages import shown
 from simtoreal.randomization.philox import episode_seed
 from simtoreal.randomization.randomizer import Randomizer
+from simtoreal.randomization.schedules import RunningSchedule
 
 
 class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -19,7 +20,8 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
     Episodes count from 0 and go up by one at each reset; `reset(seed=s)` starts again at (s, episode 0). The
     environment is seeded by the same key, so an episode is the same in any process and after any other episodes. What
     the caller puts into `options["parameters"]` wins over the draw; other options pass through. With a `ramp` (a, b)
-    the episodes up to a are nominal, from there the draws widen evenly until b, from which on they are whole.
+    the episodes up to a are nominal, from there the draws widen evenly until b, from which on they are whole. What has
+    a pace changes within an episode, too, by the environment's `set_parameters`, at its `control_dt` [s].
 
     A reset's `info["parameters"]` is the environment's own report and `info["draw"]` the arguments of
     `Randomizer.draw` with the randomizer's version: `{"seed", "env", "episode", "width", "version"}`.
@@ -44,6 +46,8 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         self._seed = seed
         self._ramp = ramp
         self._next_episode = 0
+        self._changes: RunningSchedule | None = None
+        self._step = 0
 
     @property
     def episode(self) -> int:
@@ -72,8 +76,19 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         parameters = draw | dict(given)
         observation, info = self.env.reset(seed=episode_seed(**key), options={**own, "parameters": parameters})
         self._check(parameters, info.get("parameters"))
+        schedule = self.randomizer.schedule(**key, width=width)
+        self._changes = None if schedule is None else schedule.without(list(given)).begin()
+        self._step = 0
         self._next_episode += 1
         return observation, {**info, "draw": {**key, "width": width, "version": self.randomizer.version}}
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """As of the environment, whose parameters change first where they are due to."""
+        if self._changes is not None:
+            if change := self._changes.due(self._step, self.env.get_wrapper_attr("control_dt")):
+                self.env.get_wrapper_attr("set_parameters")(change)
+            self._step += 1
+        return self.env.step(action)
 
     def _width(self, episode: int) -> float:
         begin, end = self._ramp

@@ -18,6 +18,7 @@ from simtoreal.contract import Contract
 from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.export.onboard.runtime import CommandError, Runtime
 from simtoreal.export.onboard.spec import Spec
+from simtoreal.randomization.schedules import Change, RecordedChanges, RunningSchedule, written
 
 Frame = Callable[[], None]
 
@@ -114,6 +115,7 @@ class Outcome:
     action_rate: float
     unmet: str
     parameters: dict[str, float]
+    changes: str = ""  # of them within the episode, as `schedules.written` has them
 
 
 class Tally:
@@ -137,8 +139,8 @@ class Tally:
         self.success = None if success is None else bool(success)
         self.unmet = str(info.get("unmet", ""))
 
-    def outcome(self, parameters: dict[str, float]) -> Outcome:
-        """Up to now, under the `parameters` that applied."""
+    def outcome(self, parameters: dict[str, float], changes: str = "") -> Outcome:
+        """Up to now, under the `parameters` that applied, and their changes."""
         rate = _action_rate(self._actions)
         return Outcome(
             self.total,
@@ -150,6 +152,7 @@ class Tally:
             rate,
             self.unmet,
             parameters,
+            changes,
         )
 
 
@@ -179,8 +182,10 @@ def run_episode(
     parameters: Mapping[str, float],
     goal: Mapping[str, Sequence[float]] | None = None,
     each_step: Frame | None = None,
+    schedule: RunningSchedule | RecordedChanges | None = None,
 ) -> Outcome:
-    """Reset `env` with `seed`, `parameters` and, where it is given, `goal`, then let `policy` drive it to its end.
+    """Reset `env` with `seed`, `parameters` and, where it is given, `goal`, then let `policy` drive it to its end, the
+    parameters changing as `schedule` has it.
 
     A command that is not finite ends the episode as a failure; physics that breaks is counted in `faults`. `each_step`
     is called after every control step.
@@ -193,13 +198,17 @@ def run_episode(
     policy.reset()
     tally = Tally()
     terminated = truncated = False
+    changes: dict[int, Change] = {}
     while not (terminated or truncated):
         action = answer(policy, contract, obs)
+        if schedule is not None and (change := schedule.due(tally.length, contract.control_dt)):
+            env.get_wrapper_attr("set_parameters")(change)
+            changes[tally.length] = change
         obs, reward, terminated, truncated, info = env.step(action)
         tally.add(action, float(reward), terminated, info)
         if each_step is not None:
             each_step()
-    return tally.outcome(applied)
+    return tally.outcome(applied, written(changes))
 
 
 def _action_rate(actions: list[NDArray[np.float32]]) -> float:

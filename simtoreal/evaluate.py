@@ -230,6 +230,7 @@ def _row(
         action_rate=outcome.action_rate,
         unmet=outcome.unmet,
         parameters=outcome.parameters,
+        changes=outcome.changes,
     )
 
 

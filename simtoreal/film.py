@@ -15,6 +15,7 @@ from simtoreal.episodes import Outcome, PolicySource, run_episode
 from simtoreal.evaluate import identity
 from simtoreal.export.onboard.folder import SPEC_FILE
 from simtoreal.randomization.messages import nearest
+from simtoreal.randomization.schedules import RecordedChanges
 from simtoreal.randomization.suites import is_held_out
 from simtoreal.records import read_evaluation
 from simtoreal.robot_files import check_version, name_task, same_task, split_task
@@ -95,7 +96,13 @@ def replay(
         contract = Contract.of(full, env)
         with filming(env, path, contract.control_dt, force=force) as each_step:
             outcome = run_episode(
-                env, contract, source.open(), seed=row.seed, parameters=row.parameters, each_step=each_step
+                env,
+                contract,
+                source.open(),
+                seed=row.seed,
+                parameters=row.parameters,
+                each_step=each_step,
+                schedule=RecordedChanges.read(row.changes),
             )
         differing = _differing(row, outcome, _labels(full, build.parameters_of(env), source, outcome))
     finally:

@@ -47,7 +47,17 @@ class Bench:
             env = build.make_env(self._task, engine=job.engine)
             self._envs[job.engine] = env, Contract.of(self._task, env)
         env, contract = self._envs[job.engine]
-        return [run_episode(env, contract, policy, seed=case.seed, parameters=case.parameters) for case in job.cases]
+        return [
+            run_episode(
+                env,
+                contract,
+                policy,
+                seed=case.seed,
+                parameters=case.parameters,
+                schedule=None if case.schedule is None else case.schedule.begin(),
+            )
+            for case in job.cases
+        ]
 
     def close(self) -> None:
         for env, _ in self._envs.values():

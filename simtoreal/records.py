@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from simtoreal.randomization.messages import shown
+from simtoreal.randomization.schedules import RecordedChanges
 from simtoreal.runs import RunError, read_json
 from simtoreal.statistics import Episode
 
@@ -19,6 +20,7 @@ COLUMNS = (
     "bundle", "suite", "condition", "case", "seed", "engine", "return", "success", "length", "falls", "violations",
     "held_out", "severity", "faults", "action_rate", "unmet",
 )  # fmt: skip
+CHANGES = "changes"  # a column where parameters change within episodes
 
 
 def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
@@ -27,13 +29,15 @@ def write_episodes(path: Path, rows: Sequence[Episode]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *names])
+        changing = [CHANGES] if any(row.changes for row in rows) else []
+        writer.writerow([*COLUMNS, *changing, *names])
         for r in rows:
             success = "" if r.success is None else int(r.success)
             numbers = (r.falls, r.violations, int(r.held_out), repr(r.severity), r.faults, repr(r.action_rate), r.unmet)
             drawn = (repr(r.parameters[name]) if name in r.parameters else "" for name in names)
             key = (r.bundle, r.suite, r.condition, r.case, r.seed, r.engine)
-            writer.writerow([*key, repr(r.return_), success, r.length, *numbers, *drawn])
+            changes = [r.changes] if changing else []
+            writer.writerow([*key, repr(r.return_), success, r.length, *numbers, *changes, *drawn])
     os.replace(partial, path)
 
 
@@ -80,6 +84,7 @@ def _episode(row: Mapping[str, str]) -> Episode:
             raise ValueError(f"column {name} must be 0 or 1, got {shown(row[name])}")
         return row[name] == "1"
 
+    known = (*COLUMNS, CHANGES)
     if number("seed", int) < 0:
         raise ValueError(f"column seed must be 0 or more, got {row['seed']}")
     return Episode(
@@ -99,8 +104,17 @@ def _episode(row: Mapping[str, str]) -> Episode:
         faults=number("faults", int),
         action_rate=number("action_rate", float),
         unmet=row["unmet"],
-        parameters={name: number(name, float) for name, value in row.items() if name not in COLUMNS and value != ""},
+        parameters={name: number(name, float) for name, value in row.items() if name not in known and value != ""},
+        changes=_changes(row.get(CHANGES, "")),
     )
+
+
+def _changes(text: str) -> str:
+    try:
+        RecordedChanges.read(text)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"column {CHANGES}: {error}") from None
+    return text
 
 
 def read_evaluation(folder: Path) -> tuple[list[Episode], dict[str, Any]]:

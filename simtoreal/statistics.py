@@ -50,8 +50,9 @@ class Episode:
     far outside the ranges the farthest one lay, 0 inside, inf where no width is defined. `falls`, `violations` and
     physics `faults` are counts. `action_rate` is the root mean square change of the action (in [-1, 1]) a control step
     over the episode's second half: a policy that shakes has a large one. `success` is None where the task reported
-    none, `unmet` what kept it from being one, where the task says that. Raises ValueError for numbers that no episode
-    can have.
+    none, `unmet` what kept it from being one, where the task says that. `changes` are those of its parameters within
+    the episode, as `schedules.written` has them; `held_out` and `severity` are of what it began with. Raises ValueError
+    for numbers that no episode can have.
     """
 
     bundle: str
@@ -71,6 +72,7 @@ class Episode:
     action_rate: float = 0.0
     unmet: str = ""
     parameters: dict[str, float] = field(default_factory=dict)
+    changes: str = ""
 
     def __post_init__(self) -> None:
         where = f"episode {self.suite}:{self.case} of {self.bundle}"

@@ -18,6 +18,7 @@ from simtoreal.config import ConfigError
 from simtoreal.evaluate import PhysicsFailure, evaluate
 from simtoreal.records import read_episodes
 from simtoreal.runs import RunError
+from tests.simtoreal.conftest import quick
 
 FALLS = "def act(observation):\n    return [10.0]"
 STILL = "def act(observation):\n    return np.zeros(1)"
@@ -477,3 +478,42 @@ def test_an_evaluation_that_does_not_say_where_it_comes_from_is_not_replayed(cha
         del summary["provenance"]["task"]
         (folder / "summary.json").write_text(json.dumps(summary))
         cli("replay", folder, "nominal/nominal/0", "--bundle", "plain").refused(f"summary.json: {words}")
+
+
+def test_what_changes_within_an_episode_is_recorded_and_comes_back(plain, tmp_path, cli):
+    path = suite(
+        tmp_path,
+        "conditions:\n  walks:\n    actuator.strength: {uniform: [0.4, 1.4], every: 0.5, schedule: random_walk}\n"
+        "  still:\n    actuator.strength: {uniform: [0.4, 1.4]}\n",
+    )
+    found = [
+        evaluate(plain.bundle, out=tmp_path / f"v{workers}", suites=path, episodes=2, workers=workers)
+        for workers in (1, 2)
+    ]
+    assert found[0].episodes == found[1].episodes
+    assert tuple(read_episodes(found[0].out / "episodes.csv")) == found[0].episodes
+    walks = [json.loads(e.changes) for e in found[0].episodes if e.condition == "walks"]
+    assert [e.changes for e in found[0].episodes if e.condition == "still"] == ["", ""]
+    for changes in walks:
+        assert list(changes) == [str(step) for step in range(25, 25 * (len(changes) + 1), 25)]
+        assert len({change["actuator.strength"] for change in changes.values()}) > 2
+    assert "identical" in cli("replay", found[0].out, "mine/walks/1").out
+    rows = (found[0].out / "episodes.csv").read_text()
+    first = next(iter(walks[1].values()))["actuator.strength"]
+    (found[0].out / "episodes.csv").write_text(rows.replace(repr(first), "0.4"))
+    assert "DIFFERENT" in cli("replay", found[0].out, "mine/walks/1").out
+    (found[0].out / "episodes.csv").write_text(rows.replace('""25"":', '""x"":'))
+    cli("replay", found[0].out, "mine/walks/1").refused("column changes: changes are a mapping of control steps")
+
+
+def test_a_training_s_parameters_change_within_its_episodes(tmp_path):
+    """And a run that was stopped within one goes on as if it had not been."""
+    preset = tmp_path / "preset.yaml"
+    entry = "actuator.strength: {uniform: [0.4, 1.4], every: 0.1, schedule: saw}"
+    preset.write_text(f"task: CartPoleSwingUp\nversion: 1\nentries:\n  {entry}\n")
+    options = {"randomization": str(preset), "assignments": quick()}
+    whole = simtoreal.train("CartPoleSwingUp", steps=300, out=tmp_path / "whole", **options).run
+    part = simtoreal.train("CartPoleSwingUp", steps=210, out=tmp_path / "part", **options).run
+    simtoreal.train("CartPoleSwingUp", steps=300, out=part, resume=True)
+    weights = [(run / "checkpoints" / "300" / "agent.safetensors").read_bytes() for run in (whole, part)]
+    assert weights[0] == weights[1]
