@@ -190,7 +190,8 @@ class Fields:
             if (name := f"joint.{joint}.armature") in self._armatures:
                 unit = "kg" if robot.model.joints[joint].kind == "prismatic" else "kg m^2"
                 yield Parameter(name, unit, 0.0, 0.0, self._armatures[name][1], "inertia of its motor's rotor")
-        yield Parameter("gravity", "m/s^2", GRAVITY, LEAST_GRAVITY, MAX_GRAVITY, "")
+        what = "of the world; controllers compensate the nominal one"
+        yield Parameter("gravity", "m/s^2", GRAVITY, LEAST_GRAVITY, MAX_GRAVITY, what)
         if not robot.floating:
             yield Parameter("mount.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "what it stands on rises along x")
             yield Parameter("mount.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "what it stands on rises along y")

@@ -25,10 +25,17 @@ def _tasks(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.listing import print_listing, print_preset, tasks
 
+        if options.parameters is not None:
+            from simtoreal.parameter_list import parameters, print_parameters
+
+            shown = parameters(options.parameters, robot=options.robot, engine=options.engine)
+            if not options.json:
+                print_parameters(shown)
+            return shown, DONE
         if options.preset is not None:
             return print_preset(options.preset, robot=options.robot, quiet=options.json), DONE
         if options.robot is not None:
-            raise ValueError("tasks: --robot shows what --preset is for that robot: name a preset too")
+            raise ValueError("tasks: --robot is of a preset or a family: name --preset or --parameters too")
         found = tasks()
         if not options.json:
             print_listing(found)
@@ -38,6 +45,8 @@ def _tasks(verbs: Any) -> None:
     verb.add_argument(
         "--preset", metavar="NAME|FILE", help="print one preset as a table, with the source of each range"
     )
+    verb.add_argument("--parameters", metavar="TASK", help="print a task's named parameters, with their bounds")
+    verb.add_argument("--engine", default=DEFAULT_ENGINE, metavar="NAME", help="whose parameters (default pybullet)")
     add_robot(verb)
 
 

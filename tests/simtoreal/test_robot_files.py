@@ -594,7 +594,7 @@ def test_a_urdf_may_lie_in_a_package(write, urdf, words):
 
 def test_a_family_s_preset_is_shown_for_a_robot(cli, tmp_path):
     cli("tasks", "--preset", "Walk").refused("name a robot with --robot FILE")
-    cli("tasks", "--robot", "robot.yaml").refused("name a preset too")
+    cli("tasks", "--robot", "robot.yaml").refused("name --preset or --parameters too")
     (tmp_path / "robot.yaml").write_text(dump_yaml(A1))
     cli("tasks", "--preset", "A1Walk", "--robot", tmp_path / "robot.yaml").refused("a Walk or a Reach or a Balance")
     entries = cli("tasks", "--preset", "Walk", "--robot", tmp_path / "robot.yaml", "--json").result["entries"]
