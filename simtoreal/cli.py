@@ -164,7 +164,7 @@ class _VerbParser(_Parser):
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; a bad argument exits with 2."""
     epilog = "\n".join(
-        f"{group}:\n" + "\n".join(f"  {verb:<10}{ONE_LINE[verb]}" for verb in verbs) for group, verbs in GROUPS.items()
+        f"{group}:\n" + "\n".join(f"  {verb:<13}{ONE_LINE[verb]}" for verb in verbs) for group, verbs in GROUPS.items()
     )
     parser = _Parser(
         prog="simtoreal",
