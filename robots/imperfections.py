@@ -21,6 +21,7 @@ class Channels(NamedTuple):
 
 
 IDEAL = {"noise": 0.0, "scale": 1.0, "drift": 0.0, "resolution": 0.0}
+FINEST = 1e-12  # of a resolution that is one
 MAX_SCALE = 0.2  # off 1
 NOISE = "standard deviation of white noise"
 
@@ -100,7 +101,7 @@ class Imperfections:
         self._walk(control_step, control_dt)
         ideal = zip(true, self._scale, self.bias, self._drift, self._walked, self.noise, row, strict=True)
         read = [k * v + b + d * w + s * z for v, k, b, d, w, s, z in ideal]
-        return [q * round(v / q) if q else v for v, q in zip(read, self._resolution, strict=True)]
+        return [q * round(v / q) if q > FINEST else v for v, q in zip(read, self._resolution, strict=True)]
 
     def row(self, control_step: int) -> list[float]:
         """The noise of a control step, in standard deviations."""
