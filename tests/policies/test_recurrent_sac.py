@@ -247,7 +247,7 @@ def recalled(seed, agent_class, steps=5_000, **options):
 
 @pytest.mark.parametrize(
     ("seed", "burn_in"),
-    [(0, 0), pytest.param(1, 0, marks=pytest.mark.soak), pytest.param(2, 0, marks=pytest.mark.soak), (0, 4)],
+    [(0, 0), *(pytest.param(*case, marks=pytest.mark.soak) for case in ((1, 0), (2, 0), (0, 4)))],
 )
 def test_it_remembers_what_it_saw_ten_steps_ago(seed, burn_in):
     trained, exported = recalled(seed, RecurrentSAC, recurrent=16, sequence_length=16, burn_in=burn_in)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
+from simtoreal.parameter_list import pattern
 from simtoreal.robots.layout import ImageLayout
 from simtoreal.robots.mujoco_world import MuJoCoWorld
 from simtoreal.robots.tasks.cartpole import CartPoleSwingUp
@@ -133,7 +134,7 @@ def hold(env, obs):
 def test_doing_nothing_of_use_never_succeeds(make, act, policy):
     env = make()
     rng = np.random.default_rng(0)
-    for episode in range(10 if SOAK else 3):
+    for episode in range(10 if SOAK else 2):
         obs, _ = env.reset(seed=episode)
         ended = False
         while not ended:
@@ -209,7 +210,10 @@ def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make,
     together = {"push.speed": {"push.interval": 0.5}, "push.interval": {"push.speed": 0.5}}
     usual = rollout(env, 3, short)
     state = env.world.state()
+    one_of_each = {pattern(name): name for name in env.parameters}  # of joints and links that are alike
     for name, parameter in env.parameters.items():
+        if not SOAK and name != one_of_each[pattern(name)]:
+            continue
         steps, nominal, without = short, usual, usual
         if name.endswith(".outage"):
             together[name] = {name.replace("outage", "dropout"): 0.3}

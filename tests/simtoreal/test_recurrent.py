@@ -84,8 +84,8 @@ def test_a_bundle_remembers_what_its_robot_saw_and_the_verdict_is_that_of_the_en
     ("algorithm", "settings"),
     [
         ("ppo", (*SMALL, "privileged=true")),
-        ("ppo", (*SMALL, "agent.shared=true", "agent.distribution=sde")),
-        ("sac", (*SAC, "privileged=false")),
+        pytest.param("ppo", (*SMALL, "agent.shared=true", "agent.distribution=sde"), marks=pytest.mark.soak),
+        pytest.param("sac", (*SAC, "privileged=false"), marks=pytest.mark.soak),
         ("sac", (*SAC, "privileged=state")),
     ],
 )

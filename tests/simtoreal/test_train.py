@@ -331,8 +331,10 @@ def test_a_reward_that_is_not_a_number_stops_the_baseline_too(breaks, tmp_path):
 @pytest.mark.parametrize(
     ("algorithm", "task"),
     [
-        *((algorithm, "CartPoleSwingUp") for algorithm in ("td3", "ppo", "reinforce", "sb3-td3", "sb3-ppo")),
-        *((algorithm, "CartPole-v1") for algorithm in ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")),
+        *((algorithm, "CartPoleSwingUp") for algorithm in ("td3", "ppo", "sb3-td3")),
+        *((algorithm, "CartPole-v1") for algorithm in ("reinforce", "sb3-ppo", "sb3-dqn")),
+        *(pytest.param(algorithm, "CartPoleSwingUp", marks=pytest.mark.soak) for algorithm in ("reinforce", "sb3-ppo")),
+        pytest.param("ppo", "CartPole-v1", marks=pytest.mark.soak),
     ],
 )
 def test_every_learner_goes_the_whole_way_and_on_again_bit_for_bit(algorithm, task, tmp_path, cli):
