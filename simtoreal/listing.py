@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def print_preset(name: str, *, robot: str | None = None, quiet: bool) -> dict[st
         {
             "entry": entry.pattern,
             "how": entry.how,
-            "draw": to_data(entry.distribution),
+            "draw": to_data(entry.distribution) | ({} if entry.pace is None else asdict(entry.pace)),
             "ranges": {name: randomizer.ranges[name] for name in names if name in randomizer.ranges},
             "unit": parameters[names[0]].unit,
             "source": entry.source,

@@ -158,7 +158,7 @@ def sensitivity(
         table = build.parameters_of(env)
         if (spec := source.spec()) is not None:
             Contract.of(full, env).check(spec, source.text)
-        randomizer = build.make_randomizer(build.find_randomization(randomization, full), env, full)
+        randomizer = build.make_randomizer(build.find_randomization(randomization, full), env, build.short_name(full))
     finally:
         env.close()
     if randomizer is None or not randomizer.names:

@@ -102,6 +102,12 @@ def test_what_makes_no_sense_is_refused(known, options, words):
         known("Linear", LINEAR, **options)
 
 
+def test_a_preset_of_another_task_is_refused(plain, tmp_path, cli):
+    said = cli("sensitivity", plain.bundle, "--out", tmp_path / "out", "--randomization", "A1Walk")
+    said.refused("A1Walk is a preset for A1Walk, not for CartPoleSwingUp")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_earlier_one_is_kept(known, tmp_path):
     known("Linear", LINEAR, trajectories=2, episodes=2)
     with pytest.raises(ValueError, match="exists; choose another folder or pass --force"):
