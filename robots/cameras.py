@@ -29,7 +29,7 @@ class CameraSensor(Sensor):
     channel, in shares of full scale), `sensor.NAME.brightness` (a factor on every pixel), `sensor.NAME.bias` (added to
     every pixel after that, in shares of full scale: a black that is not black), its timing, and its pose:
     `sensor.NAME.yaw` and `.pitch`, by which it goes around what it looks at, and `sensor.NAME.shift`, by which it is
-    moved along the world's x axis.
+    moved along the world's x axis; and `sensor.NAME.field_of_view`, from top to bottom.
     """
 
     name: str
@@ -39,6 +39,7 @@ class CameraSensor(Sensor):
     max_bias: float = 0.2
     max_turn: float = 0.2  # [rad]
     max_shift: float = 0.2  # [m]
+    max_widening: float = 0.2  # of its field of view
     latency: float = 0.0
     period: float = 0.0
     sees: ClassVar[bool] = True
@@ -58,7 +59,13 @@ class CameraSensor(Sensor):
             Parameter(f"{what}.yaw", "rad", 0.0, -turn, turn, "around what it looks at, about the vertical"),
             Parameter(f"{what}.pitch", "rad", 0.0, -turn, turn, "around what it looks at, upwards"),
             Parameter(f"{what}.shift", "m", 0.0, -shift, shift, "along the world's x axis"),
+            Parameter(f"{what}.field_of_view", "rad", *self._lens(), "from top to bottom"),
         ]
+
+    def _lens(self) -> tuple[float, float, float]:
+        """Its field of view [rad], and the least and greatest that it may have."""
+        nominal = math.radians(self.view.field_of_view)
+        return nominal, (1.0 - self.max_widening) * nominal, (1.0 + self.max_widening) * nominal
 
     def reader(self, world: World) -> SensorReader:
         return CameraReader(self, world)
@@ -70,7 +77,7 @@ class CameraReader(SensorReader):
     def __init__(self, sensor: CameraSensor, world: World) -> None:
         what = f"sensor.{sensor.name}"
         super().__init__(what, PARTS["position"], [Channels(1, what, ("noise",))], math.prod(sensor.shape))
-        self._names = [f"{what}.{part}" for part in ("brightness", "bias", "yaw", "pitch", "shift")]
+        self._names = [f"{what}.{part}" for part in ("brightness", "bias", "yaw", "pitch", "shift", "field_of_view")]
         self._sensor, self._world, self._joints = sensor, world, range(len(world.joints))
         self._view = sensor.view
         self._pose: dict[str, float] = {}
@@ -78,7 +85,7 @@ class CameraReader(SensorReader):
     def apply(self, values: Mapping[str, float]) -> None:
         super().apply(values)
         self._pose = {name: values[name] for name in self._names}
-        self._brightness, self._offset, yaw, pitch, shift = self._pose.values()
+        self._brightness, self._offset, yaw, pitch, shift, field_of_view = self._pose.values()
         view = self._sensor.view
         x, y, z = view.target
         self._view = replace(
@@ -86,6 +93,7 @@ class CameraReader(SensorReader):
             target=(x + shift, y, z),
             yaw=view.yaw + math.degrees(yaw),
             pitch=view.pitch - math.degrees(pitch),  # a camera's pitch is that of its look
+            field_of_view=math.degrees(field_of_view),
         )
 
     def read_back(self) -> dict[str, float]:

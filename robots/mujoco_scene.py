@@ -20,7 +20,6 @@ from simtoreal.robots.mesh_files import PLAIN, as_one_object, as_stl
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.terrain import CELL, GREATEST, MIDDLE, SHAPE
 from simtoreal.robots.world import (
-    FIELD_OF_VIEW,
     OBJECT,
     OBJECT_COLOUR,
     TABLE_HALF,
@@ -124,7 +123,6 @@ def _decorate(spec: Any, robot: Robot) -> None:
     for geom in spec.geoms:
         if geom.group != VISUAL and geom.parent.name in seen:
             geom.group = HIDDEN  # what touches, behind what is seen
-    spec.visual.global_.fovy = FIELD_OF_VIEW
     sky, tiles = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtTexture.mjTEXTURE_2D
     flat, checker = mujoco.mjtBuiltin.mjBUILTIN_FLAT, mujoco.mjtBuiltin.mjBUILTIN_CHECKER
     spec.add_texture(name="sky", type=sky, builtin=flat, rgb1=[1, 1, 1], width=8, height=8)

@@ -381,6 +381,7 @@ class MuJoCoWorld(World):
         view = mujoco.MjvCamera()
         view.lookat[:] = camera.aimed(data.qpos[:3].tolist()) if self._robot.floating else camera.target
         view.distance, view.azimuth, view.elevation = camera.distance, camera.yaw + 90.0, camera.pitch
+        model.vis.global_.fovy = camera.field_of_view
         mujoco.mj_kinematics(model, data)
         mujoco.mj_camlight(model, data)
         renderer.update_scene(data, view)

@@ -29,7 +29,6 @@ from simtoreal.robots.pybullet_ground import PyBulletGround
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.terrain import terrain
 from simtoreal.robots.world import (
-    FIELD_OF_VIEW,
     OBJECT,
     OBJECT_COLOUR,
     TABLE_HALF,
@@ -463,7 +462,8 @@ class PyBulletWorld(World):
         view = bullet.computeViewMatrixFromYawPitchRoll(
             target, camera.distance, camera.yaw, camera.pitch, 0, 2, physicsClientId=self._client
         )
-        lens = bullet.computeProjectionMatrixFOV(FIELD_OF_VIEW, camera.width / camera.height, 0.05, 10, self._client)
+        ratio = camera.width / camera.height
+        lens = bullet.computeProjectionMatrixFOV(camera.field_of_view, ratio, 0.05, 10, self._client)
         image = bullet.getCameraImage(
             camera.width,
             camera.height,

@@ -42,7 +42,7 @@ WALL_HALF = (4.0, 0.05, 3.0)  # [m] half its lengths
 WALL_PLACE = (0.0, 1.0, 0.5)  # [m] of its middle
 WALL_COLOUR = (0.05, 0.05, 0.05, 1.0)
 
-FIELD_OF_VIEW = 50.0  # [deg] of every camera, from top to bottom
+FIELD_OF_VIEW = 50.0  # [deg] of a camera, from top to bottom, unless it says another
 
 
 class EngineCalls(NamedTuple):
@@ -88,6 +88,7 @@ class Camera:
     width: int = 480  # [px]
     height: int = 360  # [px]
     rises: bool = False  # with a floating base, which is followed along the ground anyway
+    field_of_view: float = FIELD_OF_VIEW  # [deg]
 
     def aimed(self, base: Sequence[float]) -> tuple[float, float, float]:
         """Its target [m] when a floating base is at `base` [m]."""

@@ -55,6 +55,15 @@ def test_a_camera_moved_to_the_right_sees_all_farther_left(env):
     assert (np.abs(frame(env, 0.1) - shown) > 8).mean() > 0.02
 
 
+@pytest.mark.parametrize("wider", [0.85, 1.2])
+def test_of_a_wider_view_all_shows_smaller(env, wider):
+    """A cart's front of 0.3 m at 1.6 m, by the tangent of half the view."""
+    focal = 42.0 / math.tan(math.radians(25.0 * wider))
+    row = frame(env, 0.2, field_of_view=math.radians(50.0 * wider))[round(MIDDLE + focal * 0.54 / 1.6)]
+    assert robot(row).mean() == pytest.approx(MIDDLE + focal * 0.2 / 1.6, abs=1.1)
+    assert len(robot(row)) == pytest.approx(focal * 0.3 / 1.6, abs=1.5)
+
+
 @pytest.mark.parametrize(("turn", "rows"), [("pitch", False), ("yaw", True)])
 def test_a_camera_is_turned_around_what_it_looks_at(env, turn, rows):
     """From above and from below, the rail's far ends show alike; from the side they do not."""
