@@ -117,7 +117,7 @@ def sensitivity(
     randomization: str | None = None,
     method: str = METHODS[0],
     metric: str | None = None,
-    trajectories: int = 20,
+    trajectories: int = 80,
     episodes: int = 20,
     seed: int = 0,
     engine: str = DEFAULT_ENGINE,

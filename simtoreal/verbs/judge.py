@@ -105,9 +105,9 @@ def _sensitivity(verbs: Any) -> None:
     verb.add_argument(
         "--trajectories",
         type=count,
-        default=20,
+        default=80,
         metavar="N",
-        help="of the screening, each an episode more than the preset has entries (default 20; of sobol a power of two)",
+        help="of the screening, each an episode more than the preset has entries (default 80; of sobol a power of two)",
     )
     verb.add_argument(
         "--episodes", type=count, default=20, metavar="N", help="for each end of each entry's range (default 20)"
