@@ -87,14 +87,17 @@ class _Space:
         self._column = {name: self.columns.index(column) for name, column in columns.items()}
         self._distributions: dict[str, Distribution] = randomizer.distributions
         self._ranges = randomizer.ranges
-        self.entry = {columns[name]: entries[name].pattern for name in randomizer.names}
-        self.entries = list(dict.fromkeys(self.entry.values()))
-        self.names = {entry: [n for n in randomizer.names if entries[n].pattern == entry] for entry in self.entries}
+        patterns: dict[str, dict[str, None]] = {}  # of a column; several where entries share their random number
+        for name in randomizer.names:
+            patterns.setdefault(columns[name], {})[entries[name].pattern] = None
+        entry = {column: " + ".join(found) for column, found in patterns.items()}
+        self.entries = list(dict.fromkeys(entry.values()))
+        self.names = {each: [n for n in randomizer.names if entry[columns[n]] == each] for each in self.entries}
         self.problem = {
             "num_vars": len(self.columns),
             "names": self.columns,
             "bounds": [[0.0, 1.0]] * len(self.columns),
-            "groups": [self.entry[column] for column in self.columns],
+            "groups": [entry[column] for column in self.columns],
         }
 
     def values(self, u: FloatArray) -> dict[str, float]:

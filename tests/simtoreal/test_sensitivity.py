@@ -62,6 +62,15 @@ def test_sobol_s_total_indices_are_those_of_the_literature(known):
     assert all(total[name].low < total[name].value < total[name].high for name in "abc")
 
 
+def test_entries_that_share_their_random_number_are_one(known):
+    shared = LINEAR.replace("b: {uniform: [0.0, 1.0]}", "b: {uniform: [0.0, 1.0], shared: s}")
+    shared = shared.replace("c: {uniform: [-1.0, 1.0]}", "c: {uniform: [-1.0, 1.0], shared: s}")
+    found = {f.entry: f for f in known("Linear", shared, trajectories=8, episodes=2).factors}
+    assert list(found) == ["a", "b + c", "d.*"]
+    assert found["b + c"].parameters == 2
+    assert found["b + c"].effect.value == pytest.approx(1.0)
+
+
 def test_success_is_a_metric_too(known):
     found = known("Linear", LINEAR, metric="success", trajectories=8, episodes=2)
     assert (found.metric, found.nominal, found.factors[0].entry) == ("success", 0.0, "a")
