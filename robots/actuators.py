@@ -207,8 +207,8 @@ class CommandDelay:
 
     def start(self, seed: int) -> None:
         """Begin an episode, whose jitter follows from `seed`."""
-        self._seed = seed
-        self._step = self._rows = 0  # control steps, and rows of the stream that were taken
+        self._delays.begin(seed)
+        self._step = 0
 
     def fill(self, command: Sequence[float]) -> None:
         """As if `command` had been given for ever."""
@@ -217,14 +217,9 @@ class CommandDelay:
     def schedule(self, command: Sequence[float], latency: float, jitter: float = 0.0) -> list[list[float]]:
         """The command in force in each of the next control step's substeps."""
         self._history.append(list(command))
-        self._step += 1
         if jitter:
-            if not self._rows:
-                self._delays.restart(self._seed)
-            while self._rows < self._step:
-                (share,) = self._delays.row()
-                self._rows += 1
-            latency += jitter * share
+            latency += jitter * self._delays.at(self._step)[0]
+        self._step += 1
         if latency == 0.0:
             return [self._history[-1]] * self._substeps
         back = latency / self._dt  # [physics steps]

@@ -68,9 +68,9 @@ class Imperfections:
 
     def start(self, seed: int) -> None:
         """Begin an episode; noise and drift follow from `seed`."""
-        self._seed = seed
-        self._rows = self._walk_rows = 0  # that were taken so far
-        self._row = self._walked = self._nothing
+        self._noises.begin(seed)
+        self._steps.begin(seed)
+        self._walked, self._walks_taken = self._nothing, 0
 
     def apply(self, values: Mapping[str, float]) -> None:
         found: dict[str, list[float]] = {what: [] for what in (*IDEAL, "bias")}
@@ -105,17 +105,10 @@ class Imperfections:
 
     def row(self, control_step: int) -> list[float]:
         """The noise of a control step, in standard deviations."""
-        if not self._rows:
-            self._noises.restart(self._seed)
-        while self._rows <= control_step:
-            self._row = self._noises.row()
-            self._rows += 1
-        return self._row
+        return self._noises.at(control_step)
 
     def _walk(self, control_step: int, control_dt: float) -> None:
-        if self._walks and not self._walk_rows:
-            self._steps.restart(self._seed)
-        while self._walks and self._walk_rows < control_step:
-            step = math.sqrt(control_dt)
-            self._walked = [w + step * z for w, z in zip(self._walked, self._steps.row(), strict=True)]
-            self._walk_rows += 1
+        while self._walks and self._walks_taken < control_step:
+            step, row = math.sqrt(control_dt), self._steps.at(self._walks_taken)
+            self._walked = [w + step * z for w, z in zip(self._walked, row, strict=True)]
+            self._walks_taken += 1

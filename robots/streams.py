@@ -30,6 +30,20 @@ class _Stream(ABC):
         self._generator = np.random.Generator(np.random.Philox(key=np.array([word, seed], np.uint64)))
         self._beginning = self._generator.bit_generator.state
         self._rows: Iterator[list[float]] = iter(())
+        self.begin(seed)
+
+    def begin(self, seed: int) -> None:
+        """Let `at` speak of this seed; costs nothing until it is asked."""
+        self._seed, self._taken, self._row = seed, 0, [0.0] * self._size
+
+    def at(self, t: int) -> list[float]:
+        """The t-th row, asked for in rising order, of the seed that was begun with."""
+        if not self._taken:
+            self.restart(self._seed)
+        while self._taken <= t:
+            self._row = self.row()
+            self._taken += 1
+        return self._row
 
     def restart(self, seed: int) -> None:
         """Go back to the first row, of another seed (a tenth of the cost of a new stream)."""
