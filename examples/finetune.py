@@ -31,6 +31,7 @@ from simtoreal.recorder import Recorder
 from simtoreal.robot import Target
 from simtoreal.runs import CHECKPOINTS, Run, is_finished
 from simtoreal.statistics import Episode, wilson
+from simtoreal.training_envs import TrainingEnvs
 
 STEPS = {
     "PandaReach": (10_000, 10_000),
@@ -105,7 +106,7 @@ def train_on(base: Path, preset: Path, steps: int, out: Path) -> None:
     device = pick_device(config.device)
     torch.set_num_threads(config.threads)
     _, tensors, _ = load_latest(base / CHECKPOINTS)
-    environments, evaluator = build.TrainingEnvs(config), Judge(config)
+    environments, evaluator = TrainingEnvs(config), Judge(config)
     try:
         learner = make_learner(config, environments, device)
         learnt = {name: t for name, t in tensors.items() if name.startswith("agent.") and name != "agent.rng"}

@@ -19,6 +19,7 @@ that names nothing is an error, unless it is `optional`: in a preset of many rob
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
@@ -175,17 +176,25 @@ class Randomizer:
                 raise ValueError(f"parameter {name}: nominal {parameter.nominal} lies outside its bounds {bounds}")
         chosen = assign(preset.entries, table)
         self.distributions: dict[str, Distribution] = {}
+        self._paces: dict[str, Pace] = {}
         streams = []
-        moving: list[Moving] = []
         for name, entry in chosen.items():
             self.distributions[name] = entry.resolve(name, table[name])
             streams.append(entry.shared or name)
             if entry.pace is not None:
-                ends = self._clip(name, *self.distributions[name].bounds)
-                nominal = table[name].nominal
-                moving.append(Moving(name, streams[-1], self.distributions[name], *ends, nominal, entry.pace))
-        self._moving = tuple(moving)
+                self._paces[name] = entry.pace
         self._streams = tuple(streams)
+        self._nominal = np.array([table[name].nominal for name in self.distributions])
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make of the distributions what draws quickly."""
+        rows = list(zip(self.distributions.items(), self._streams, self._nominal.tolist(), strict=True))
+        self._moving = tuple(
+            Moving(name, stream, distribution, *self._clip(name, *distribution.bounds), nominal, self._paces[name])
+            for (name, distribution), stream, nominal in rows
+            if name in self._paces
+        )
         lines = [line(distribution) for distribution in self.distributions.values()]
         self._begin, end = np.array([ends or (0.0, 0.0) for ends in lines]).reshape(-1, 2).T
         self._span = end - self._begin
@@ -195,11 +204,16 @@ class Randomizer:
             if ends is None
         ]
         self._low, self._high = np.array(list(self.ranges.values())).reshape(-1, 2).T
-        self._nominal = np.array([table[name].nominal for name in self.distributions])
-        rows = zip(self.distributions.items(), streams, strict=True)
-        lines_of = [f"{name} {stream} {distribution!r}" for (name, distribution), stream in rows]
+        lines_of = [f"{name} {stream} {distribution!r}" for (name, distribution), stream, _ in rows]
         text = "\n".join(sorted([*lines_of, *(f"{each.name} {each.pace!r}" for each in self._moving)]))
         self._version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def replaced(self, distributions: Mapping[str, Distribution]) -> Randomizer:
+        """The same with other distributions for some of its names, which stay clipped to the parameters' bounds."""
+        other = copy.copy(self)
+        other.distributions = {name: distributions.get(name, own) for name, own in self.distributions.items()}
+        other._prepare()
+        return other
 
     @property
     def task(self) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
 import gymnasium
+import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
+from simtoreal.randomization.curriculum import Extents, MovingRanges
 from simtoreal.randomization.messages import shown
 from simtoreal.randomization.philox import episode_seed
 from simtoreal.randomization.randomizer import Randomizer
@@ -23,6 +25,9 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
     the episodes up to a are nominal, from there the draws widen evenly until b, from which on they are whole. What has
     a pace changes within an episode, too, by the environment's `set_parameters`, at its `control_dt` [s].
 
+    With a `curriculum` the randomizer's ranges begin at nominal, `set_extents` moves them from the next reset on, and a
+    share `probes` of the episodes stands at a boundary; the last step's `info["boundary"]` says at which, -1 at none.
+
     A reset's `info["parameters"]` is the environment's own report and `info["draw"]` the arguments of
     `Randomizer.draw` with the randomizer's version: `{"seed", "env", "episode", "width", "version"}`.
     """
@@ -34,14 +39,29 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         seed: int = 0,
         env_index: int = 0,
         ramp: tuple[int, int] = (0, 0),
+        curriculum: MovingRanges | None = None,
+        probes: float = 0.0,
     ) -> None:
-        RecordConstructorArgs.__init__(self, randomizer=randomizer, seed=seed, env_index=env_index, ramp=ramp)
+        RecordConstructorArgs.__init__(
+            self,
+            randomizer=randomizer,
+            seed=seed,
+            env_index=env_index,
+            ramp=ramp,
+            curriculum=curriculum,
+            probes=probes,
+        )
         super().__init__(env)
         if not 0 <= ramp[0] <= ramp[1]:
             raise ValueError(f"ramp must be two episodes, from nominal until whole, got {ramp}")
         if not 0 <= env_index < 1 << 31:
             raise ValueError(f"env_index must lie in [0, 2^31), got {env_index}")
-        self.randomizer = randomizer  # ADR puts one with wider ranges here; it applies from the next reset
+        self.randomizer = randomizer
+        self.ranges, self._probes = curriculum, probes
+        self.extents: Extents | None = None  # the running episode's
+        self._boundary: int | None = None
+        if curriculum is not None:
+            self.set_extents(np.zeros(len(curriculum.boundaries)))
         self.env_index = env_index
         self._seed = seed
         self._ramp = ramp
@@ -58,6 +78,14 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         """Let the next `reset()` start episode `episode` of `seed` (None: of its own): to have one again, to resume."""
         self._seed, self._next_episode = self._seed if seed is None else seed, episode
 
+    def set_extents(self, extents: Extents) -> None:
+        """How far the boundaries are out [S] from the next reset on. Raises ValueError without a curriculum, and for
+        another number of them."""
+        if self.ranges is None:
+            raise ValueError("these ranges do not move: there is no curriculum")
+        self.randomizer = self.ranges.at(extents)
+        self._next_extents = np.array(extents, float)
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the next episode.
 
@@ -68,7 +96,8 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
             self.set_next_episode(seed, 0)
         key = {"seed": self._seed, "env": self.env_index, "episode": self._next_episode}
         width = self._width(self._next_episode)
-        draw = self.randomizer.draw(**key, width=width)
+        standing = self._stand(**key)
+        draw = self.randomizer.draw(**key, width=width) | standing
         own = dict(options or {})
         given = own.pop("parameters", None) or {}
         if not isinstance(given, Mapping):
@@ -77,7 +106,7 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         observation, info = self.env.reset(seed=episode_seed(**key), options={**own, "parameters": parameters})
         self._check(parameters, info.get("parameters"))
         schedule = self.randomizer.schedule(**key, width=width)
-        self._changes = None if schedule is None else schedule.without(list(given)).begin()
+        self._changes = None if schedule is None else schedule.without([*given, *standing]).begin()
         self._step = 0
         self._next_episode += 1
         return observation, {**info, "draw": {**key, "width": width, "version": self.randomizer.version}}
@@ -88,7 +117,18 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
             if change := self._changes.due(self._step, self.env.get_wrapper_attr("control_dt")):
                 self.env.get_wrapper_attr("set_parameters")(change)
             self._step += 1
-        return self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self.ranges is not None and (terminated or truncated):
+            info = {**info, "boundary": -1 if self._boundary is None else self._boundary}
+        return observation, reward, terminated, truncated, info
+
+    def _stand(self, seed: int, env: int, episode: int) -> dict[str, float]:
+        """Take the extents of now for an episode; where it stands at a boundary, the values there."""
+        if self.ranges is None:
+            return {}
+        self.extents = self._next_extents
+        self._boundary = self.ranges.probed(self._probes, seed, env, episode)
+        return {} if self._boundary is None else self.ranges.standing_at(self._boundary, self.extents)
 
     def _width(self, episode: int) -> float:
         begin, end = self._ramp

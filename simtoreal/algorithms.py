@@ -62,6 +62,8 @@ def agent_class(algorithm: str, settings: NeuralConfig) -> type[Any]:
 def complete_config(config: RunConfig) -> RunConfig:
     """With every setting of our learner written out, and decided what it leaves to us. Raises as `agent_settings` does,
     for a baseline's settings too."""
+    if config.curriculum is not None:  # ranges begin at nominal anyway
+        config = config.model_copy(update={"randomization_ramp": (0, 0)})
     if config.algorithm not in OURS:
         from simtoreal.policies.baselines import setting_names
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,12 +12,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import VectorWrapper
 from numpy.typing import NDArray
 
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.foreign import MOST_STEPS, ChoiceEnv, ForeignEnv, SeededEnv, image_shape
 from simtoreal.policies.images import Shape
+from simtoreal.randomization.curriculum import MovingRanges
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths
@@ -25,8 +25,6 @@ from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robot_files import name_task, split_task, task_of_file
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.robots.parameters import Parameter
-from simtoreal.worker_vector import WorkerVectorEnv
-from simtoreal.workers import LocalVectorEnv, OpenEpisode
 
 if TYPE_CHECKING:
     from simtoreal.robots.task import Task
@@ -209,7 +207,7 @@ def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Ra
 
 def make_training_env(config: RunConfig, index: int, seed: int, *, learning: bool = False) -> gym.Env[Any, Any]:
     """Environment `index` of a run, every reset keyed by (seed, index, episode); for `learning` with episodes that are
-    cut off, and robots that begin as nominal ones, as the run has it."""
+    cut off, and robots that begin as nominal ones, as the run has it. Raises as `make_env` and `make_randomizer`."""
     env = make_env(task_id(config.task), privileged=config.privileged, engine=config.engine)
     if learning and config.episode_steps is not None:
         env = gym.wrappers.TimeLimit(env, config.episode_steps)
@@ -217,52 +215,12 @@ def make_training_env(config: RunConfig, index: int, seed: int, *, learning: boo
     if randomizer is None and not parameters_of(env):
         return SeededEnv(env, seed, index)
     randomizer = randomizer or Randomizer(Preset.none(config.task), parameters_of(env))
-    return RandomizedEnv(env, randomizer, seed, index, config.randomization_ramp if learning else (0, 0))
-
-
-class TrainingEnvs(VectorWrapper):
-    """A run's vector of environments, here or in worker processes; `reset(seed)` is that of the run, each environment
-    differing by its index."""
-
-    env: LocalVectorEnv | WorkerVectorEnv
-
-    def __init__(self, config: RunConfig) -> None:
-        make = [partial(make_training_env, config, i, config.seed, learning=True) for i in range(config.envs)]
-        local = not config.workers
-        super().__init__(
-            LocalVectorEnv(make) if local else WorkerVectorEnv(make, config.workers, timeout=config.step_timeout)
-        )
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return self.env.reset(seed=None if seed is None else [seed] * self.num_envs, options=options)
-
-    @property
-    def prototype(self) -> gym.Env[Any, Any]:
-        """An environment to ask what they declare; not to be stepped."""
-        return self.env.prototype
-
-    @property
-    def restarts(self) -> int:
-        """How many workers died and were replaced."""
-        return self.env.restarts
-
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU time of the workers, which is none of this process's."""
-        return self.env.cpu_seconds
-
-    def open_episodes(self) -> list[OpenEpisode]:
-        """As `LocalVectorEnv.open_episodes`."""
-        return [episode for part in self.env.call("open_episodes") for episode in part]
-
-    def reopen(self, episodes: Sequence[OpenEpisode]) -> Any:
-        """As `LocalVectorEnv.reopen`."""
-        if len(episodes) != self.num_envs:
-            raise ValueError(f"{len(episodes)} open episodes for {self.num_envs} environments")
-        parts = self.env.call("reopen", each=episodes)
-        if isinstance(parts[0], Mapping):
-            return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        return np.concatenate(parts)
+    if not learning:
+        return RandomizedEnv(env, randomizer, seed, index)
+    if config.curriculum is None:
+        return RandomizedEnv(env, randomizer, seed, index, config.randomization_ramp)
+    ranges = MovingRanges(randomizer, parameters_of(env))
+    return RandomizedEnv(env, randomizer, seed, index, curriculum=ranges, probes=config.curriculum.probes)
 
 
 def task_class(task: str) -> type[Task]:

@@ -9,8 +9,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from simtoreal.randomization.curriculum import CurriculumSettings
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.yaml_files import YamlFile, parse_yaml, read_yaml
 
@@ -58,6 +67,7 @@ class RunConfig(BaseModel):
     engine: Literal["pybullet", "mujoco", "mujoco-shipped"] = "pybullet"  # of our tasks
     randomization: str = "none"
     randomization_ramp: tuple[int, int] = (0, 0)  # episodes of each environment from and to which draws widen
+    curriculum: CurriculumSettings | None = None  # ranges that begin at nominal and widen as they are mastered
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, le=256)
     envs: int = Field(default=1, ge=1, le=1024)
@@ -85,6 +95,20 @@ class RunConfig(BaseModel):
         if not 0 <= ramp[0] <= ramp[1]:
             raise ValueError(f"two episodes, from the one on draws widen, from the other on they are whole, got {ramp}")
         return ramp
+
+    @field_validator("curriculum", mode="before")
+    @classmethod
+    def _known(cls, curriculum: Any) -> Any:
+        if isinstance(curriculum, Mapping):
+            check_names(curriculum, inspect.signature(CurriculumSettings).parameters)
+        return curriculum
+
+    @field_validator("curriculum")
+    @classmethod
+    def _something_to_widen(cls, curriculum: CurriculumSettings | None, info: ValidationInfo) -> Any:
+        if curriculum is not None and info.data.get("randomization") == "none":
+            raise ValueError("nothing is randomized, so there is nothing to widen")
+        return curriculum
 
     @field_validator("workers")
     @classmethod

@@ -21,7 +21,7 @@ from simtoreal.algorithms import (
     recurrent_units,
 )
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.open_episodes import check_reopened, episode_tensors, open_episodes
+from simtoreal.open_episodes import check_reopened
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
@@ -30,6 +30,7 @@ from simtoreal.policies.n_step import NStep
 from simtoreal.policies.reinforce import Reinforce
 from simtoreal.policies.stochastic import StochasticAgent
 from simtoreal.policies.transitions import Augment, Mirror, Transition
+from simtoreal.training_envs import TrainingEnvs
 
 REPORT_EVERY = 100  # environment steps between looks at a stop request
 
@@ -61,7 +62,7 @@ class Learner(Protocol):
         ...
 
 
-def make_learner(config: RunConfig, envs: build.TrainingEnvs, device: str) -> Learner:
+def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
     """The algorithm a configuration names. Raises ConfigError for settings it does not take or memory does not hold."""
     kind: type[Any] = BaselineLearner
     if config.algorithm in OURS:
@@ -89,7 +90,7 @@ class _OwnLearner:
     """What our learners on a run's environments share: an agent, where its loop stands, and their state."""
 
     _agent: Any
-    _envs: build.TrainingEnvs
+    _envs: TrainingEnvs
     _state: LoopState
 
     def actor(self) -> DeterministicActor:
@@ -100,7 +101,7 @@ class _OwnLearner:
         return {
             **prefixed("agent", self._agent.state_dict()),
             **prefixed("loop", self._state.state_dict()),
-            **prefixed("envs", episode_tensors(self._envs.open_episodes())),
+            **prefixed("envs", self._envs.state_dict()),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
@@ -108,14 +109,14 @@ class _OwnLearner:
         self._state = LoopState.from_state_dict(under("loop", tensors))
         recorded = self._state.observation
         if recorded is not None:
-            seen = self._envs.reopen(open_episodes(under("envs", tensors)))
+            seen = self._envs.load_state_dict(under("envs", tensors))
             stack, frame = split_observation(recorded)[0], split_observation(seen)[0]
             older, newest = np.split(stack, [-frame.shape[1]], axis=1)
             check_reopened(seen, with_policy_part(recorded, newest))
             self._state.observation = with_policy_part(seen, np.concatenate([older, frame], axis=1))
 
 
-def _sizes(envs: build.TrainingEnvs) -> tuple[int, int, int]:
+def _sizes(envs: TrainingEnvs) -> tuple[int, int, int]:
     """Of the observation, the action and the privileged observation (0: none)."""
     space = envs.single_observation_space
     privileged = int(np.prod(space["privileged"].shape or ())) if isinstance(space, spaces.Dict) else 0
@@ -126,7 +127,7 @@ def _sizes(envs: build.TrainingEnvs) -> tuple[int, int, int]:
 class OffPolicyLearner(_OwnLearner):
     """An off-policy agent of ours with its replay on a run's environments."""
 
-    def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
+    def __init__(self, config: RunConfig, envs: TrainingEnvs, device: str) -> None:
         from simtoreal.policies.replay import Replay
         from simtoreal.policies.sequences import SequenceReplay
 
@@ -217,7 +218,7 @@ class OffPolicyLearner(_OwnLearner):
 class OnPolicyLearner(_OwnLearner):
     """An on-policy agent of ours on a run's environments; it stands where it can be stored after every update."""
 
-    def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
+    def __init__(self, config: RunConfig, envs: TrainingEnvs, device: str) -> None:
         settings: Any = agent_settings(config)
         check_compiling(settings, device)
         if config.augment:
@@ -257,7 +258,7 @@ class OnPolicyLearner(_OwnLearner):
         return NoMemory()
 
 
-def augmentation(envs: build.TrainingEnvs, config: RunConfig, rng: np.random.Generator) -> Augment:
+def augmentation(envs: TrainingEnvs, config: RunConfig, rng: np.random.Generator) -> Augment:
     """`config.augment` further transitions for each, as the task derives them: other goals, a mirror image.
 
     Raises:
@@ -270,7 +271,7 @@ def augmentation(envs: build.TrainingEnvs, config: RunConfig, rng: np.random.Gen
     return derived(derive, config.augment, rng)
 
 
-def mirroring(envs: build.TrainingEnvs, config: RunConfig) -> Mirror:
+def mirroring(envs: TrainingEnvs, config: RunConfig) -> Mirror:
     """The mirror image of a task's motions. Raises ConfigError where it has none."""
     if not envs.prototype.has_wrapper_attr("mirror_image"):
         raise ConfigError(f"mirror: task {config.task} has no left and right; set mirror to false")
@@ -291,7 +292,7 @@ def derived(derive: Callable[..., Transition], count: int, rng: np.random.Genera
 class BaselineLearner:
     """Stable-Baselines3 on a run's environments."""
 
-    def __init__(self, config: RunConfig, envs: build.TrainingEnvs, device: str) -> None:
+    def __init__(self, config: RunConfig, envs: TrainingEnvs, device: str) -> None:
         from simtoreal.policies.baselines import learn_sb3
 
         for name in ("augment", "mirror"):
@@ -318,7 +319,7 @@ class BaselineLearner:
     def tensors(self) -> dict[str, Tensor]:
         return {
             **prefixed("agent", self._baseline.state_dict()),
-            **prefixed("envs", episode_tensors(self._envs.open_episodes())),
+            **prefixed("envs", self._envs.state_dict()),
         }
 
     def numbers(self) -> dict[str, Any]:
@@ -331,5 +332,5 @@ class BaselineLearner:
         agent = under("agent", tensors)
         self._baseline.load_state_dict(agent, numbers)
         if "observation" in agent:
-            seen = self._envs.reopen(open_episodes(under("envs", tensors)))
+            seen = self._envs.load_state_dict(under("envs", tensors))
             check_reopened(split_observation(seen)[0], agent["observation"].numpy())

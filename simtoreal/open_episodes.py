@@ -14,24 +14,32 @@ from simtoreal.workers import OpenEpisode
 
 
 def episode_tensors(episodes: Sequence[OpenEpisode]) -> dict[str, Tensor]:
-    """Open episodes of E environments as plain tensors: numbers [E], lengths [E], all actions [sum of lengths, m]."""
+    """Open episodes of E environments as plain tensors: numbers [E], lengths [E], all actions [sum of lengths, m], and
+    where ranges move extents [E, S]."""
+    extents = [episode.extents for episode in episodes if episode.extents is not None]
+    moving = {"extents": torch.from_numpy(np.stack(extents))} if extents else {}
     return {
         "numbers": torch.tensor([episode.number for episode in episodes]),
         "lengths": torch.tensor([len(episode.actions) for episode in episodes]),
         "actions": torch.from_numpy(np.concatenate([episode.actions for episode in episodes])),
+        **moving,
     }
 
 
 def open_episodes(tensors: Mapping[str, Tensor]) -> list[OpenEpisode]:
     """The inverse of `episode_tensors`. Raises ValueError when they are not such."""
-    if tensors.keys() != {"numbers", "lengths", "actions"}:
+    if tensors.keys() - {"extents"} != {"numbers", "lengths", "actions"}:
         raise ValueError(f"open episodes: found {sorted(tensors)}, expected actions, lengths and numbers")
     lengths = tensors["lengths"].tolist()
     if len(tensors["numbers"]) != len(lengths) or len(tensors["actions"]) != sum(lengths):
         raise ValueError(f"open episodes: {len(tensors['actions'])} actions for episodes of {lengths}")
     parts = torch.split(tensors["actions"], lengths)
     numbers = tensors["numbers"].tolist()
-    return [OpenEpisode(number, part.numpy().copy()) for number, part in zip(numbers, parts, strict=True)]
+    extents = list(tensors["extents"].numpy().copy()) if "extents" in tensors else [None] * len(numbers)
+    return [
+        OpenEpisode(number, part.numpy().copy(), extent)
+        for number, part, extent in zip(numbers, parts, extents, strict=True)
+    ]
 
 
 def check_reopened(seen: Observation, recorded: Observation) -> None:

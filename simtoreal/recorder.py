@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from simtoreal.build import TrainingEnvs
+from simtoreal.build import display_name
 from simtoreal.config import RunConfig
 from simtoreal.errors import Interrupted, RunError, SaveError
 from simtoreal.judge import Judge
@@ -25,6 +25,7 @@ from simtoreal.metrics import Metrics
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import checkpoints
 from simtoreal.policies.loop_state import Progress
+from simtoreal.randomization.curriculum import Curriculum
 from simtoreal.randomization.randomizer import Randomizer
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.runs import (
@@ -38,6 +39,7 @@ from simtoreal.runs import (
     write_json,
 )
 from simtoreal.snapshots import Snapshots, Standing
+from simtoreal.training_envs import TrainingEnvs
 
 LOG_EVERY = 1_000  # environment steps between lines of metrics
 
@@ -186,6 +188,13 @@ class Recorder:
         finally:
             with self._disk():
                 metrics.close()
+        if self._envs.curriculum is not None:
+            from simtoreal.training_report import write_training_report
+
+            with self._disk():
+                title = f"{display_name(self.config.task)}, {self.config.algorithm}, seed {self.config.seed}"
+                settings = {"randomization": self.config.randomization, **asdict(self._envs.curriculum.settings)}
+                write_training_report(self.folder, title=title, settings=settings)
         return self.result()
 
     def result(self) -> TrainResult:
@@ -261,6 +270,8 @@ class Recorder:
         if "success" in figures:
             tags["rollout/success_rate"] = figures["success"]
         now.sums = {}
+        if self._envs.curriculum is not None:
+            tags |= _boundaries(self._envs.curriculum)
         with self._disk():
             metrics.write(now.step, self._seconds(), tags)
 
@@ -300,6 +311,28 @@ class Recorder:
                 left = f"the checkpoint of step {self._saved} is intact and --resume goes on from it"
             raise SaveError(f"{error.filename or self.folder}: {error.strerror or error}; {left}") from error
 
+    def _ranges(self) -> Mapping[str, tuple[float, float]]:
+        """What was drawn from, where ranges move their widest."""
+        if self._randomizer is None:
+            return {}
+        curriculum = self._envs.curriculum
+        return (self._randomizer if curriculum is None else curriculum.drawn_from).ranges
+
+    def _curriculum(self) -> dict[str, Any]:
+        """Where the boundaries stand and how they came there: [environment step, which one, its new extent]."""
+        curriculum = self._envs.curriculum
+        if curriculum is None:
+            return {}
+        return {
+            "curriculum": {
+                "boundaries": dict(
+                    zip(map(str, curriculum.ranges.boundaries), curriculum.extents.tolist(), strict=True)
+                ),
+                "entropy": curriculum.entropy,
+                "moves": [list(move) for move in curriculum.moves],
+            }
+        }
+
     def _summarise(self) -> None:
         now = self._now
         last = now.last if now.last_step == now.step else None  # a checkpoint need not have been evaluated
@@ -318,7 +351,8 @@ class Recorder:
                 "evaluations": now.evaluations,
                 "physics_faults": now.faults,
                 "worker_restarts": now.worker_restarts,
-                "training_ranges": {} if self._randomizer is None else self._randomizer.ranges,
+                "training_ranges": self._ranges(),
+                **self._curriculum(),
                 "wall_seconds": now.wall_seconds,
                 "cpu_seconds": now.cpu_seconds,
                 "resumed_at": now.resumed_at,
@@ -328,6 +362,11 @@ class Recorder:
                 "parent": None,
             },
         )
+
+
+def _boundaries(curriculum: Curriculum) -> dict[str, float]:
+    extents = zip(curriculum.ranges.boundaries, curriculum.extents.tolist(), strict=True)
+    return {"curriculum/entropy": curriculum.entropy, **{f"curriculum/{boundary}": e for boundary, e in extents}}
 
 
 def _crossed(before: int, now: int, every: int | None) -> bool:

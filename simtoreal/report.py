@@ -6,24 +6,19 @@ condition, paired differences, the worst episodes with the command that replays 
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from simtoreal.differences import PairedDifference
 from simtoreal.intervals import CVAR_LEVEL, RESAMPLES, wilson
+from simtoreal.pages import drawing, replace_page, svg, template
 from simtoreal.statistics import Episode, Figures, GateResult, Summary, base_suite, reports_success, suite_in
 from simtoreal.verdict import number, percent, points, quantity, tight, verdict
 
@@ -59,18 +54,9 @@ def write_report(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write the report into")
     keys = {name: _Key(COLOURS[i % 7], MARKERS[i % 4]) for i, name in enumerate(summary.bundles)}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (percent, points, quantity, number, shade, tight)
-    environment.filters.update({function.__name__: function for function in filters})
     lead, *rest = verdict(summary, comparisons, engine_comparisons)
     differences, columns = [*comparisons, *engine_comparisons], _columns(summary)
-    page = environment.get_template("report.html.j2").render(
+    page = template("report.html.j2", percent, points, quantity, number, shade, tight).render(
         title=title,
         lead=lead,
         rest=rest,
@@ -90,7 +76,7 @@ def write_report(
         fewest=min(c.n for s in summary.suites for c in s.conditions),
         cvar_level=CVAR_LEVEL,
     )
-    _replace(path, page)
+    replace_page(path, page)
     return path
 
 
@@ -156,8 +142,7 @@ def _severity_figure(episodes: Sequence[Episode], keys: Mapping[str, _Key], conf
     top = max(finite, default=0.0)
     if top == 0 or not reports_success(episodes):
         return None
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "simtoreal", "font.size": 9, "axes.linewidth": 0.6}
-    with mpl.rc_context(style):
+    with drawing():
         figure = Figure(figsize=(8.4, 3.0), layout="constrained")
         axes = figure.add_subplot()
         counts = []
@@ -176,13 +161,10 @@ def _severity_figure(episodes: Sequence[Episode], keys: Mapping[str, _Key], conf
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(length=0)
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure)
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
+        drawn = svg(figure)
     left_out = len(episodes) - len(finite)
     return {
-        "svg": Markup(svg[svg.index("<svg") :]),
+        "svg": drawn,
         "least": min(counts),
         "most": max(counts),
         "left_out": left_out,
@@ -260,17 +242,3 @@ def _engines(summary: Summary) -> str:
     if len({s.engine for s in summary.suites}) == 1:
         return summary.suites[0].engine
     return "; ".join(f"{s.bundle} in {s.suite}: {s.engine}" for s in summary.suites)
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

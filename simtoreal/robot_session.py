@@ -18,6 +18,7 @@ from simtoreal.policies.history import Driver, next_stack
 from simtoreal.policies.transitions import Augment, Transition, final_observation, finite_rows, transition
 from simtoreal.robot_env import RobotEnv
 from simtoreal.robots.task import Task
+from simtoreal.training_envs import TrainingEnvs
 
 JUDGED_SHARE = 0.2  # of the budget, for the base and again for the candidate
 MIN_JUDGED, MAX_JUDGED = 6, 25  # rollouts
@@ -233,7 +234,7 @@ def relabelling(task: type[Task]) -> Augment | None:
     return None if task.relabel is None else derived(task.relabel, RELABELLED, np.random.default_rng(0))
 
 
-def _augmentation(envs: build.TrainingEnvs, config: RunConfig, seed: int) -> Augment | None:
+def _augmentation(envs: TrainingEnvs, config: RunConfig, seed: int) -> Augment | None:
     """How a run's task derives further transitions, as the run did; None where it did not."""
     if config.mirror:
         image = mirroring(envs, config)
@@ -246,7 +247,7 @@ def simulate(config: RunConfig, tuner: FineTuner, seed: int) -> Augment | None:
     end, and let the critics learn from them; returns how the task derives further transitions, as the run did."""
     whole = {"randomization_ramp": (0, 0), "episode_steps": None}
     plain = config.model_copy(update={"privileged": False, "envs": 1, "workers": 0, "seed": seed} | whole)
-    envs = build.TrainingEnvs(plain)
+    envs = TrainingEnvs(plain)
     try:
         augment = _augmentation(envs, plain, seed)
         rng = np.random.default_rng(seed)

@@ -31,6 +31,7 @@ CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS, REPLAY = (
     "replay",
 )
 RANDOMIZATION = "randomization.yaml"
+REPORT = "report.html"  # of a curriculum
 UNFINISHED = ".*.tmp"  # what `write_yaml` leaves when it is killed
 LIBRARIES = ("torch", "numpy", "gymnasium", "pybullet", "stable-baselines3", "onnx", "onnxruntime")
 
@@ -129,7 +130,7 @@ def _make_output(out: Path, *, force: bool, marker: str) -> list[Path]:
 
 def clear_run(folder: Path) -> None:
     """Take away what an earlier run left, but what the next one will write over."""
-    for name in (SUMMARY, RANDOMIZATION, METRICS):
+    for name in (SUMMARY, RANDOMIZATION, METRICS, REPORT):
         (folder / name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, EVENTS, REPLAY):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -29,6 +29,7 @@ from simtoreal.recorder import Recorder, Reporter, TrainResult
 from simtoreal.robot_files import check_version, fingerprint, moved, name_task, split_task
 from simtoreal.robot_making import FAMILIES
 from simtoreal.runs import CONFIG, RunError, claimed_output, frozen, output_path
+from simtoreal.training_envs import TrainingEnvs
 from simtoreal.trial import TrialWarning, trial
 
 
@@ -40,6 +41,7 @@ def train(
     seed: int | None = None,
     out: str | os.PathLike[str],
     randomization: str | None = None,
+    curriculum: str | None = None,
     engine: str | None = None,
     robot: str | None = None,
     device: str | None = None,
@@ -64,6 +66,7 @@ def train(
         randomization: a shipped preset's name, a YAML file, "none", or None for the task's own preset.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         envs, workers: environments, and processes among which they are dealt (0: all in this one).
+        curriculum: "adr" or "success": the preset's ranges begin at nominal and widen as they are mastered.
         seed, device, envs, workers, checkpoint_every: None leaves it to the configuration.
         config_file: YAML with fields of `RunConfig`; `assignments` are "path=value", e.g. "agent.gamma=0.98".
         force: replace an earlier run at `out`.
@@ -91,6 +94,7 @@ def train(
         "steps": steps,
         "seed": seed,
         "engine": engine,
+        "curriculum": None if curriculum is None else {"kind": curriculum},
         "randomization": None if randomization is None else build.find_randomization(randomization, name),
         "device": device,
         "envs": envs,
@@ -121,7 +125,7 @@ def train(
         warnings.warn(f"{name}: {tried.said}", TrialWarning, stacklevel=2)
     chosen = pick_device(config.device)
     torch.set_num_threads(config.threads)
-    environments = build.TrainingEnvs(used)
+    environments = TrainingEnvs(used)
     try:
         learner = make_learner(used, environments, chosen)
         judge = Judge(used)

@@ -99,6 +99,7 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         layout = self._prototype.get_wrapper_attr("reward_layout") if w.reward_size(self._prototype) else None
         self._slices: Mapping[str, slice] = layout.slices if layout is not None else {}
         self._seeds: list[int | None] = [None] * n
+        self._kept: dict[str, tuple[Any, ...]] = {}  # by `keep`
         self._keys = tuple(w.observation_parts(self.single_observation_space))
         self._block = SharedBlock(w.block_fields(self._prototype, n, workers))
         self._arrays = self._block.arrays
@@ -153,6 +154,12 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         parts = [() if each is None else (each[worker.seat.rows],) for worker in self._workers]
         return self._request(name, w.CALL, [(name, (*arguments, *part)) for part in parts])
+
+    def keep(self, name: str, *arguments: Any) -> None:
+        """Call the method `name` of every environment, and of those of a worker that is replaced later, before their
+        first reset."""
+        self._kept[name] = arguments
+        self.call("keep", name, *arguments)
 
     def step(self, actions: NDArray[Any]) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """As `LocalVectorEnv.step`, and see the class for `infos["lost"]`."""
@@ -314,6 +321,9 @@ class WorkerVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         worker.end(time.monotonic())
         self._start([worker])
         deadline = self._begin("its restart", self._timeout)
+        for name, arguments in self._kept.items():
+            worker.ask(w.CALL, ("keep", (name, *arguments)), deadline)
+            self._certain(worker, deadline)
         worker.ask(w.REPLACE, (self._seeds[rows], worker.restarts), deadline)
         self._certain(worker, deadline)
         self._doing = "step"

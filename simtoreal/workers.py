@@ -33,10 +33,12 @@ def as_actions(actions: Any, space: spaces.Space[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class OpenEpisode:
-    """An episode that is under way: its number and the actions [t, m] since its reset, enough to have it again."""
+    """An episode that is under way: its number and the actions [t, m] since its reset, enough to have it again; where
+    ranges move, with how far their boundaries were out [S] at its reset."""
 
     number: int
     actions: NDArray[np.float32]
+    extents: NDArray[np.float64] | None = None
 
 
 def reopen_episode(env: gym.Env[Any, Any], episode: OpenEpisode) -> tuple[Any, float]:
@@ -44,6 +46,8 @@ def reopen_episode(env: gym.Env[Any, Any], episode: OpenEpisode) -> tuple[Any, f
 
     Raises ValueError when the episode ends on the way: then it does not follow from its number and actions alone.
     """
+    if episode.extents is not None:
+        env.get_wrapper_attr("set_extents")(episode.extents)
     env.get_wrapper_attr("set_next_episode")(None, episode.number)
     obs, _ = env.reset()
     total = 0.0
@@ -167,11 +171,20 @@ class LocalVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         return [getattr(self, name)(*arguments, *([] if each is None else [each]))]
 
+    def keep(self, name: str, *arguments: Any) -> None:
+        """Call the method `name` of every environment."""
+        for env in self.envs:
+            env.get_wrapper_attr(name)(*arguments)
+
     def open_episodes(self) -> list[OpenEpisode]:
         """Each environment's episode so far. Environments must number theirs, as a run's own do."""
         empty = np.empty((0, *(self.single_action_space.shape or ())), np.float32)
         return [
-            OpenEpisode(env.get_wrapper_attr("episode"), np.stack(actions) if actions else empty)
+            OpenEpisode(
+                env.get_wrapper_attr("episode"),
+                np.stack(actions) if actions else empty,
+                env.get_wrapper_attr("extents") if env.has_wrapper_attr("extents") else None,
+            )
             for env, actions in zip(self.envs, self._actions, strict=True)
         ]
 

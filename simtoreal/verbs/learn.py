@@ -25,6 +25,7 @@ def _train(verbs: Any) -> None:
                 seed=options.seed,
                 out=options.out,
                 randomization=options.randomization,
+                curriculum=options.curriculum,
                 engine=options.engine,
                 robot=options.robot,
                 device=options.device,
@@ -57,6 +58,11 @@ def _train(verbs: Any) -> None:
     verb.add_argument("--seed", type=whole)
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", help="default: the task's own preset")
+    verb.add_argument(
+        "--curriculum",
+        choices=("adr", "success"),
+        help="ranges begin at nominal and widen as they are mastered: each by itself, or all together",
+    )
     verb.add_argument("--engine", metavar="NAME", help=f"of a task of ours: {', '.join(ENGINES)}")
     add_robot(verb)
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"))

@@ -7,6 +7,7 @@ from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.contract import Contract
 from simtoreal.foreign import MOST_STEPS
+from simtoreal.training_envs import TrainingEnvs
 
 
 class Odd(gym.Env):
@@ -186,7 +187,7 @@ def test_others_episodes_are_keyed_by_seed_environment_and_episode():
 def test_episodes_to_learn_from_can_be_cut_off_and_each_has_a_robot_of_its_own(task):
     preset = "CartPoleSwingUp" if task == "CartPoleSwingUp" else "none"
     config = RunConfig(task=task, steps=1, envs=2, randomization=preset, episode_steps=7)
-    envs = build.TrainingEnvs(config)
+    envs = TrainingEnvs(config)
     first, _ = envs.reset(seed=0)
     ends, starts = [], [first]
     for step in range(1, 22):

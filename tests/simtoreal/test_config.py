@@ -167,7 +167,7 @@ def test_a_missing_file_is_named():
     ],
 )
 def test_settings_of_the_learner_are_checked_before_anything_is_simulated(assignment, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("simtoreal.build.TrainingEnvs", lambda config: pytest.fail("an environment was made"))
+    monkeypatch.setattr("simtoreal.train.TrainingEnvs", lambda config: pytest.fail("an environment was made"))
     with pytest.raises(ConfigError) as error:
         simtoreal.train("CartPoleSwingUp", steps=10, out=tmp_path / "run", assignments=[assignment])
     assert words in str(error.value)
@@ -207,7 +207,7 @@ def test_a_baseline_that_cannot_run_is_refused(assignment, message, tmp_path, cl
     ],
 )
 def test_a_setting_that_a_baseline_has_not_is_refused_as_one_of_ours(assignment, words, tmp_path, cli, monkeypatch):
-    monkeypatch.setattr("simtoreal.build.TrainingEnvs", lambda config: pytest.fail("an environment was made"))
+    monkeypatch.setattr("simtoreal.train.TrainingEnvs", lambda config: pytest.fail("an environment was made"))
     arguments = ("--algorithm", "sb3-sac", "--steps", 10, "--out", tmp_path / "run", "--set", assignment)
     cli("train", "CartPoleSwingUp", *arguments).refused(f"simtoreal: {words}")
     assert not (tmp_path / "run").exists()

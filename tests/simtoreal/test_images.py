@@ -13,11 +13,12 @@ import torch
 from gymnasium import spaces
 
 import simtoreal
-from simtoreal.build import TrainingEnvs, image_of, make_env
+from simtoreal.build import image_of, make_env
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.policies.checkpoint import checkpoints
 from simtoreal.robot import Robot, Target
 from simtoreal.runs import Run
+from simtoreal.training_envs import TrainingEnvs
 
 sys.path.insert(0, str(Path(__file__).parent))
 import squares

@@ -23,6 +23,7 @@ from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import preset_paths, suite_paths
 from simtoreal.randomization.suites import heldout, nominal, train
 from simtoreal.randomization.yaml_files import load_yaml
+from simtoreal.training_envs import TrainingEnvs
 from simtoreal.worker_vector import WorkerVectorEnv
 
 TASKS = sorted(build.task_ids())
@@ -34,12 +35,12 @@ STEPS = 60  # more than an episode of PandaReach
 ROLLOUT = """
 import hashlib, json, sys
 import numpy as np
-from simtoreal import build
 from simtoreal.config import RunConfig
+from simtoreal.training_envs import TrainingEnvs
 
 def main(task, count, steps, workers):
     config = RunConfig(task=task, steps=1, seed=11, envs=count, workers=workers, randomization=task, privileged=True)
-    envs = build.TrainingEnvs(config)
+    envs = TrainingEnvs(config)
     for again in range(2):
         obs, _ = envs.reset(seed=11)
         seen = [[] for _ in range(count)]
@@ -158,7 +159,7 @@ def test_what_a_policy_is_judged_on_while_it_trains_is_not_what_it_trains_on():
 
 def test_the_replay_carries_the_privileged_part_of_this_very_moment():
     config = RunConfig(task="PandaReach", steps=1, seed=5, envs=2, randomization="PandaReach", privileged=True)
-    envs = build.TrainingEnvs(config)
+    envs = TrainingEnvs(config)
     space = envs.single_observation_space
     n, p, m = space["policy"].shape[0], space["privileged"].shape[0], envs.single_action_space.shape[0]
     replay = Replay(400, n, m, p)

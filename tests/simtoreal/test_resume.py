@@ -51,6 +51,10 @@ RUNS = {  # privileged critic, mirrored transitions, averaged actor; relabelled 
         "A1Walk", "--steps", "400", "--envs", "2",
         *(f"--set={s}" for s in [*FAST, "save_every=100", "episode_steps=45", "randomization_ramp=[1, 3]"]),
     ],
+    "adr": [  # every episode at a boundary widens it
+        "PandaReach", "--steps", "600", "--envs", "3", *(f"--set={s}" for s in FAST),
+        "--set=curriculum={kind: adr, share: 0.9, queue: 1, metric: return, high: -1e6, low: -2e6}",
+    ],
     "sb3": [
         "CartPoleSwingUp", "--steps", "800", "--envs", "2", "--algorithm", "sb3-sac",
         "--set=agent.policy_kwargs.net_arch=[16, 16]", "--set=agent.learning_starts=100", "--set=agent.train_freq=10",
@@ -111,7 +115,7 @@ def names(folder):
 @pytest.mark.parametrize(
     ("name", "kills"),
     [
-        *(("cartpole", 4), ("pendulum", 2), ("sb3", 3), ("gru", 2)),
+        *(("cartpole", 4), ("pendulum", 2), ("sb3", 3), ("gru", 2), ("adr", 2)),
         *(pytest.param(*c, marks=pytest.mark.soak) for c in (("reach", 2), ("history", 2), ("sides", 1), ("walk", 2))),
     ],
 )

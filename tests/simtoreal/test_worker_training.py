@@ -7,13 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
 import simtoreal
+from simtoreal.config import RunConfig
 from simtoreal.policies.checkpoint import load_checkpoint
 from simtoreal.runs import Run
+from simtoreal.training_envs import TrainingEnvs
 from simtoreal.worker_handle import WorkerRestart
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -27,11 +30,17 @@ SMALL = ["agent.hidden=[16]", "agent.learning_starts=50", "agent.updates_per_ste
          "evaluate_every=400", "evaluate_episodes=1"]  # fmt: skip
 
 
+WIDENS = "curriculum={share: 0.9, queue: 1, metric: return, high: -1e6, low: -2e6}"  # with each episode at a boundary
+
 SB3 = ["agent.policy_kwargs.net_arch=[8]", "agent.learning_starts=50", "agent.train_freq=10", *SMALL[-2:]]
 
 
 @pytest.mark.parametrize(
-    ("task", "algorithm", "settings"), [("PandaReach", "sac", SMALL), ("CartPoleSwingUp", "sb3-sac", SB3)]
+    ("task", "algorithm", "settings"),
+    [
+        ("PandaReach", "sac", [*SMALL, WIDENS]),
+        ("CartPoleSwingUp", "sb3-sac", SB3),
+    ],
 )
 def test_a_training_is_the_same_with_and_without_workers(task, algorithm, settings, tmp_path):
     weights = []
@@ -104,6 +113,28 @@ def test_a_training_survives_the_death_of_a_worker(tmp_path):
     assert Run.load(run).summary["worker_restarts"] == 2
     simtoreal.train("CartPoleSwingUp", steps=840, out=run, resume=True)
     assert Run.load(run).summary["worker_restarts"] == 2
+
+
+def test_a_replaced_worker_draws_from_the_ranges_of_now():
+    config = RunConfig(
+        task="PandaReach", steps=1, envs=2, workers=2, randomization="PandaReach",
+        curriculum={"share": 1.0, "queue": 1, "metric": "return", "high": -1e6, "low": -2e6},
+    )  # fmt: skip
+    envs = TrainingEnvs(config)
+    envs.reset(seed=0)
+    action = np.zeros((2, 7), np.float32)
+    for _ in range(51):
+        envs.step(action)
+    extents = envs.curriculum.extents.copy()
+    assert extents.sum() == pytest.approx(0.5)  # two episodes, two boundaries
+    workers_of(psutil.Process())[0].kill()
+    with pytest.warns(WorkerRestart):
+        envs.step(action)
+    replaced, other = envs.open_episodes()
+    assert replaced.extents.tolist() == extents.tolist()
+    assert not other.extents.any(), "it began in the step that moved them"
+    assert envs.curriculum.extents.tolist() == extents.tolist(), "a lost episode teaches nothing"
+    envs.close()
 
 
 def test_the_command_line_tells_of_a_dead_worker_in_one_line():

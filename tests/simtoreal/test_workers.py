@@ -6,8 +6,8 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from simtoreal import build
 from simtoreal.config import RunConfig
+from simtoreal.training_envs import TrainingEnvs
 from simtoreal.workers import LocalVectorEnv, OpenEpisode
 
 
@@ -125,7 +125,7 @@ def test_none_is_refused():
 
 
 def test_a_run_gives_each_environment_its_own_episodes_from_one_seed():
-    envs = build.TrainingEnvs(RunConfig(task="CartPoleSwingUp", steps=1, envs=3, randomization="CartPoleSwingUp"))
+    envs = TrainingEnvs(RunConfig(task="CartPoleSwingUp", steps=1, envs=3, randomization="CartPoleSwingUp"))
     obs, info = envs.reset(seed=4)
     assert len({tuple(row) for row in obs.tolist()}) == 3
     assert [i["draw"]["env"] for i in info["reset_info"]] == [0, 1, 2]
@@ -139,7 +139,7 @@ def test_open_episodes_come_back_bit_for_bit_in_fresh_environments(task):
     """After many episodes of other lengths, so nothing that an environment did before may matter."""
     randomization = "none" if task == "Pendulum-v1" else task
     config = RunConfig(task=task, steps=1, envs=3, randomization=randomization, privileged=randomization != "none")
-    envs, again = build.TrainingEnvs(config), build.TrainingEnvs(config)
+    envs, again = TrainingEnvs(config), TrainingEnvs(config)
     rng = np.random.default_rng(0)
     m = envs.single_action_space.shape[0]
     envs.reset(seed=config.seed)
@@ -166,7 +166,7 @@ def test_open_episodes_come_back_bit_for_bit_in_fresh_environments(task):
 
 def test_an_open_episode_that_does_not_come_back_is_refused():
     config = RunConfig(task="Pendulum-v1", steps=1, envs=2, randomization="none")
-    envs = build.TrainingEnvs(config)
+    envs = TrainingEnvs(config)
     envs.reset(seed=0)
     for _ in range(5):
         envs.step(np.zeros((2, 1), np.float32))
