@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simtoreal.randomization.curriculum import Curriculum, CurriculumSettings, MovingRanges
     from simtoreal.randomization.distributions import (
         Affine,
         Choice,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from simtoreal.randomization.philox import episode_seed, philox4x32, uniforms
     from simtoreal.randomization.randomizer import Entry, Parameter, Preset, Randomizer
     from simtoreal.randomization.shipped import find_preset, find_suite, preset_paths, suite_paths, write_suites
+    from simtoreal.randomization.signals import SignalsEnv
     from simtoreal.randomization.suites import (
         Case,
         Condition,
@@ -43,10 +45,12 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "curriculum": "Curriculum CurriculumSettings MovingRanges",
     "distributions": "Affine Choice Constant Distribution Intervals LogUniform TruncatedNormal Uniform",
     "philox": "episode_seed philox4x32 uniforms",
     "randomizer": "Entry Parameter Preset Randomizer",
     "shipped": "find_preset find_suite preset_paths suite_paths write_suites",
+    "signals": "SignalsEnv",
     "suites": "Case Condition NothingHeldOutError Suite heldout is_held_out severity write_suite",
     "wrapper": "RandomizedEnv",
     "yaml_files": "ConfigFileError YamlFile dump_yaml load_yaml read_yaml write_yaml",
@@ -60,15 +64,19 @@ __all__ = [
     "Condition",
     "ConfigFileError",
     "Constant",
+    "Curriculum",
+    "CurriculumSettings",
     "Distribution",
     "Entry",
     "Intervals",
     "LogUniform",
+    "MovingRanges",
     "NothingHeldOutError",
     "Parameter",
     "Preset",
     "RandomizedEnv",
     "Randomizer",
+    "SignalsEnv",
     "Suite",
     "TruncatedNormal",
     "Uniform",

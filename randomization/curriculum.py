@@ -143,7 +143,7 @@ class CurriculumSettings:
 
     kind: Literal["adr", "success"] = "adr"
     share: float = 0.5
-    queue: int = 5
+    queue: int = 4
     high: float | None = None
     low: float | None = None
     step: float = 0.25
@@ -154,8 +154,8 @@ class CurriculumSettings:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.metric == "success":
-            object.__setattr__(self, "high", 0.8 if self.high is None else self.high)
-            object.__setattr__(self, "low", 0.4 if self.low is None else self.low)
+            object.__setattr__(self, "high", 0.75 if self.high is None else self.high)
+            object.__setattr__(self, "low", 0.25 if self.low is None else self.low)
         if self.high is None or self.low is None:
             raise ValueError("high and low must be given where the metric is the return: they are of its size")
         if not -math.inf < self.low < self.high < math.inf:

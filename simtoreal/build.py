@@ -15,12 +15,13 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.foreign import MOST_STEPS, ChoiceEnv, ForeignEnv, SeededEnv, image_shape
+from simtoreal.foreign import MOST_STEPS, ChoiceEnv, ForeignEnv, image_shape
 from simtoreal.policies.images import Shape
 from simtoreal.randomization.curriculum import MovingRanges
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths
+from simtoreal.randomization.signals import SignalsEnv
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robot_files import name_task, split_task, task_of_file
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
@@ -90,8 +91,8 @@ def make_env(
     engine: str = DEFAULT_ENGINE,
 ) -> gym.Env[Any, Any]:
     """The environment of a gymnasium id, ours in a physics engine of `ENGINES`; one that is not ours is made to act and
-    fail like ours (`ForeignEnv`), and to end after 10,000 steps if it has no time limit of its own. Choices are made
-    in [-1, 1] (`ChoiceEnv`).
+    fail like ours (`ForeignEnv`), gets sensor and actuator parameters (`SignalsEnv`), and ends after 10,000 steps if it
+    has no time limit of its own. Choices are made in [-1, 1] (`ChoiceEnv`).
 
     Raises:
         ConfigError: it cannot be made, there is no such engine, or its spaces are none that a policy here can act in.
@@ -136,7 +137,8 @@ def make_env(
         return ChoiceEnv(env) if isinstance(action, spaces.Discrete) else env
     if env.spec is None or env.spec.max_episode_steps is None:
         env = gym.wrappers.TimeLimit(env, MOST_STEPS)
-    return ForeignEnv(env)
+    foreign = ForeignEnv(env)
+    return SignalsEnv(foreign, still=foreign.still, noisy_actions=bounded)
 
 
 def choices_of(env: gym.Env[Any, Any]) -> int:
@@ -212,8 +214,6 @@ def make_training_env(config: RunConfig, index: int, seed: int, *, learning: boo
     if learning and config.episode_steps is not None:
         env = gym.wrappers.TimeLimit(env, config.episode_steps)
     randomizer = make_randomizer(config.randomization, env, config.task)
-    if randomizer is None and not parameters_of(env):
-        return SeededEnv(env, seed, index)
     randomizer = randomizer or Randomizer(Preset.none(config.task), parameters_of(env))
     if not learning:
         return RandomizedEnv(env, randomizer, seed, index)

@@ -75,10 +75,9 @@ class Contract:
         seen = Field("observation", size, "unknown")
         if image:
             seen = Field("image", size, "1/255", description="what each channel is, the task says")
-        rate = env.metadata.get("render_fps") or 50
         return cls(
             task,
-            1.0 / rate,
+            env.get_wrapper_attr("control_dt"),
             Layout(seen),
             CommandLayout(
                 field,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
@@ -63,6 +62,7 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
         super().__init__(env)
         self._shape = env.action_space.shape or ()
         self._still = np.full(self._shape, -1.0 if isinstance(action, spaces.Discrete) else 0.0, np.float32)
+        self.still = self._still.ravel()  # as an action of this environment's
         self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(self._shape)),), np.float32)
         self._image = image_shape(seen)
         low, high = seen.low.astype(np.float32).ravel(), seen.high.astype(np.float32).ravel()
@@ -96,28 +96,3 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
             ended = terminated or truncated or not math.isfinite(reward)
             total += float(reward) if math.isfinite(reward) else 0.0
         return total
-
-
-class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Seeds every episode of an environment without named parameters by (seed, index, episode)."""
-
-    def __init__(self, env: gym.Env[Any, Any], seed: int, index: int) -> None:
-        super().__init__(env)
-        self._seed, self._index, self._next_episode = seed, index, 0
-
-    @property
-    def episode(self) -> int:
-        """The number of the running episode, -1 before the first reset."""
-        return self._next_episode - 1
-
-    def set_next_episode(self, seed: int | None, episode: int) -> None:
-        """As `RandomizedEnv.set_next_episode`."""
-        self._seed, self._next_episode = self._seed if seed is None else seed, episode
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if seed is not None:
-            self.set_next_episode(seed, 0)
-        key = f"{self._seed} {self._index} {self._next_episode}".encode()
-        self._next_episode += 1
-        word = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little") >> 1
-        return self.env.reset(seed=word, options=options)

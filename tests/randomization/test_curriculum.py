@@ -263,4 +263,4 @@ def test_without_a_curriculum_ranges_do_not_move(block, ranges):
 
 def test_a_boundary_is_named_by_entry_and_end():
     assert str(Boundary("link.*.mass", "low")) == "link.*.mass/low"
-    assert replace(CurriculumSettings(), step=0.5).thresholds == (0.4, 0.8)
+    assert replace(CurriculumSettings(), step=0.5).thresholds == (0.25, 0.75)

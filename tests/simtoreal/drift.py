@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 from gymnasium import spaces
 
-from simtoreal.foreign import SeededEnv
+from simtoreal.randomization.randomizer import Preset, Randomizer
+from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robots.layout import Field, Layout
 from simtoreal.worker_vector import WorkerVectorEnv
 
@@ -38,7 +39,7 @@ class Drift(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        if options == "raise":
+        if "raise" in (options or {}):
             raise ValueError("no such option")
         self.at, self.steps = self.np_random.normal(size=2).astype(np.float32), 0
         return self.seen(), {"options": options}
@@ -69,9 +70,14 @@ class Drift(gym.Env):
             os._exit(7)
 
 
+def seeded(env, seed, index):
+    """An environment whose episodes are keyed by (seed, index, episode)."""
+    return RandomizedEnv(env, Randomizer(Preset.none("Drift"), {}), seed, index)
+
+
 def keyed(index, **options):
     """Its episodes are keyed by (seed, index, episode), as in a training."""
-    return SeededEnv(Drift(**options), 5, index)
+    return seeded(Drift(**options), 5, index)
 
 
 def make(envs=4, workers=2, *, factory=keyed, method="fork", **options):

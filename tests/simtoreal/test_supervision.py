@@ -13,12 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from simtoreal.foreign import SeededEnv
 from simtoreal.shared_memory import Channel
 from simtoreal.worker_handle import WorkerError, WorkerRestart
 
 sys.path.insert(0, str(Path(__file__).parent))
-from drift import HANG, KILL, LEAVE, RAISE, STUCK, Drift, action, drive, equal, gone, keyed, make
+from drift import HANG, KILL, LEAVE, RAISE, STUCK, Drift, action, drive, equal, gone, keyed, make, seeded
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -117,7 +116,7 @@ def test_what_an_environment_raises_is_shown_with_its_traceback():
 def test_a_reset_that_raises_and_a_factory_that_raises():
     envs = make(3, 2)
     with pytest.raises(WorkerError, match="environment 0 in worker 0 raised ValueError: no such option"):
-        envs.reset(seed=5, options="raise")
+        envs.reset(seed=5, options={"raise": True})
 
     def broken(index):
         return keyed(index) if index < 2 else keyed(index, nonsense=True)
@@ -156,10 +155,10 @@ def test_a_hang_and_a_death_in_the_reset_inside_a_step_are_said_to_be_there():
         end = KILL
 
     there = r"environment 1 {} the reset after step [1-7] of its episode"
-    envs = make(2, 2, timeout=0.5, factory=lambda i: SeededEnv(Last() if i else Drift(), 5, i))
+    envs = make(2, 2, timeout=0.5, factory=lambda i: seeded(Last() if i else Drift(), 5, i))
     with pytest.raises(WorkerError, match=there.format("did not return from")):
         drive(envs, 7)
-    envs = make(2, 2, factory=lambda i: SeededEnv(Dies() if i else Drift(), 5, i))
+    envs = make(2, 2, factory=lambda i: seeded(Dies() if i else Drift(), 5, i))
     with pytest.warns(WorkerRestart, match=there.format("was at")):
         drive(envs, 7)
     with pytest.warns(WorkerRestart, match=r"environment 1 was at step [1-7] of its episode"):

@@ -1,0 +1,74 @@
+"""Anyone's environment, randomized, judged and replayed as ours are."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+import simtoreal
+from simtoreal.runs import Run
+
+PRESET = """\
+task: Pendulum-v1
+version: 1
+entries:
+  sensor.?.noise: {uniform: [0.0, 0.05]}
+  actuator.latency: {choice: [0.0, 0.05]}
+  actuator.noise: {uniform: [0.0, 0.2], every: 1.0}
+"""
+SUITE = """\
+task: Pendulum-v1
+name: late
+version: 1
+held_out: true
+conditions:
+  late: {actuator.latency: 0.15}
+  walks: {sensor.2.bias: {uniform: [-1.0, 1.0], every: 0.5, schedule: random_walk}}
+"""
+SMALL = [
+    "agent.hidden=[16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32",
+    "evaluate_every=400", "evaluate_episodes=1",
+]  # fmt: skip
+NEVER = ["curriculum={metric: return, high: 1, low: -1e6}"]  # is anything mastered
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a preset, a suite, a run of two environments in two processes, its bundle and its verdict."""
+    here = tmp_path_factory.mktemp("signals")
+    (here / "preset.yaml").write_text(PRESET)
+    (here / "late.yaml").write_text(SUITE)
+    run = simtoreal.train(
+        "Pendulum-v1", steps=400, envs=2, workers=2, out=here / "run", assignments=[*SMALL, *NEVER],
+        randomization=str(here / "preset.yaml"), curriculum="success",
+    ).run  # fmt: skip
+    bundle = simtoreal.export(run, here / "bundle")
+    assert simtoreal.verify(bundle).passed
+    simtoreal.evaluate(bundle, out=here / "verdict", suites=[str(here / "late.yaml")], episodes=3)
+    return here
+
+
+def test_its_preset_is_in_the_run_and_its_ranges_in_the_bundle(folder):
+    run = Run.load(folder / "run")
+    assert run.config.curriculum.kind == "success"
+    assert run.summary["training_ranges"]["actuator.latency"] == [0.0, 0.05]
+    assert run.summary["training_ranges"]["sensor.2.noise"] == [0.0, 0.0], "nothing was mastered"
+    assert len(run.summary["curriculum"]["boundaries"]) == 2
+
+
+def test_its_cases_are_held_out_and_come_again(folder, cli):
+    with (folder / "verdict" / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["held_out"] for row in rows] == ["1"] * 6
+    assert {row["actuator.latency"] for row in rows if row["condition"] == "late"} == {"0.15"}
+    assert all(row["changes"] for row in rows if row["condition"] == "walks")
+    for case in ("late/late/0", "late/walks/2"):
+        assert "identical" in cli("replay", folder / "verdict", case).out
+
+
+def test_what_it_has_not_is_refused(folder, tmp_path, cli):
+    (tmp_path / "wrong.yaml").write_text(PRESET.replace("sensor.?.noise", "sensor.speed.noise"))
+    cli(
+        "train", "Pendulum-v1", "--steps", 100, "--out", tmp_path / "run", "--randomization", tmp_path / "wrong.yaml"
+    ).refused("wrong.yaml:4: sensor.speed.noise: no such parameter; did you mean")
