@@ -192,7 +192,8 @@ def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Ra
     """The draws of a preset on this environment's parameters; None for "none".
 
     Raises:
-        ConfigFileError, ConfigError: the preset is for another task, or names what the environment has not.
+        ConfigFileError, ConfigError: the preset is for another task, names what the environment has not, or allows what
+            the engine cannot integrate.
     """
     if randomization == "none":
         return None
@@ -204,7 +205,12 @@ def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Ra
     preset = Preset.load(find_preset(randomization))
     if preset.task != family(task):
         raise ConfigError(f"{randomization} is a preset for {preset.task}, not for {task}")
-    return Randomizer(preset, table)
+    randomizer = Randomizer(preset, table)
+    if is_ours(task_id(task)):
+        from simtoreal.integration import check_borne
+
+        check_borne(env, preset.entries, randomizer.ranges)
+    return randomizer
 
 
 def make_training_env(config: RunConfig, index: int, seed: int, *, learning: bool = False) -> gym.Env[Any, Any]:

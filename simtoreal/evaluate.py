@@ -17,6 +17,7 @@ from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
 from simtoreal.differences import PairedDifference, compare_bundles, compare_engines
 from simtoreal.episodes import Outcome, PolicySource, find_policies
+from simtoreal.integration import check_borne
 from simtoreal.jobs import Job, run_jobs
 from simtoreal.randomization.messages import nearest
 from simtoreal.randomization.suites import Case, Suite
@@ -149,6 +150,8 @@ def evaluate(
                     what = f"{source.text} was made with another version of this robot: {found}"
                     warnings.warn(what, OtherRobot, stacklevel=2)
     loaded = [load_suite(short, name, table) for name in suites or default_suites(short)]
+    for condition in (condition for suite in loaded for condition in suite.conditions.values()):
+        check_borne(env, condition.entries, condition.ranges)
     names = [suite.name for suite in loaded]
     if len(set(names)) < len(names):
         raise ConfigError(f"two suites have the same name: {', '.join(sorted(names))}")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.contract import Contract
 from simtoreal.foreign import MOST_STEPS
+from simtoreal.randomization.yaml_files import ConfigFileError
 from simtoreal.training_envs import TrainingEnvs
 
 
@@ -204,3 +207,40 @@ def test_episodes_to_learn_from_can_be_cut_off_and_each_has_a_robot_of_its_own(t
     judged = build.make_training_env(config, 0, 0)
     judged.reset(seed=0)
     assert not any(judged.step(np.zeros(1, np.float32))[3] for _ in range(20))
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (
+            "  link.*_*.mass: {scale: {uniform: [0.3, 1.0]}}\n  joint.*.damping: {uniform: [0.0, 1.0]}",
+            r"wild.yaml:5: joint.\*.damping: joint.\w+_lower_joint.damping up to 1 N m s/rad would destabilise the "
+            r"integrator: .* the joint bears at most 0\.\d+ N m s/rad in physics steps of 2 ms",
+        ),
+        ("  link.*_*.mass: {scale: {uniform: [0.8, 1.2]}}\n  joint.*.damping: {uniform: [0.0, 0.2]}", ""),
+    ],
+)
+def test_damping_that_the_integrator_does_not_bear_is_refused(entries, said, tmp_path):
+    preset = tmp_path / "wild.yaml"
+    preset.write_text(f"task: A1Walk\nversion: 1\nentries:\n{entries}\n")
+    env = build.make_env("simtoreal/A1Walk-v0")
+    try:
+        if not said:
+            assert build.make_randomizer(str(preset), env, "A1Walk") is not None
+            return
+        with pytest.raises(ConfigFileError, match=said):
+            build.make_randomizer(str(preset), env, "A1Walk")
+    finally:
+        env.close()
+
+
+def test_a_suite_that_the_integrator_does_not_bear_is_refused(tmp_path, cli):
+    (tmp_path / "suite.yaml").write_text(
+        "task: A1Walk\nname: wild\nversion: 1\nconditions:\n"
+        "  all: {'link.*_*.mass': {scale: 0.3}, joint.RR_lower_joint.damping: 1.0}\n"
+    )
+    said = cli(
+        "evaluate", Path(__file__).parents[2] / "examples/bundles/a1walk", "--suite", tmp_path / "suite.yaml",
+        "--episodes", 1, "--out", tmp_path / "verdict",
+    )  # fmt: skip
+    said.refused("suite.yaml:5: joint.RR_lower_joint.damping: joint.RR_lower_joint.damping up to 1 N m s/rad would")
