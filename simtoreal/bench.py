@@ -22,6 +22,7 @@ from simtoreal.runs import versions
 BENCHMARKS = {
     "step": "simtoreal.benchmarks",
     "reset": "simtoreal.benchmarks",
+    "randomization": "simtoreal.benchmarks",
     "overhead": "simtoreal.bench_peers",
     "update": "simtoreal.bench_learners",
     "threads": "simtoreal.bench_learners",

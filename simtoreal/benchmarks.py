@@ -12,8 +12,11 @@ import numpy as np
 
 from simtoreal import build
 from simtoreal.measuring import Row, Work, interleaved
+from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robots import pybullet_world
+
+ROBOTS = ("A1Walk", "CartPoleSwingUp", "PandaReach")  # in which the cost of randomization is looked at
 
 
 def bench_step(rounds: int) -> list[Row]:
@@ -83,6 +86,53 @@ def bench_reset(rounds: int) -> list[Row]:
         twin.close()
         env.close()
     return rows
+
+
+def bench_randomization(rounds: int) -> list[Row]:
+    """What randomization costs: a reset that draws, writes and reads back every parameter of the preset, less one of a
+    nominal robot, beside the latter; and control steps of drawn robots beside those of the nominal one, both with
+    actions of 0. Of arms a part of it is the engine's own: joints with Coulomb friction are seven more constraints."""
+    rows = []
+    for short in ROBOTS:
+        full = build.task_ids()[short]
+        whole, nominal = (_randomized(full, short, preset) for preset in (short, "none"))
+        names = len(whole.randomizer.names)
+
+        def reset(side: Any) -> None:
+            side.reset()
+
+        mine, theirs, ratio = interleaved(partial(reset, whole), partial(reset, nominal), repeat=100, rounds=rounds)
+        what = f"{short}: what {names} drawn parameters add to a reset"
+        added, ratio = max(mine - theirs, 1e-9), 1.0 / max(1.0 / ratio - 1.0, 1e-9)
+        rows.append(Row("randomization", what, added * 1e3, "a nominal robot's reset", theirs * 1e3, "ms", ratio))
+        task: Any = whole.unwrapped
+        repeat = min(100, task.horizon)
+        action = np.zeros(whole.action_space.shape or (), np.float32)
+
+        def restart(sides: Any = (whole, nominal)) -> None:
+            for side in sides:
+                side.reset()
+
+        def step(side: Any, action: Any = action) -> None:
+            side.step(action)
+
+        mine, theirs, ratio = interleaved(
+            partial(step, whole), partial(step, nominal), repeat=repeat, rounds=8 * rounds, before=restart
+        )
+        what = f"{short}: one control step, {names} parameters drawn"
+        rows.append(Row("randomization", what, mine * 1e6, "of the nominal robot", theirs * 1e6, "us", ratio))
+        whole.close()
+        nominal.close()
+    return rows
+
+
+def _randomized(full: str, short: str, preset: str) -> RandomizedEnv:
+    """An environment of this preset that has been reset once."""
+    env = build.make_env(full)
+    found = build.make_randomizer(preset, env, short) or Randomizer(Preset.none(short), build.parameters_of(env))
+    made = RandomizedEnv(env, found)
+    made.reset()
+    return made
 
 
 class _Noted:

@@ -98,6 +98,15 @@ def test_workers_are_compared_by_rate_and_by_cost(cli, monkeypatch):
     assert not multiprocessing.active_children()
 
 
+def test_what_randomization_costs_is_told_of_resets_and_steps(cli, monkeypatch):
+    monkeypatch.setattr(benchmarks, "ROBOTS", ("CartPoleSwingUp",))
+    said = cli("bench", "randomization", "--rounds", "3", "--json")
+    reset, step = said.result["rows"]
+    assert (reset["unit"], step["unit"]) == ("ms", "us")
+    assert 0.0 < reset["ours"] < reset["peer"] * 5
+    assert step["ratio"] == pytest.approx(step["peer"] / step["ours"], rel=0.5)
+
+
 def test_what_is_left_out_for_want_of_a_peer_is_said(cli, monkeypatch):
     for module in ("bench", "bench_peers"):
         monkeypatch.setattr(f"simtoreal.{module}.find_spec", lambda name: None)
