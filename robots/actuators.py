@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from simtoreal.robots.arrivals import MAX_JITTER, MAX_LATENCY
+from simtoreal.robots.control_clock import FASTEST
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.streams import UniformStream
 from simtoreal.robots.world import State, Wrench, exceeds
@@ -200,32 +201,55 @@ class CommandDelay:
     def __init__(self, physics_dt: float, substeps: int) -> None:
         self._dt = physics_dt
         self._substeps = substeps
-        self._keep = int((MAX_LATENCY + MAX_JITTER) / (physics_dt * substeps)) + 2
+        self._keep = int((MAX_LATENCY + MAX_JITTER) / (FASTEST * physics_dt * substeps)) + 2
         self._history: deque[list[float]] = deque(maxlen=self._keep)
+        self._given: deque[int] = deque(maxlen=self._keep)  # [physics steps] since the episode began, when each was
         self._delays = UniformStream("actuator.jitter", 1, seed=0)
         self.start(0)
 
     def start(self, seed: int) -> None:
         """Begin an episode, whose jitter follows from `seed`."""
         self._delays.begin(seed)
-        self._step = 0
+        self._step = self._now = 0
+        self._even = True  # were all commands given every `substeps`?
 
     def fill(self, command: Sequence[float]) -> None:
         """As if `command` had been given for ever."""
         self._history.extend([list(command)] * self._keep)
+        self._given.extend(-self._substeps * k for k in range(self._keep, 0, -1))
 
-    def schedule(self, command: Sequence[float], latency: float, jitter: float = 0.0) -> list[list[float]]:
-        """The command in force in each of the next control step's substeps."""
+    def schedule(
+        self, command: Sequence[float], latency: float, jitter: float = 0.0, steps: int | None = None
+    ) -> list[list[float]]:
+        """The command in force in each of the next control step's `steps` substeps (None: as many as nominally)."""
+        count = self._substeps if steps is None else steps
         self._history.append(list(command))
+        self._given.append(self._now)
+        self._now += count
+        self._even = self._even and count == self._substeps
         if jitter:
             latency += jitter * self._delays.at(self._step)[0]
         self._step += 1
         if latency == 0.0:
-            return [self._history[-1]] * self._substeps
+            return [self._history[-1]] * count
         back = latency / self._dt  # [physics steps]
+        if not self._even:
+            return [self._mixed(begin, back) for begin in range(self._now - count, self._now)]
         periods, rest = divmod(back, self._substeps)
         newer, older = self._history[-1 - int(periods)], self._history[-2 - int(periods)]
         whole = int(rest)
         part = rest - whole
         mixed = [n + part * (o - n) for n, o in zip(newer, older, strict=True)]
         return [older] * whole + [mixed] + [newer] * (self._substeps - whole - 1)
+
+    def _mixed(self, begin: int, back: float) -> list[float]:
+        """The mean over one physics step of what is in force, of commands that were given at uneven times."""
+        out, until = [0.0] * len(self._history[-1]), float(begin + 1)
+        for command, given in zip(reversed(self._history), reversed(self._given), strict=True):
+            since = max(given + back, float(begin))
+            if since < until:
+                out = [x + (until - since) * c for x, c in zip(out, command, strict=True)]
+                until = since
+            if until <= begin:
+                return out
+        return [x + (until - begin) * c for x, c in zip(out, self._history[0], strict=True)]

@@ -49,10 +49,11 @@ class StateRing:
     state is there. It may be left out, all of it by putting NOTHING, but not for a control step of `substeps` on end.
     """
 
-    def __init__(self, physics_dt: float, substeps: int = 1) -> None:
+    def __init__(self, physics_dt: float, substeps: int = 1, longest: int = 0) -> None:
+        """`longest`: physics steps of a control step at most, if they can be more than `substeps`."""
         self.physics_dt = physics_dt
         self.control_dt = physics_dt * substeps
-        self._size = int((MAX_LATENCY + MAX_JITTER + MAX_PERIOD) / physics_dt) + 4 + substeps
+        self._size = int((MAX_LATENCY + MAX_JITTER + MAX_PERIOD) / physics_dt) + 4 + max(substeps, longest)
         self._states: deque[State] = deque(maxlen=self._size)
 
     def fill(self, state: State) -> None:

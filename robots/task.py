@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simtoreal.robots.actuators import CommandDelay, Drive
 from simtoreal.robots.catalog import Robot
+from simtoreal.robots.control_clock import ControlClock
 from simtoreal.robots.disturbances import Pushes
 from simtoreal.robots.engines import DEFAULT_ENGINE, make_world
 from simtoreal.robots.goals import check_goal
@@ -126,17 +127,19 @@ class Task(gym.Env[Observation, Any]):
         self.drive = self.make_drive()
         self._readers = {sensor.name: sensor.reader(self.world) for sensor in self.sensors}
         self._pushes = Pushes(self.control_dt) if self.robot.floating else None
+        self._loop = ControlClock(self.physics_dt, self._substeps)
         self._scorer = self.scorer()
         self.parameters = ParameterTable(
             [
                 *self.world.parameters,
                 *self.drive.parameters,
+                *self._loop.parameters,
                 *(parameter for sensor in self.sensors for parameter in sensor.parameters()),
                 *(self._pushes.parameters if self._pushes else ()),
             ]
         )
         self._scales = {p.name: (p.nominal, (p.high - p.low) or 1.0) for p in self.parameters.values()}
-        self._ring = StateRing(self.physics_dt, self._substeps)
+        self._ring = StateRing(self.physics_dt, self._substeps, self._loop.longest)
         self._delay = CommandDelay(self.physics_dt, self._substeps)
         self._values: dict[str, float] = {}
         self._write(self.parameters.nominal)
@@ -241,6 +244,7 @@ class Task(gym.Env[Observation, Any]):
     def _write(self, values: dict[str, float]) -> None:
         self.world.apply(values)
         self.drive.apply(values)
+        self._loop.apply(values)
         for reader in self._readers.values():
             reader.apply(values)
         if self._pushes:
@@ -250,7 +254,7 @@ class Task(gym.Env[Observation, Any]):
             kept_substeps([r.age for r in readers], self.physics_dt, self._substeps)
             for readers in (self._readers.values(), [r for r in self._readers.values() if r.which == BASE])
         )
-        self._kept = list(zip(late, late_base, strict=True))
+        self._kept = list(zip(late, late_base, strict=True)) if self._loop.even else []
         if self._privileged:
             self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
         self.apply_bias()
@@ -290,7 +294,7 @@ class Task(gym.Env[Observation, Any]):
 
     def read_parameters(self) -> dict[str, float]:
         """Every parameter as it really applies."""
-        real = self.world.read_back() | self.drive.read_back()
+        real = self.world.read_back() | self.drive.read_back() | self._loop.read_back()
         for reader in self._readers.values():
             real |= reader.read_back()
         return real | (self._pushes.read_back() if self._pushes else {})
@@ -330,6 +334,7 @@ class Task(gym.Env[Observation, Any]):
         self._given_action: list[float] = [0.0] * self.command_layout.size
         self.world.torque = [0.0] * len(self.world.joints)
         self._delay.start(noise_seed)
+        self._loop.start(noise_seed)
         start = self.start(self.np_random)
         if goal:
             self.aim(goal)
@@ -401,13 +406,14 @@ class Task(gym.Env[Observation, Any]):
 
     def _simulate(self, command: list[float]) -> None:
         late = self._values["actuator.latency"], self._values["actuator.jitter"]
-        targets = self.drive.targets(self._delay.schedule(command, *late))
+        steps = self._loop.steps(self.control_step - 1)
+        targets = self.drive.targets(self._delay.schedule(command, *late, steps=steps))
         seen, state, self.world.torque = advance(
             self.world,
             self.drive,
             self._state,
             targets,
-            self._kept,
+            self._kept if steps == len(self._kept) else [(True, True)] * steps,
             bound=self.velocity_bound,
             compensates_gravity=self.compensates_gravity,
         )
