@@ -14,9 +14,10 @@ STRIDE = 1e-3  # [rad] of the differences that gravity's stiffness is taken from
 
 
 def _bodies(model: RobotModel, other: Mapping[str, Inertial]) -> dict[str, Inertial]:
-    """The inertial of every link with a mass, `other` instead of the file's where it has one."""
+    """The inertial of every link with a mass, `other` instead of the file's where it has one; without one its inertia
+    counts for nothing, as in the engines."""
     own = {link.name: model.inertial(link.name) for link in model.links.values() if link.has_inertial}
-    return {name: body for name, body in (own | dict(other)).items() if body.mass > 0.0 or any(body.inertia)}
+    return {name: body for name, body in (own | dict(other)).items() if body.mass > 0.0}
 
 
 def mass_matrix(

@@ -22,6 +22,9 @@ SAME = 1e-9  # what an engine says that it holds, against what was written
 MAX_SLOPE = 0.35  # [rad]
 LEAST_GRAVITY, MAX_GRAVITY = 1.0, 12.0  # [m/s^2]: the Moon's is 1.6
 MAX_SPINNING, MAX_ROLLING = 0.05, 0.02  # [m]
+MAX_PLACE = 0.15  # [m] of a payload, from where it nominally is
+MAX_COMPLIANCE = 5e-4  # [m/N]
+CONTACT_DAMPING, MAX_CONTACT_DAMPING = 100.0, 2_000.0  # [N s/m] of ground that gives way
 LEAST_INERTIA, MAX_INERTIA = 0.3, 3.0  # of nominal
 MAX_ARMATURE = 2.0  # of the largest principal moment of the link that the joint moves
 
@@ -91,6 +94,8 @@ class Fields:
         joints: of each moving joint its index, which is that of the link it moves.
         nominal: of each link what the engine made of it.
         armature: can the engine add inertia to a joint?
+        places: can payloads be elsewhere?
+        springs: can its ground give way, as springs and dampers do that are told in N/m?
     """
 
     def __init__(
@@ -102,7 +107,10 @@ class Fields:
         nominal: Mapping[str, Dynamics],
         *,
         armature: bool = False,
+        places: bool = False,
+        springs: bool = False,
     ) -> None:
+        self._springs = springs and robot.grounded
         self._robot, self._movable, self._joints, self._nominal = robot, movable, tuple(joints), nominal
         still = set() if robot.floating else robot.model.standing(robot.locked)
         self._massive = [name for name, (mass, *_) in nominal.items() if name not in still and mass > 0.0]
@@ -144,6 +152,7 @@ class Fields:
             for link, mass in movable.items()
         ]
         self._payloads = [(links[_payload(link)], f"link.{link}.payload") for link in robot.payload]
+        self._places = [(index, tuple(f"{name}.{axis}" for axis in AXES)) for index, name in self._payloads if places]
         self._dampings = list(dampings.items())  # of joints whose link has no mass of its own
         self._drags = [(index, f"joint.{joint}.friction") for joint, index in joints.items()]
         inertia = {links[name]: max(moments) for name, (_, _, moments) in nominal.items()}
@@ -178,6 +187,9 @@ class Fields:
                 yield Parameter(f"link.{link}.com.{axis}", "m", 0.0, -0.98 * reach, 0.98 * reach, what)
         for link in robot.payload:
             yield Parameter(f"link.{link}.payload", "kg", 0.0, 0.0, robot.max_payload, "a point mass it carries")
+        for _, names in self._places:
+            what = "where the payload is, from its nominal place along the link's axes"
+            yield from (Parameter(name, "m", 0.0, -MAX_PLACE, MAX_PLACE, what) for name in names)
         most, what = GRAVITY * robot.max_payload, "constant force at its centre of mass, along the ground's"
         for name in self._forces:
             yield from (Parameter(f"{name}.{axis}", "N", 0.0, -most, most, f"{what} {axis}") for axis in AXES)
@@ -203,6 +215,11 @@ class Fields:
             yield Parameter("ground.spinning_friction", "m", 0.0, 0.0, MAX_SPINNING, what.format("spins"))
             yield Parameter("ground.rolling_friction", "m", 0.0, 0.0, MAX_ROLLING, what.format("rolls"))
             yield Parameter("ground.restitution", "-", 0.0, 0.0, 0.9, "speed after a bounce over the speed before")
+            if self._springs:
+                what = "of each contact point: how far the ground gives way for a force"
+                yield Parameter("ground.compliance", "m/N", 0.0, 0.0, MAX_COMPLIANCE, what)
+                what = "of each contact point of ground that gives way"
+                yield Parameter("ground.damping", "N s/m", CONTACT_DAMPING, 1.0, MAX_CONTACT_DAMPING, what)
             yield Parameter("ground.slope.pitch", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along x, by gravity")
             yield Parameter("ground.slope.roll", "rad", 0.0, -MAX_SLOPE, MAX_SLOPE, "uphill along y, by gravity")
             yield Parameter("ground.roughness", "m", 0.0, 0.0, MAX_ROUGHNESS, "bumps, up or down at most")
@@ -232,6 +249,8 @@ class Fields:
                 yield "mass", marks[mark], (mass, 0.0, 0.0, 0.0)
         for index, name in self._payloads:
             yield "mass", index, (values[name], 0.0, 0.0, 0.0)
+        for index, names in self._places:
+            yield "place", index, tuple(values[name] for name in names)
         for index, name in self._dampings:
             yield "jointDamping", index, (values[name],)
         for index, name in self._drags:
@@ -248,6 +267,9 @@ class Fields:
             yield "groundRolling", -1, (values["ground.rolling_friction"],)
             yield "groundRestitution", -1, (values["ground.restitution"],)
             yield "terrain", -1, shape(*(values[name] for name in PARAMETERS))
+            if self._springs:
+                compliance = values["ground.compliance"]
+                yield "groundSprings", -1, (compliance, values["ground.damping"] if compliance else 0.0)
         if self._robot.object is not None:
             mass = values[f"{OBJECT}.mass"]
             yield "objectMass", -1, (mass, *self._robot.object.inertia(mass))

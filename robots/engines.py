@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,7 +11,15 @@ if TYPE_CHECKING:
 
 ENGINES = ("pybullet", "mujoco", "mujoco-shipped")
 """MuJoCo's contacts are as hard as PyBullet's, or as MuJoCo ships them."""
-MUJOCO_ALONE = ("joint.*.armature",)  # parameters that PyBullet cannot set
+MUJOCO_ALONE = ("joint.*.armature", "link.*.payload.?")  # parameters that PyBullet cannot set
+PYBULLET_ALONE = ("ground.compliance", "ground.damping")  # and that MuJoCo cannot: its contacts know no N/m
+
+
+def one_engines(name: str) -> bool:
+    """Is it a parameter that one engine alone can set?"""
+    return any(fnmatchcase(name, pattern) for pattern in (*MUJOCO_ALONE, *PYBULLET_ALONE))
+
+
 DEFAULT_ENGINE = ENGINES[0]
 
 

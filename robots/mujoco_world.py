@@ -131,7 +131,8 @@ class MuJoCoWorld(World):
         nominal = {name: self._dynamics(body) for name, body in bodies.items()}
         joints = {name: int(model.jnt_bodyid[i]) for name, i in zip(self._joint_names, moving, strict=True)}
         self._links = links
-        self._fields = Fields(robot, self._movable, links, joints, nominal, armature=True)
+        self._fields = Fields(robot, self._movable, links, joints, nominal, armature=True, places=True)
+        self._places = model.body_pos.copy()
         self._feet = [bodies[name] for name in robot.feet]
         self._still = {bodies[name] for name in robot.model.standing(robot.locked)}
         self._grounds = {i for i in range(model.ngeom) if model.geom(i).name in (GROUND, FIELD)}
@@ -167,6 +168,8 @@ class MuJoCoWorld(World):
                 self._friction[body], rougher = numbers[0], True
             elif what == "armature":
                 model.dof_armature[self._dof_of[body]], heavier = numbers[0], True
+            elif what == "place":
+                model.body_pos[body], heavier = self._places[body] + numbers, True
             elif what == "force":
                 self._forces[body] = numbers
                 self._data.xfrc_applied[body, :3] = numbers

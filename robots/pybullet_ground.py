@@ -29,10 +29,15 @@ class PyBulletGround:
 
     def __init__(self, client: int) -> None:
         self._client = client
-        shape = bullet.createCollisionShape(bullet.GEOM_PLANE, physicsClientId=client)
-        self._plane: int = bullet.createMultiBody(0, shape, -1, physicsClientId=client)
-        self._field: tuple[int, int] | None = None  # its body and shape, once it was asked for
         self._set: dict[str, float] = {}
+        self._springs: tuple[float, float] | None = None  # stiffness [N/m] and damping [N s/m]
+        self._terrain: Terrain | None = None
+        self._make()
+
+    def _make(self) -> None:
+        shape = bullet.createCollisionShape(bullet.GEOM_PLANE, physicsClientId=self._client)
+        self._plane: int = bullet.createMultiBody(0, shape, -1, physicsClientId=self._client)
+        self._field: tuple[int, int] | None = None  # its body and shape, once it was asked for
         self.bodies = [self._plane]
 
     def set(self, what: str, value: float) -> None:
@@ -42,6 +47,31 @@ class PyBulletGround:
         self._set[what] = value
         for body in self._laid():
             bullet.changeDynamics(body, -1, **{what: value}, physicsClientId=self._client)
+
+    def give_way(self, compliance: float, damping: float) -> None:
+        """Let each contact point be a spring of so many m/N with a damper [N s/m] beside it; 0 for hard ground.
+
+        Bullet does not take springs away again, so hard ground is made anew where it had some.
+        """
+        if compliance:
+            self._springs = 1.0 / compliance, damping
+            for body in self._laid():
+                self._put_springs(body)
+        elif self._springs is not None:
+            self._springs = None
+            for body in self._laid():
+                bullet.removeBody(body, physicsClientId=self._client)
+            self._make()
+            for what, value in self._set.items():
+                bullet.changeDynamics(self._plane, -1, **{what: value}, physicsClientId=self._client)
+            self.lay_out(self._terrain)
+
+    def _put_springs(self, body: int) -> None:
+        if self._springs is not None:
+            stiffness, damping = self._springs
+            bullet.changeDynamics(
+                body, -1, contactStiffness=stiffness, contactDamping=damping, physicsClientId=self._client
+            )
 
     def _laid(self) -> list[int]:
         """All bodies that the ground ever is, wanted now or not."""
@@ -61,6 +91,7 @@ class PyBulletGround:
 
     def lay_out(self, terrain: Terrain | None) -> None:
         """Let these be its heights."""
+        self._terrain = terrain
         self.bodies = [self._plane]
         self._move(self._plane, (0.0, 0.0, terrain.base if terrain else 0.0), LEVEL)
         if terrain is None:
@@ -83,6 +114,7 @@ class PyBulletGround:
         self._field = body, shape
         for what, value in self._set.items():
             self.set(what, value)
+        self._put_springs(body)
         return self._field
 
     def _heights(self, heights: NDArray[np.float64], **options: int) -> int:

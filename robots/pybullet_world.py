@@ -224,7 +224,7 @@ class PyBulletWorld(World):
             if mass > 0.0 and min(inertia) <= 0.0:
                 raise ModelError(f"{self._robot.urdf}: link {name}: Bullet refused its inertia: not one of a real body")
         joints = dict(zip(self._joint_names, self._joint_indices, strict=True))
-        self._fields = Fields(self._robot, self._movable, self._link_index, joints, nominal)
+        self._fields = Fields(self._robot, self._movable, self._link_index, joints, nominal, springs=True)
         self._feet = [self._link_index[name] for name in self._robot.feet]
         self._still = {self._link_index[name] for name in self._robot.model.standing(self._robot.locked)}
 
@@ -260,6 +260,8 @@ class PyBulletWorld(World):
             elif what == "groundRestitution" and ground:
                 ground.set("restitution", numbers[0])
                 ground.set("contactProcessingThreshold", AT_A_TOUCH if numbers[0] else AHEAD)
+            elif what == "groundSprings" and ground:
+                ground.give_way(*numbers)
             elif what == "terrain" and ground:
                 self.terrain = terrain(*numbers)
                 ground.lay_out(self.terrain)

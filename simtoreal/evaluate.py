@@ -24,7 +24,7 @@ from simtoreal.randomization.suites import Case, Suite
 from simtoreal.records import EPISODES, SUMMARY, write_episodes
 from simtoreal.report import write_report
 from simtoreal.robot_files import changed, fingerprint, name_task, split_task
-from simtoreal.robots.engines import DEFAULT_ENGINE
+from simtoreal.robots.engines import DEFAULT_ENGINE, one_engines
 from simtoreal.runs import claimed_output, output_path, versions, write_json
 from simtoreal.statistics import Episode, Gate, GateResult, Summary, reports_success, suite_in, summarise
 from simtoreal.task_suites import default_suites, load_suite, reference_ranges, severity_of
@@ -157,7 +157,7 @@ def evaluate(
         raise ConfigError(f"two suites have the same name: {', '.join(sorted(names))}")
     stages = [Stage(suite, name) for suite in loaded for name in engines]
     _check_gates(parsed_gates, stages)
-    ranges = [{} if spec is None else dict(spec.training_ranges) for spec in specs]
+    ranges = [{} if spec is None else known_ranges(spec.training_ranges, table) for spec in specs]
     held_out = [
         {suite.name: suite.held_out_cases(seed, episodes, known, table) for suite in loaded} for known in ranges
     ]
@@ -198,6 +198,13 @@ def evaluate(
             raise PhysicsFailure(f"physics broke in {broken} of {len(rows)} episodes: no verdict")
         units = {name: p.unit for name, p in table.items()}
         return _write(folder, rows, heldout, parsed_gates, provenance, units)
+
+
+def known_ranges(
+    training_ranges: Mapping[str, tuple[float, float]], table: Mapping[str, Any]
+) -> dict[str, tuple[float, float]]:
+    """Without those of parameters that another engine alone can set: here they are as if at nominal."""
+    return {name: ends for name, ends in training_ranges.items() if name in table or not one_engines(name)}
 
 
 def _each(given: OneOrMore) -> list[str]:

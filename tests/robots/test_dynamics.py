@@ -6,11 +6,23 @@ import numpy as np
 import pybullet
 import pytest
 
-from simtoreal.robots.catalog import KUKA_JOINTS, cartpole, kuka
+from simtoreal.robots.catalog import KUKA_JOINTS, cartpole, kuka, panda
 from simtoreal.robots.dynamics import falling, holding, mass_matrix
 from simtoreal.robots.model import RobotModel
+from simtoreal.robots.pybullet_world import PyBulletWorld
 
 FURUTA = RobotModel(Path(__file__).parents[1] / "simtoreal" / "assets" / "furuta.urdf")
+
+
+def test_links_without_mass_count_for_nothing_whatever_inertia_they_claim():
+    """The Panda's flange and grasp target have 0.1 kg m^2 each and no mass."""
+    robot, q = panda(), [0.1, -0.5, 0.3, -1.9, 0.4, 1.5, 0.2]
+    assert robot.model.inertial("panda_link8").inertia[0] == 0.1
+    world = PyBulletWorld(robot, 0.001)
+    theirs = pybullet.calculateMassMatrix(world._body, q, physicsClientId=world._client)
+    joints = world.joints
+    world.close()
+    assert mass_matrix(robot.model, joints, q, robot.inertials) == pytest.approx(np.array(theirs), abs=1e-5)
 
 
 def test_the_mass_matrix_is_pybullets():

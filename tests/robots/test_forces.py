@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from simtoreal.robots import catalog
+from simtoreal.robots.dynamics import mass_matrix
 from simtoreal.robots.engines import make_world
+from simtoreal.robots.model import Inertial
 from simtoreal.robots.mujoco_world import MuJoCoWorld
 from tests.robots.test_known_answers import ALOFT, BALL, STAND, G, floating, whole  # noqa: F401 (a fixture)
 
@@ -134,6 +136,86 @@ def test_a_ball_that_spins_slows_down_by_torque_over_inertia(ball, spinning):
     lost = (start - run(world, 200)[12]) / 0.2
     assert lost == pytest.approx(spinning * G / INERTIA, rel=0.03, abs=0.02)
     assert world.read_back()["ground.spinning_friction"] == spinning
+
+
+@pytest.mark.parametrize("place", [(0.0, 0.0, 0.0), (0.12, -0.05, 0.08), (-0.1, 0.15, -0.02)])
+def test_an_arm_falls_as_a_payload_in_another_place_pulls_it(place):
+    """From rest in one step M q'' = tau(gravity), the payload a point mass at its mount plus its place."""
+    robot, load = catalog.panda(), 1.2
+    (link, mount), *_ = robot.payload.items()
+    world = make_world("mujoco", robot, 0.001)
+    try:
+        values = {f"link.{link}.payload": load} | {
+            f"link.{link}.payload.{a}": p for a, p in zip("xyz", place, strict=True)
+        }
+        world.apply({p.name: p.nominal for p in world.parameters} | values)
+        q = [0.1, -0.5, 0.3, -1.9, 0.4, 1.5, 0.2]
+        world.reset(q, [0.0] * 7)
+        found = np.array(world.step([0.0] * 7)[1]) / 0.001
+        assert {name: world.read_back()[name] for name in values} == pytest.approx(values)
+    finally:
+        world.close()
+    matrix = mass_matrix(robot.model, world.joints, q, robot.inertials)
+    pull = np.zeros(7)
+    parts = [
+        (name, robot.inertials.get(name) or robot.model.inertial(name))
+        for name, part in robot.model.links.items()
+        if part.has_inertial
+    ]
+    for name, body in [*parts, (link, Inertial(load, tuple(np.add(mount, place)), (0.0,) * 6))]:
+        motion = robot.model.chain(name, world.joints).motion(q)
+        columns, turn = np.array(motion.columns), np.reshape(motion.turn, (3, 3))
+        speed = columns[:, :3] + np.cross(columns[:, 3:], turn @ np.array(body.com))
+        pull -= body.mass * G * speed[:, 2]
+    matrix = matrix + load * speed @ speed.T  # the payload's, the last of them
+    assert found == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize(("compliance", "damping", "mass"), [(1e-4, 100.0, 1.0), (2e-4, 30.0, 2.0), (5e-4, 20.0, 1.0)])
+def test_ground_that_gives_way_is_a_spring_and_a_damper(hard_and_soft, compliance, damping, mass):
+    """What lies on it has sunk in by m g c; what was let go above that swings about it as m x'' = -x / c - d x'."""
+    world = hard_and_soft({"ground.compliance": compliance, "ground.damping": damping, "link.ball.mass": mass})
+    heights = [world.step(())[2][2] for _ in range(3000)]
+    sunk = mass * G * compliance
+    assert RADIUS - heights[-1] == pytest.approx(sunk, abs=1.1e-5)  # Bullet lets everything sink by 0.01 mm
+    rate, decay = (
+        math.sqrt(1.0 / (compliance * mass)),
+        (damping + 0.1) / (2.0 * mass),
+    )  # its links' damping is Bullet's .1
+    t = 0.001 * np.arange(1, 101)
+    turn = math.sqrt(rate**2 - decay**2)
+    expected = RADIUS - sunk + sunk * np.exp(-decay * t) * (np.cos(turn * t) + decay / turn * np.sin(turn * t))
+    assert np.abs(heights[:100] - expected).max() < 0.15 * sunk
+    assert world.read_back()["ground.compliance"] == compliance
+
+
+def test_hard_ground_is_hard_again_after_soft(hard_and_soft):
+    soft = {"ground.compliance": 3e-4, "ground.damping": 50.0}
+    world, other = hard_and_soft({}), hard_and_soft({})
+    for bumps in ({}, {"ground.roughness": 0.03, "ground.variant": 2.0}):
+        paths = []
+        for each, values in ((world, soft | bumps), (world, bumps), (other, bumps)):
+            each.apply({p.name: p.nominal for p in each.parameters} | values)
+            each.reset((), (), (0.3, 0.2, 0.3, 0.0, 0.0, 0.0, 1.0, 0.5, *[0.0] * 5))
+            paths.append([each.step(())[2] for _ in range(600)])
+        assert paths[1] == paths[2] != paths[0]
+
+
+@pytest.fixture
+def hard_and_soft():
+    """A ball at rest where it touches the ground, in the engine whose ground can give way."""
+    made = []
+
+    def build(values):
+        world = make_world("pybullet", BALL, 0.001)
+        made.append(world)
+        world.apply({p.name: p.nominal for p in world.parameters} | values)
+        world.reset((), (), (0.0, 0.0, RADIUS, 0.0, 0.0, 0.0, 1.0, *[0.0] * 6))
+        return world
+
+    yield build
+    for world in made:
+        world.close()
 
 
 @pytest.mark.parametrize("rolling", [0.0, 0.002, 0.005])
