@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if "DISPLAY" not in os.environ:
     os.environ.setdefault("MUJOCO_GL", "egl")  # else it looks for a window; read at import
@@ -27,12 +28,15 @@ from simtoreal.robots.world import (
     WALL_COLOUR,
     WALL_HALF,
     WALL_PLACE,
+    Light,
 )
 
 COMPILER = (
     '<mujoco><compiler strippath="false" fusestatic="false" balanceinertia="false" discardvisual="{discard}"/></mujoco>'
 )
 GROUND, FIELD, MARKER = "ground", "field", "marker"  # table or plane; heights where it is not flat; where to look
+WALL = "wall"
+UNSAID = (0.5, 0.5, 0.5, 1.0)  # the colour of a shape that says none, in whose place its material's is seen
 VISUAL, HIDDEN = 1, 3  # groups of what a URDF gives for looks alone, and of what no camera sees
 TOUCHES_ROBOT, TOUCHES_OBJECT = 1, 2  # bits of what may touch table or ground
 BASE = 0.1  # [m] thickness of a field of heights below its lowest
@@ -136,7 +140,7 @@ def _decorate(spec: Any, robot: Robot) -> None:
     if robot.wall:
         spec.add_material(name="matte", rgba=WALL_COLOUR, specular=0.0)
         wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "material": "matte"}
-        spec.worldbody.add_geom(contype=0, conaffinity=0, **wall)
+        spec.worldbody.add_geom(name=WALL, contype=0, conaffinity=0, **wall)
     # anywhere but in the middle: a site that is where its body is stays there
     marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
     spec.worldbody.add_site(name=MARKER, **marker)
@@ -145,3 +149,48 @@ def _decorate(spec: Any, robot: Robot) -> None:
     spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, **sun)
     spec.visual.headlight.ambient, spec.visual.headlight.diffuse = [0.25] * 3, [0.25] * 3
     spec.visual.headlight.specular = [0.0] * 3
+
+
+class Looks:
+    """Colours and light of what a camera sees of a model.
+
+    Args:
+        bodies: names of the robot's links by their number.
+    """
+
+    def __init__(self, model: Any, bodies: Mapping[int, str]) -> None:
+        self._model = model
+        self._shapes: dict[str, list[tuple[int, NDArray[np.float64]]]] = {}
+        for geom in range(model.ngeom):
+            link = bodies.get(int(model.geom_bodyid[geom]))
+            name = WALL if model.geom(geom).name == WALL else link and f"link.{link}"
+            if not name or model.geom_group[geom] == HIDDEN:
+                continue
+            material, own = int(model.geom_matid[geom]), model.geom_rgba[geom]
+            seen = model.mat_rgba[material] if material >= 0 and (own == UNSAID).all() else own
+            self._shapes.setdefault(name, []).append((geom, seen[:3].copy()))
+        self._painted = dict.fromkeys(self._shapes, (0.0, 0.0, 0.0))
+        head = model.vis.headlight
+        self._sun, self._diffuse = -model.light_dir[0], model.light_diffuse[0].copy()
+        self._ambient, self._ahead = np.array(head.ambient), np.array(head.diffuse)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be painted."""
+        return tuple(self._shapes)
+
+    def paint(self, name: str, offset: tuple[float, float, float]) -> None:
+        """As of `World`."""
+        if self._painted[name] == offset:
+            return
+        for geom, colour in self._shapes[name]:
+            self._model.geom_rgba[geom, :3] = np.clip(colour + offset, 0.0, 1.0)
+        self._painted[name] = offset
+
+    def illuminate(self, light: Light) -> None:
+        """As of `World`."""
+        x, y, z = self._sun.tolist()
+        head = self._model.vis.headlight
+        self._model.light_dir[0] = np.negative(light.turned((x, y, z)))
+        self._model.light_diffuse[0] = light.diffuse * self._diffuse
+        head.ambient[:], head.diffuse[:] = light.ambient * self._ambient, light.diffuse * self._ahead

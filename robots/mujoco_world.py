@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # first, since it says by what to render before mujoco is imported
-from simtoreal.robots.mujoco_scene import FIELD, GROUND, MARKER, TOUCHES_ROBOT, Meshes, compiled_twice  # isort: skip
+from simtoreal.robots.mujoco_scene import FIELD, GROUND, MARKER, TOUCHES_ROBOT, Looks, Meshes, compiled_twice  # isort: skip
 
 import mujoco
 
@@ -33,6 +33,7 @@ from simtoreal.robots.world import (
     OBJECT,
     Camera,
     FootState,
+    Light,
     Pose,
     State,
     World,
@@ -131,6 +132,8 @@ class MuJoCoWorld(World):
         nominal = {name: self._dynamics(body) for name, body in bodies.items()}
         joints = {name: int(model.jnt_bodyid[i]) for name, i in zip(self._joint_names, moving, strict=True)}
         self._links = links
+        self._looks = Looks(model, {body: name for name, body in bodies.items()}) if self._rendering else None
+        self.painted = self._looks.names if self._looks else ()
         self._fields = Fields(robot, self._movable, links, joints, nominal, armature=True, places=True)
         self._places = model.body_pos.copy()
         self._feet = [bodies[name] for name in robot.feet]
@@ -371,9 +374,20 @@ class MuJoCoWorld(World):
         self._model.site_pos[site], self._model.site_size[site] = position, radius
         self._model.site_rgba[site, 3] = 1.0
 
-    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
-        if not self._rendering:
+    def paint(self, name: str, offset: tuple[float, float, float]) -> None:
+        self._seen().paint(name, offset)
+
+    def illuminate(self, light: Light) -> None:
+        self._seen().illuminate(light)
+
+    def _seen(self) -> Looks:
+        """What a camera sees. Raises ValueError where the world is not made for one."""
+        if self._looks is None:
             raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
+        return self._looks
+
+    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
+        self._seen()
         model, data = self._model, self._data
         if position is not None:
             data = self._scratch

@@ -1,4 +1,4 @@
-"""PyBullet behind the World boundary; beside `pybullet_ground` the only file that imports pybullet."""
+"""PyBullet behind the World boundary; beside `pybullet_ground` and `pybullet_scene` the only file that imports it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal.robots import rotation
-from simtoreal.robots.catalog import Box, Robot
+from simtoreal.robots.catalog import Robot
 from simtoreal.robots.engine_fields import (
     FOOT_FRICTION,
     Dynamics,
@@ -26,19 +26,15 @@ from simtoreal.robots.engine_fields import (
 )
 from simtoreal.robots.model import ModelError
 from simtoreal.robots.pybullet_ground import PyBulletGround
+from simtoreal.robots.pybullet_scene import ALOFT, Looks, make_object, make_table, make_wall
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.terrain import terrain
 from simtoreal.robots.world import (
     OBJECT,
-    OBJECT_COLOUR,
-    TABLE_HALF,
-    TABLE_PLACE,
-    WALL_COLOUR,
-    WALL_HALF,
-    WALL_PLACE,
     Camera,
     EngineCalls,
     FootState,
+    Light,
     Pose,
     State,
     World,
@@ -49,13 +45,11 @@ with quiet():
     import pybullet as bullet
 
 FIXED = bullet.JOINT_FIXED
-TABLE_FRICTION = 1.0  # [-] with 1 here, a link's number is the pair's
 SOLVER_ITERATIONS = 50
 LEAST_BOUNCE = 0.05  # [m/s] of an impact, below which nothing bounces
 AHEAD = 1e18  # [m] how near a contact is dealt with: as usual before it touches, which takes its speed away
 AT_A_TOUCH = 0.0  # [m] so that it still has it when it bounces
 WEIGHT = gravity_on_slope(0.0, 0.0)
-ALOFT = 10.0  # [m] above any contact
 NOWHERE = (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)  # of an inertial frame that is its link's
 POSITION, VELOCITY = itemgetter(0), itemgetter(1)  # of a joint's state; a comprehension takes longer
 
@@ -117,18 +111,20 @@ class PyBulletWorld(World):
                 physicsClientId=c,
             )
         self._ground = PyBulletGround(c) if self._robot.floating else None  # what flies may fall
-        self._table = self._make_table() if self._robot.table else None
+        self._table = make_table(c, rendering=self._rendering) if self._robot.table else None
         self.terrain = None
-        self._object = self._lay(self._robot.object) if self._robot.object else None
-        if self._robot.wall and self._rendering:
-            wall = {"halfExtents": WALL_HALF, "rgbaColor": WALL_COLOUR}
-            look = bullet.createVisualShape(bullet.GEOM_BOX, **wall, physicsClientId=c)
-            bullet.createMultiBody(0, -1, look, WALL_PLACE, physicsClientId=c)
+        self._object = None
+        if self._robot.object is not None:
+            self._object = make_object(c, self._robot.object, rendering=self._rendering)
+        things = {"wall": make_wall(c)} if self._robot.wall and self._rendering else {}
         free = [self._body] if self._object is None else [self._body, self._object]
         for body in free:
             for damping in ("linearDamping", "angularDamping"):
                 bullet.changeDynamics(body, -1, **{damping: 0.0}, physicsClientId=c)
         self._index_links()
+        names = {index: name for name, index in self._link_index.items()}
+        self._looks = Looks(c, self._body, names, things) if self._rendering else None
+        self.painted = self._looks.names if self._looks else ()
         zero = [0.0] * len(self._joint_indices)
         rest = {"objVelocities": zero, "objAccelerations": zero}
         self._weigh_in_order = partial(bullet.calculateInverseDynamics, self._body, **rest, physicsClientId=c)
@@ -177,30 +173,6 @@ class PyBulletWorld(World):
                 place = self._base_pose()[0] if link == -1 else bullet.getLinkState(body, link, **moved)[0]
                 bullet.applyExternalForce(body, link, force, place, bullet.WORLD_FRAME, physicsClientId=c)
         bullet.stepSimulation(physicsClientId=c)
-
-    def _make_table(self) -> int:
-        c = self._client
-        shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=TABLE_HALF, physicsClientId=c)
-        look = -1
-        if self._rendering:
-            look = bullet.createVisualShape(
-                bullet.GEOM_BOX, halfExtents=TABLE_HALF, rgbaColor=[0.75, 0.72, 0.68, 1], physicsClientId=c
-            )
-        table: int = bullet.createMultiBody(0, shape, look, TABLE_PLACE, physicsClientId=c)
-        bullet.changeDynamics(table, -1, lateralFriction=TABLE_FRICTION, physicsClientId=c)
-        return table
-
-    def _lay(self, thing: Box) -> int:
-        """The object, somewhere: a reset says where."""
-        c, half = self._client, [length / 2 for length in thing.size]
-        shape = bullet.createCollisionShape(bullet.GEOM_BOX, halfExtents=half, physicsClientId=c)
-        look = -1
-        if self._rendering:
-            look = bullet.createVisualShape(
-                bullet.GEOM_BOX, halfExtents=half, rgbaColor=OBJECT_COLOUR, physicsClientId=c
-            )
-        body: int = bullet.createMultiBody(thing.mass, shape, look, (0, 0, ALOFT), physicsClientId=c)
-        return body
 
     def _index_links(self) -> None:
         c = self._client
@@ -448,9 +420,20 @@ class PyBulletWorld(World):
             self._marker = bullet.createMultiBody(0, -1, look, physicsClientId=c)
         bullet.resetBasePositionAndOrientation(self._marker, position, [0, 0, 0, 1], physicsClientId=c)
 
-    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
-        if not self._rendering:
+    def paint(self, name: str, offset: tuple[float, float, float]) -> None:
+        self._seen().paint(name, offset)
+
+    def illuminate(self, light: Light) -> None:
+        self._seen().illuminate(light)
+
+    def _seen(self) -> Looks:
+        """What a camera sees. Raises ValueError where the world is not made for one."""
+        if self._looks is None:
             raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
+        return self._looks
+
+    def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
+        looks = self._seen()
         if position is not None:
             now = self.state()
             self._place(position, now[1])
@@ -466,14 +449,7 @@ class PyBulletWorld(World):
         )
         ratio = camera.width / camera.height
         lens = bullet.computeProjectionMatrixFOV(camera.field_of_view, ratio, 0.05, 10, self._client)
-        image = bullet.getCameraImage(
-            camera.width,
-            camera.height,
-            view,
-            lens,
-            renderer=bullet.ER_TINY_RENDERER,
-            physicsClientId=self._client,
-        )[2]
+        image = looks.frame(camera.width, camera.height, view, lens)
         pixels = np.asarray(image, np.uint8).reshape(camera.height, camera.width, 4)
         return np.ascontiguousarray(pixels[:, :, :3])
 

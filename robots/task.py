@@ -23,6 +23,7 @@ from simtoreal.robots.goals import check_goal
 from simtoreal.robots.layout import CommandLayout, Field, ImageLayout, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.readers import BASE, StateRing, kept_substeps
+from simtoreal.robots.scenery import Scenery
 from simtoreal.robots.scoring import HoldScorer, Scorer
 from simtoreal.robots.sensors import ChannelSensor, Sensor
 from simtoreal.robots.substeps import advance
@@ -127,6 +128,7 @@ class Task(gym.Env[Observation, Any]):
         self.drive = self.make_drive()
         self._readers = {sensor.name: sensor.reader(self.world) for sensor in self.sensors}
         self._pushes = Pushes(self.control_dt) if self.robot.floating else None
+        self._scenery = Scenery(self.world) if any(sensor.sees for sensor in self.sensors) else None
         self._loop = ControlClock(self.physics_dt, self._substeps)
         self._scorer = self.scorer()
         self.parameters = ParameterTable(
@@ -136,6 +138,7 @@ class Task(gym.Env[Observation, Any]):
                 *self._loop.parameters,
                 *(parameter for sensor in self.sensors for parameter in sensor.parameters()),
                 *(self._pushes.parameters if self._pushes else ()),
+                *(self._scenery.parameters if self._scenery else ()),
             ]
         )
         self._scales = {p.name: (p.nominal, (p.high - p.low) or 1.0) for p in self.parameters.values()}
@@ -249,6 +252,8 @@ class Task(gym.Env[Observation, Any]):
             reader.apply(values)
         if self._pushes:
             self._pushes.apply(values)
+        if self._scenery:
+            self._scenery.apply(values)
         self._values = values
         late, late_base = (
             kept_substeps([r.age for r in readers], self.physics_dt, self._substeps)
@@ -297,7 +302,9 @@ class Task(gym.Env[Observation, Any]):
         real = self.world.read_back() | self.drive.read_back() | self._loop.read_back()
         for reader in self._readers.values():
             real |= reader.read_back()
-        return real | (self._pushes.read_back() if self._pushes else {})
+        for part in (self._pushes, self._scenery):
+            real |= part.read_back() if part else {}
+        return real
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -96,6 +96,25 @@ class Camera:
         return x + base[0], y + base[1], base[2] if self.rises else z
 
 
+@dataclass(frozen=True)
+class Light:
+    """A scene's light: turned from where it nominally comes from, about the vertical and upwards [rad], and factors on
+    what comes from everywhere and from there."""
+
+    yaw: float = 0.0
+    pitch: float = 0.0
+    ambient: float = 1.0
+    diffuse: float = 1.0
+
+    def turned(self, towards: tuple[float, float, float]) -> tuple[float, float, float]:
+        """A direction [3] towards the nominal light, turned, as a unit vector; never beyond the zenith."""
+        x, y, z = towards
+        azimuth = math.atan2(y, x) + self.yaw
+        elevation = min(math.atan2(z, math.hypot(x, y)) + self.pitch, 0.5 * math.pi)
+        level = math.cos(elevation)
+        return level * math.cos(azimuth), level * math.sin(azimuth), math.sin(elevation)
+
+
 class World(ABC):
     """One robot in one physics engine, with an object on its table or without.
 
@@ -107,6 +126,7 @@ class World(ABC):
             speaks of, to the axes of the root link; of an object none, the identity.
         down: the direction of gravity in the ground's axes; `gravity` its strength [m/s^2].
         terrain: where the ground is not flat, its heights.
+        painted: what `paint` takes, where the world is made for rendering.
         torque: of each joint [N m or N], what its drive gave in the last physics step, as whoever drives it says.
         calls: where `step`, `state` and `gravity_torque` are no more than these, these.
     """
@@ -120,6 +140,16 @@ class World(ABC):
     calls: EngineCalls | None = None
     terrain: Terrain | None = None
     torque: Sequence[float] = ()
+    painted: Sequence[str] = ()
+
+    @abstractmethod
+    def paint(self, name: str, offset: tuple[float, float, float]) -> None:
+        """Add so much red, green and blue to the colours of a thing, from 0 to 1; what was added before is gone. Raises
+        ValueError where the world is not made for rendering."""
+
+    @abstractmethod
+    def illuminate(self, light: Light) -> None:
+        """Let this be the light of every frame from now on. Raises ValueError as `paint` does."""
 
     @abstractmethod
     def apply(self, values: Mapping[str, float]) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ISLANDS = ("robots", "randomization", "policies", "export")
 FOLDERS = (*ISLANDS, "simtoreal")
 OWNERS = {
-    "pybullet": ("robots/pybullet_world.py", "robots/pybullet_ground.py"),
+    "pybullet": ("robots/pybullet_world.py", "robots/pybullet_ground.py", "robots/pybullet_scene.py"),
     "mujoco": ("robots/mujoco_world.py", "robots/mujoco_scene.py"),
     "stable_baselines3": ("policies/baselines.py",),
     "onnx": ("export/onnx.py",),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simtoreal.robots.tasks.cartpole import CartPoleBalance
 from simtoreal.robots.tasks.pixels import STACK, PixelCartPole, PixelCartPoleRGB
+from simtoreal.robots.world import Light
 
 FOCAL = 42.0 / math.tan(math.radians(25.0))  # [pixels] of 84 that see 50 degrees
 MIDDLE = 41.5  # [pixels] the middle of 84, numbered from 0
@@ -160,3 +162,81 @@ def test_a_window_without_opengl_is_refused_in_one_line(env, engine, monkeypatch
         ValueError, match=r"MuJoCo cannot render here: .* attribute 'eglQueryString'; it needs EGL \(Mesa\)"
     ):
         env.reset(seed=0)
+
+
+AWAY = {"pybullet": (-50.0, 30.0, 100.0), "mujoco": (-0.3, -0.3, 1.0)}  # towards the light, nominally
+
+
+def lit(engine, yaw=0.0, pitch=0.0, ambient=1.0, diffuse=1.0):
+    """What the cart's front, which faces the camera along -y, sends of its colour: Lambert's law and a headlight."""
+    sun = np.array(Light(yaw, pitch).turned(AWAY[engine]))
+    facing = max(0.0, -sun[1])
+    if engine == "pybullet":
+        return 0.6 * ambient + 0.35 * diffuse * facing
+    return 0.25 * ambient + 0.25 * diffuse + 0.4 * diffuse * facing
+
+
+@pytest.fixture
+def coloured(engine):
+    env = PixelCartPoleRGB(engine=engine)
+    yield env
+    env.close()
+
+
+def picture(env, **parameters):
+    """[84, 84, 3] of a cart in the middle and a pole upright."""
+    env.reset(seed=0, options={"parameters": {name.replace("__", "."): value for name, value in parameters.items()}})
+    env.world.reset([0.0, 0.0], [0.0, 0.0])
+    env._ring.fill(env.world.state())
+    return env._readers["camera"].read(env._ring, 1).astype(int)
+
+
+FRONT = round(MIDDLE + FOCAL * 0.52 / 1.6), round(MIDDLE + FOCAL * 0.08 / 1.6)  # a pixel of the cart's front
+
+
+@pytest.mark.parametrize(
+    "light",
+    [{"ambient": 0.5}, {"diffuse": 0.4}, {"yaw": 1.0}, {"yaw": -0.8, "pitch": -0.5}, {"ambient": 1.4, "yaw": 0.5}],
+)
+def test_light_falls_by_lamberts_law(coloured, engine, light):
+    if engine == "mujoco-shipped":
+        engine = "mujoco"
+    nominal = picture(coloured)[FRONT]
+    found = picture(coloured, **{f"light__{name}": value for name, value in light.items()})[FRONT]
+    expected = nominal * lit(engine, **light) / lit(engine)
+    assert found == pytest.approx(np.minimum(expected, 255), abs=6)
+
+
+def test_light_turns_to_the_zenith_and_no_farther():
+    assert Light(pitch=9.0).turned((1.0, 0.0, 1.0)) == pytest.approx((0.0, 0.0, 1.0), abs=1e-12)
+    assert Light(yaw=math.pi / 2).turned((3.0, 0.0, 4.0)) == pytest.approx((0.0, 0.6, 0.8))
+
+
+def test_each_thing_has_its_colour(coloured):
+    plain = picture(coloured)
+    red = picture(coloured, **{"link__cart__colour__red": 0.3})
+    changed = (red != plain).any(axis=-1)
+    assert changed[FRONT]
+    assert not changed[:30].any(), "the pole and the wall are as they were"
+    assert (red[FRONT] - plain[FRONT])[1:].tolist() == [0, 0]
+    share = plain[FRONT][2] / (255 * blue(coloured, "link.cart"))  # of its colour that its front sends
+    assert red[FRONT][0] - plain[FRONT][0] == pytest.approx(255 * 0.3 * share, abs=6)
+    wall = picture(coloured, **{f"wall__colour__{channel}": 0.4 for channel in ("red", "green", "blue")})
+    assert (wall[5, 5] - plain[5, 5] > 30).all()
+    assert (wall[FRONT] == plain[FRONT]).all()
+    black = picture(coloured, **{f"link__cart__colour__{channel}": -1.0 for channel in ("red", "green", "blue")})
+    assert black[FRONT].max() < 10
+    assert (picture(coloured) == plain).all(), "and all of it is gone after a reset"
+
+
+def blue(env, name):
+    """Of a thing's nominal colour, from 0 to 1."""
+    return float(env.world._looks._shapes[name][0][-1][2])
+
+
+def test_what_a_blind_robot_looks_like_is_no_parameter():
+    task = CartPoleBalance()
+    assert not [name for name in task.parameters if "colour" in name or name.startswith("light")]
+    with pytest.raises(ValueError, match="without rendering"):
+        task.world.illuminate(Light())
+    task.close()
