@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from simtoreal.policies.actors import Actor, DeterministicActor
 from simtoreal.policies.adam import Adam
-from simtoreal.policies.agent import NonFiniteError, Observation
+from simtoreal.policies.agent import NonFiniteError, Observation, split_observation
 from simtoreal.policies.backprop import Trace, tanh_backward
 from simtoreal.policies.graphs import Skip
 from simtoreal.policies.images import Shape
 from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Critics
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
+from simtoreal.policies.normalizer import FrozenNormalizer
 from simtoreal.policies.products import arithmetic
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import RATE, is_rate
@@ -47,7 +48,8 @@ class OffPolicyConfig(NeuralConfig):
     alone, "both" the policy's newest too; `dropout` is the share of the critics' units that drop out of an update
     (DroQ: 0.01 with `layer_norm` and 20 `updates_per_step`); `n_step` is over how many rewards a target sums before it
     bootstraps; `policy_delay` is critics' steps to one of the actor; `compile` makes machine code of the gradient step
-    on a CPU, once for a kind of network (None: whoever trains decides).
+    on a CPU, once for a kind of network (None: whoever trains decides); `teacher_inputs` is how many of the last
+    numbers of the privileged observation the actor sees too: it is a teacher's then, and cannot leave.
     """
 
     tau: float = 0.005
@@ -65,6 +67,7 @@ class OffPolicyConfig(NeuralConfig):
     n_step: int = 1
     policy_delay: int = 1
     compile: bool | None = None
+    teacher_inputs: int = 0
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
@@ -81,10 +84,12 @@ class OffPolicyConfig(NeuralConfig):
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
             "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
             "policy_delay": (self.policy_delay >= 1, "at least 1"),
+            "teacher_inputs": (self.teacher_inputs >= 0 and (self.history == 1 or not self.teacher_inputs), TEACHER),
             "n_step": (1 <= self.n_step <= MAX_N_STEP, f"from 1 to {MAX_N_STEP}"),
         }
 
 
+TEACHER = "at least 0, and 0 with a history: a teacher has no need to remember"
 Config = TypeVar("Config", bound=OffPolicyConfig)
 Policy = TypeVar("Policy", bound=Actor)
 
@@ -105,8 +110,9 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         if choices:
             raise ValueError(f"{type(self).__name__} needs continuous actions, these are one of {choices} choices")
         config = self.config
-        stack = config.history * observation_size
-        self.policy = self._make_policy(stack).to(self.device)
+        if config.teacher_inputs > privileged_size:
+            raise ValueError(f"teacher_inputs: the privileged observation has {privileged_size} numbers")
+        self.policy = self._make_policy(config.history * self._actor_size()).to(self.device)
         width = self._state_size(observation_size, privileged_size) + self.action_size
         critics = Critics(width, config.hidden, config.n_critics, config.layer_norm, config.dropout)
         self.critics = critics.to(self.device)
@@ -130,6 +136,28 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         if not privileged_size:
             return self.config.history * observation_size
         return privileged_size + (0 if self.config.critic_inputs == "privileged" else observation_size)
+
+    def _actor_size(self) -> int:
+        return self.observation_size + self.config.teacher_inputs
+
+    def _carry(self, normalizer: FrozenNormalizer) -> None:
+        if not self.config.teacher_inputs or self.privileged_normalizer is None:
+            super()._carry(normalizer)
+            return
+        for name in ("shift", "scale"):
+            own, theirs = (getattr(each, name) for each in (self.normalizer, self.privileged_normalizer))
+            getattr(normalizer, name).copy_(torch.cat([own, theirs[-self.config.teacher_inputs :]]))
+
+    def _seen(self, obs: Observation) -> Tensor:
+        x, privileged = super()._seen(obs), split_observation(obs)[1]
+        if not self.config.teacher_inputs or self.privileged_normalizer is None or privileged is None:
+            return x
+        return self._taught(x, self.privileged_normalizer(self._tensor(privileged)))
+
+    def _taught(self, x: Tensor, state: Tensor) -> Tensor:
+        """What a teacher's actor sees, normalized; any other's is `x`."""
+        count = self.config.teacher_inputs
+        return torch.cat([x, state[:, -count:]], dim=-1) if count else x
 
     @abstractmethod
     def _make_policy(self, observation_size: int) -> Policy:
@@ -201,7 +229,8 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         if self.privileged_normalizer is None or privileged is None:
             return x, x
         state = self.privileged_normalizer(privileged)
-        return x, state if self.config.critic_inputs == "privileged" else torch.cat([self._newest(x), state], dim=-1)
+        seen = self._taught(x, state)
+        return seen, state if self.config.critic_inputs == "privileged" else torch.cat([self._newest(x), state], dim=-1)
 
     def _roughness(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """The penalty on the change from pi(s) to pi(s'), of `mean` [2 B, m] before its tanh, that of all s first; and

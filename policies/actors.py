@@ -22,7 +22,7 @@ from simtoreal.policies.distributions import (
     tanh_correction,
 )
 from simtoreal.policies.images import Shape, check_image
-from simtoreal.policies.networks import ACTIVATIONS, mlp
+from simtoreal.policies.networks import ACTIVATIONS, AdaptedLayers, mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
 from simtoreal.policies.recurrent import MAX_RECURRENT, RecurrentLayers
 
@@ -238,7 +238,8 @@ class DeterministicActor(nn.Module):
     With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
     of one of them. With an `image` it takes such images, uint8 [B, *image], of `observation_size` numbers each.
     With `recurrent` = h units it also takes its hidden state [B, h], and gives the next one. With a `mean_clip` above 0
-    what comes before a "tanh" is clipped to +-that, as Stable-Baselines3's gSDE does it. `describe()` is what a
+    what comes before a "tanh" is clipped to +-that, as Stable-Baselines3's gSDE does it. With an `encoder` of such
+    hidden layers it is a student (`AdaptedLayers`). `describe()` is what a
     checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
     """
 
@@ -254,8 +255,11 @@ class DeterministicActor(nn.Module):
         image: Shape | None = None,
         recurrent: int = 0,
         mean_clip: float = 0.0,
+        encoder: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        if encoder and (recurrent or image is not None):
+            raise ValueError("an encoder is of vectors, and remembers by a history")
         if not 0.0 <= mean_clip < math.inf or (mean_clip and output != "tanh"):
             raise ValueError(f"mean_clip must be finite, at least 0, and 0 without tanh, got {mean_clip}")
         if output not in OUTPUTS:
@@ -267,6 +271,7 @@ class DeterministicActor(nn.Module):
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
         self.choices, self.image, self.recurrent, self.mean_clip = choices, image, recurrent, mean_clip
+        self.encoder = tuple(encoder)
         self.normalizer = FrozenNormalizer(0 if image else observation_size)
         sizes = [history * observation_size, *hidden]
         self.body: nn.Module
@@ -274,6 +279,8 @@ class DeterministicActor(nn.Module):
             self.body = nn.Sequential(image_layers(image, hidden, activation, nn.Sequential))
         elif recurrent:
             self.body = RecurrentLayers(observation_size, recurrent, hidden, activation, nn.Sequential)
+        elif encoder:
+            self.body = AdaptedLayers(observation_size, history, hidden, encoder, activation)
         else:
             self.body = mlp(sizes, activation, nn.Sequential)
         self.head = nn.Linear(sizes[-1], choices or action_size)
@@ -300,6 +307,8 @@ class DeterministicActor(nn.Module):
             about = {"kind": "cnn", "image": list(self.image)}
         elif self.recurrent:
             about |= {"kind": "gru", "recurrent": self.recurrent}
+        elif self.encoder:
+            about |= {"kind": "adapted", "encoder": list(self.encoder)}
         if self.mean_clip:
             about["mean_clip"] = self.mean_clip
         return {
@@ -317,7 +326,12 @@ class DeterministicActor(nn.Module):
         """Without "history", "choices" or "mean_clip", as it was once written, these are 1, 0 and 0. Raises ValueError
         when another key is missing, unknown or of the wrong kind."""
         description = {"history": 1, "choices": 0, "mean_clip": 0.0} | description
-        kinds = {"mlp": ["observation_size"], "cnn": ["image"], "gru": ["observation_size", "recurrent"]}
+        kinds = {
+            "mlp": ["observation_size"],
+            "cnn": ["image"],
+            "gru": ["observation_size", "recurrent"],
+            "adapted": ["observation_size", "encoder"],
+        }
         if description.get("kind") not in list(kinds):
             raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
         seen, *more = kinds[description["kind"]]  # what it says of what it sees, and what else
@@ -327,7 +341,8 @@ class DeterministicActor(nn.Module):
         hidden, shape = description["hidden"], description[seen] if seen == "image" else [description[seen]]
         listed = [sizes if isinstance(sizes, list) else [None] for sizes in (hidden, shape)]
         m, history, choices = (description[name] for name in ("action_size", "history", "choices"))
-        sizes = [*listed[1], *(description[name] for name in more), m, history, *listed[0], choices or 1]
+        others = [size for name in more for size in _listed(description[name])]
+        sizes = [*listed[1], *others, m, history, *listed[0], choices or 1]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
         if not isinstance(description["activation"], str):
@@ -335,8 +350,13 @@ class DeterministicActor(nn.Module):
         if type(description["mean_clip"]) not in (int, float):
             raise ValueError(f"actor mean_clip must be a number, got {description['mean_clip']}")
         image = check_image(shape) if seen == "image" else None
-        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"])
+        encoder = _listed(description.get("encoder", []))
+        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"], encoder)
         return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)
+
+
+def _listed(sizes: Any) -> list[Any]:
+    return sizes if isinstance(sizes, list) else [sizes]
 
 
 def copy_mlp(body: nn.Sequential, head: nn.Module, output: str) -> DeterministicActor:

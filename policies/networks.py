@@ -130,3 +130,37 @@ def mlp(sizes: Sequence[int], activation: str, kind: type[Layers], layer_norm: b
         norm = [nn.LayerNorm(fan_out)] if layer_norm else []
         layers += [nn.Linear(fan_in, fan_out), *norm, ACTIVATIONS[activation]()]
     return kind(*layers)
+
+
+class AdaptedLayers(nn.Module):
+    """A teacher's hidden layers, in whose first what the parameters of the robot add to each unit is told by an encoder
+    of the last k observations: rapid motor adaptation (Kumar et al. 2021, arXiv 2107.04034), with the first layer's
+    part for the parameters as their encoder, z = W e.
+
+        latent = rest(act(W_x x_k + b + z)),    z = encoder(x_1, ..., x_k)
+    """
+
+    def __init__(
+        self, observation_size: int, history: int, hidden: Sequence[int], encoder: Sequence[int], activation: str
+    ) -> None:
+        super().__init__()
+        self._newest = observation_size
+        self.first = nn.Linear(observation_size, hidden[0])
+        self.encoder = mlp([history * observation_size, *encoder], activation, nn.Sequential)
+        self.latent = nn.Linear(encoder[-1], hidden[0])
+        self.activation = ACTIVATIONS[activation]()
+        self.rest = mlp(hidden, activation, nn.Sequential)
+
+    def forward(self, stack: Tensor) -> Tensor:
+        """The last hidden layer [B, h] of normalized stacks [B, k n]."""
+        return self.after(stack, self.guess(stack))
+
+    def guess(self, stack: Tensor) -> Tensor:
+        """z [B, hidden[0]], of a stack alone."""
+        found: Tensor = self.latent(self.encoder(stack))
+        return found
+
+    def after(self, stack: Tensor, z: Tensor) -> Tensor:
+        """The last hidden layer, given z."""
+        found: Tensor = self.rest(self.activation(self.first(stack[:, -self._newest :]) + z))
+        return found

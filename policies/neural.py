@@ -25,7 +25,7 @@ from simtoreal.policies.agent import (
 from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.memory import keep_freed_memory
 from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden
-from simtoreal.policies.normalizer import Normalizer
+from simtoreal.policies.normalizer import FrozenNormalizer, Normalizer
 from simtoreal.policies.products import PRECISIONS
 from simtoreal.policies.settings import check_finite, check_ranges
 
@@ -141,14 +141,22 @@ class NeuralAgent(ABC, Generic[Config]):
         recurrent: int = 0,
     ) -> DeterministicActor:
         """A copy of a body and of a linear layer after it, with the normalizer inside."""
-        config, n = self.config, self.observation_size
+        config, n = self.config, self._actor_size()
         actor = DeterministicActor(
             n, self.action_size, config.hidden, activation, output, config.history, choices, self.image, recurrent
         )
-        actor.normalizer.copy_from(self.normalizer)
+        self._carry(actor.normalizer)
         actor.body.load_state_dict(body.state_dict())
         actor.head.load_state_dict({"weight": weight, "bias": bias})
         return actor.eval().requires_grad_(False)
+
+    def _actor_size(self) -> int:
+        """Numbers of an observation that the actor takes."""
+        return self.observation_size
+
+    def _carry(self, normalizer: FrozenNormalizer) -> None:
+        """Let the actor that leaves normalize what it takes as it was normalized here."""
+        normalizer.copy_from(self.normalizer)
 
     def _tensors(self) -> dict[str, Tensor]:
         """What else there is to go on with."""

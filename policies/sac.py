@@ -57,6 +57,7 @@ class SACConfig(OffPolicyConfig):
         of_sequences = recurrent_checks(self.recurrent, length, self.history, self.batch_size)
         if self.recurrent:
             of_sequences |= {
+                "teacher_inputs": (not self.teacher_inputs, f"0 {WITH_IT}"),
                 "n_step": (self.n_step == 1, f"1 {WITH_IT}"),
                 "smoothness": (self.smoothness == 0, f"0 {WITH_IT}"),
                 "sde": (not self.sde, f"false {WITH_IT}"),

@@ -54,6 +54,7 @@ for _point in _entry_points(group="simtoreal.tasks"):  # of other packages: name
 _VERBS = {
     "train": "simtoreal.train",
     "finetune": "simtoreal.finetune",
+    "distill": "simtoreal.distill",
     "import_policy": "simtoreal.imported",
     "export": "simtoreal.bundles",
     "verify": "simtoreal.bundles",

@@ -245,7 +245,8 @@ def task_class(task: str) -> type[Task]:
     return found
 
 
-def policy_part(observation: Any) -> NDArray[Any]:
-    """The vector, or the image, a policy sees of an observation."""
+def policy_part(observation: Any, known: int = 0) -> NDArray[Any]:
+    """The vector, or the image, a policy sees of an observation; a teacher sees the last `known` numbers of its
+    privileged part behind it."""
     part: NDArray[Any] = observation["policy"] if isinstance(observation, Mapping) else observation
-    return part
+    return np.concatenate([part, observation["privileged"][-known:]]) if known else part

@@ -49,6 +49,7 @@ def export(
     """
     target = output_path(out)
     source = Run.load(run, robot=robot)
+    source.check_leaves("exported")
     actor, meta = source.actor(checkpoint)
     source.check_robot()
     env = build.make_training_env(source.frozen_config, 0, source.config.seed + build.EVALUATION_SEED)

@@ -74,6 +74,7 @@ class RunConfig(BaseModel):
     workers: int = Field(default=0, ge=0, le=256)  # processes for the environments; 0 keeps them in this one
     step_timeout: float = Field(default=60.0, gt=0)  # [s] a worker may take for a step of all its environments
     privileged: bool | Literal["state"] = False  # "state": without the drawn parameters
+    teacher: bool = False  # the actor sees the drawn parameters too: to be distilled, never to be exported
     augment: int = Field(
         default=0, ge=0, le=16
     )  # further transitions the task derives from each: mirrored, other goals
@@ -109,6 +110,13 @@ class RunConfig(BaseModel):
         if curriculum is not None and info.data.get("randomization") == "none":
             raise ValueError("nothing is randomized, so there is nothing to widen")
         return curriculum
+
+    @field_validator("teacher")
+    @classmethod
+    def _something_to_know(cls, teacher: bool, info: ValidationInfo) -> bool:
+        if teacher and info.data.get("privileged") is not True:
+            raise ValueError("a teacher sees the drawn parameters, so it needs privileged: true")
+        return teacher
 
     @field_validator("workers")
     @classmethod

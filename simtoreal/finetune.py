@@ -108,13 +108,16 @@ def finetune(
     """
     source = Run.load(run, robot=robot)
     source.check_robot()
+    source.check_leaves("fine-tuned")
     check_unlocked(source.path)
     actor, meta = source.actor(checkpoint)
     parent = _Parent.of(source, meta["step"])
     if actor.recurrent:
         raise RunError(f"{source.path}: its policy is recurrent; fine-tuning is for policies without a hidden state")
-    if actor.choices or actor.image:
-        raise RunError(f"{source.path}: fine-tuning is for policies that see vectors and act continuously")
+    if actor.choices or actor.image or actor.encoder:
+        raise RunError(
+            f"{source.path}: fine-tuning is for policies of one network that see vectors and act continuously"
+        )
     caps = Caps(max_falls, max_violations, max_stops)
     folder = output_path(out)
     if folder.resolve() == source.path.resolve():

@@ -35,6 +35,7 @@ class Judge:
         self._env = build.make_training_env(config, 0, config.seed + build.EVALUATION_SEED)
         self._seed = config.seed + build.EVALUATION_SEED
         self._episodes = config.evaluate_episodes
+        self._known = len(build.parameters_of(self._env)) if config.teacher else 0
 
     def __call__(self, actor: DeterministicActor) -> Judgement:
         driver = Driver(actor)
@@ -46,7 +47,7 @@ class Judge:
             total, ended = 0.0, False
             info: dict[str, Any] = {}
             while not ended:
-                action = driver.act(build.policy_part(obs))
+                action = driver.act(build.policy_part(obs, self._known))
                 with blamed(_who):
                     obs, reward, terminated, truncated, info = self._env.step(action)
                 total += float(reward)

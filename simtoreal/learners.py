@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,6 +133,8 @@ class OffPolicyLearner(_OwnLearner):
         from simtoreal.policies.sequences import SequenceReplay
 
         settings: Any = agent_settings(config)
+        if config.teacher:
+            settings = replace(settings, teacher_inputs=len(build.parameters_of(envs.prototype)))
         self._settings = settings
         observation, action, privileged = _sizes(envs)
         self._agent = agent_class(config.algorithm, settings)(
@@ -221,6 +224,8 @@ class OnPolicyLearner(_OwnLearner):
     def __init__(self, config: RunConfig, envs: TrainingEnvs, device: str) -> None:
         settings: Any = agent_settings(config)
         check_compiling(settings, device)
+        if config.teacher:
+            raise ConfigError(f"teacher: {config.algorithm} learns without; sac and td3 can be teachers")
         if config.augment:
             raise ValueError(f"augment is for learners with a replay; set it to 0 for {config.algorithm}")
         self._settings = settings
@@ -295,7 +300,7 @@ class BaselineLearner:
     def __init__(self, config: RunConfig, envs: TrainingEnvs, device: str) -> None:
         from simtoreal.policies.baselines import learn_sb3
 
-        for name in ("augment", "mirror"):
+        for name in ("augment", "mirror", "teacher"):
             if getattr(config, name):
                 raise ConfigError(f"{name}: {config.algorithm} learns without")
         self._envs = envs

@@ -184,6 +184,14 @@ class Run:
         if split_task(self.config.task):
             check_version(self.config.task, self.config.robot, f"{self.path} was trained on")
 
+    def check_leaves(self, how: str) -> None:
+        """Raises RunError where its policy is a teacher, which cannot leave (`how`) by itself."""
+        if self.config.teacher:
+            raise RunError(
+                f"{self.path} is a teacher's: it sees what no sensor gives, so it cannot be {how}; simtoreal distill "
+                "makes a policy of it that can"
+            )
+
     @property
     def frozen_config(self) -> RunConfig:
         """The configuration with the preset as it was when the run began, whatever became of the original since."""

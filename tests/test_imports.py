@@ -16,7 +16,7 @@ from simtoreal.build import task_ids
 
 ROOT = Path(__file__).parents[1]
 VERBS = [
-    "tasks", "inspect", "train", "finetune", "import", "export", "verify", "evaluate", "sensitivity",
+    "tasks", "inspect", "train", "finetune", "distill", "import", "export", "verify", "evaluate", "sensitivity",
     "replay", "play", "demo", "bench",
 ]  # fmt: skip
 SOURCES = ("simtoreal", "robots", "randomization", "policies", "export", "pyproject.toml", "README.md", "LICENSE")

@@ -144,6 +144,44 @@ def _finetune(verbs: Any) -> None:
     verb.add_argument("--force", action="store_true", help="replace an earlier run")
 
 
+def _distill(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> Outcome:
+        from simtoreal.distill import distill
+        from simtoreal.progress import counting_progress
+
+        with counting_progress("steps") as progress:
+            result = distill(
+                options.run_folder,
+                out=options.out,
+                steps=options.steps,
+                checkpoint=options.checkpoint,
+                seed=options.seed,
+                assignments=options.set,
+                robot=options.robot,
+                force=options.force,
+                progress=progress,
+            )
+        if not options.json:
+            told, theirs = (
+                "" if rate is None else f", success {rate:.0%}" for rate in (result.success, result.teacher_success)
+            )
+            print(
+                f"{result.steps:,} steps in {result.wall_seconds:.0f} s; return {result.mean_return:.2f}{told}, of its "
+                f"teacher {result.teacher_return:.2f}{theirs} (training conditions, fresh episodes)\nrun: {result.run}"
+            )
+        return result.to_json(), DONE
+
+    verb = make_verb(verbs, "distill", run)
+    verb.add_argument("run_folder", metavar="RUN", help="of a teacher: --set teacher=true --set privileged=true")
+    verb.add_argument("--out", required=True, metavar="RUN2", help="the run folder to write")
+    verb.add_argument("--steps", type=count, metavar="N", default=40_000, help="of the environments (default 40000)")
+    verb.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="of RUN")
+    verb.add_argument("--seed", type=whole, default=0)
+    verb.add_argument("--set", action="append", default=[], metavar="name=value", help="one setting, e.g. history=32")
+    add_moved_robot(verb)
+    verb.add_argument("--force", action="store_true", help="replace an earlier run")
+
+
 def _import(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.imported import import_policy
@@ -163,4 +201,4 @@ def _import(verbs: Any) -> None:
     verb.add_argument("--force", action="store_true", help="replace an earlier run")
 
 
-VERBS = (_train, _finetune, _import)
+VERBS = (_train, _finetune, _distill, _import)

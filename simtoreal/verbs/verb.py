@@ -13,6 +13,7 @@ ONE_LINE = {
     "play": "look at a task or a policy, live in a browser or as a film",
     "train": "train a policy and leave a run folder",
     "finetune": "fine-tune a policy on a robot within a budget of robot seconds; keep the base unless it is better",
+    "distill": "make a policy that can leave of a teacher that sees the robot's parameters",
     "import": "make a run of somebody's Stable-Baselines3 zip, without unpickling it",
     "export": "turn a run into a self-describing ONNX bundle",
     "verify": "check a bundle: integrity, contract, parity with torch, latency",

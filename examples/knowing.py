@@ -1,0 +1,111 @@
+"""What it is worth to know the robot, and how: docs/results/knowing-TASK.csv.
+
+    python examples/knowing.py TASK [--kinds plain history asymmetric distilled] [--seeds 0 1 2] [--folder runs/knowing]
+
+Four policies of SAC on the task's preset, each after as many environment steps, judged on the same cases of `heldout`:
+
+- plain: actor and critics see one observation;
+- history: both see the last ones;
+- asymmetric: the actor sees one observation, the critics the true state and every drawn parameter;
+- distilled: a teacher that sees the parameters for three quarters of the steps, and a student of it, which sees the
+  last observations, for the rest.
+
+What is judged already stays in the table, so that kinds and seeds can be done one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from results import SLOW, STEPS
+from trained import trained
+
+import simtoreal
+from simtoreal.intervals import bootstrap_interval
+from simtoreal.runs import is_finished
+
+HISTORY = {"CartPoleSwingUp": 8, "A1Walk": 16}
+KINDS = ("plain", "history", "asymmetric", "distilled")
+EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
+OUT = Path(__file__).parent.parent / "docs" / "results"
+FIELDS = ("task", "kind", "seed", "suite", "episodes", "success")
+
+
+def finished(task: str, kind: str, seed: int, folder: Path) -> Path:
+    """The run of a kind and seed, trained if it is not yet."""
+    steps, run = STEPS[task][1], folder / task / f"run-{kind}-{seed}"
+    common: dict[str, Any] = {"algorithm": "sac", "seed": seed, "randomization": task}
+    no_critics = ["privileged=false", "agent.critic_inputs=both"]
+    settings = {
+        "plain": no_critics,
+        "history": [*no_critics, f"agent.history={HISTORY[task]}"],
+        "asymmetric": ["privileged=true"],
+    }
+    if kind != "distilled":
+        return trained(task, run, steps=steps, assignments=settings[kind], **common)
+    teacher = trained(
+        task,
+        run.with_name(f"run-teacher-{seed}"),
+        steps=steps * 3 // 4,
+        assignments=["teacher=true", "privileged=true"],
+        **common,
+    )
+    if not is_finished(run):
+        history = [f"history={HISTORY[task]}"]
+        simtoreal.distill(
+            teacher, out=run, steps=steps // 4, checkpoint="last", seed=seed, assignments=history, force=True
+        )
+    return run
+
+
+def judged(task: str, kind: str, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """A row a suite."""
+    run = finished(task, kind, seed, folder)
+    bundle = simtoreal.export(run, folder / task / f"{kind}-{seed}", checkpoint="last", force=True)
+    assert simtoreal.verify(bundle).passed, bundle
+    rows = []
+    for suite, count in (EPISODES | SLOW.get(task, {})).items():
+        out = folder / task / f"verdict-{kind}-{seed}-{suite}"
+        verdict = simtoreal.evaluate(bundle, out=out, suites=[suite], episodes=count, force=True)
+        done = [bool(e.success) for e in verdict.episodes]
+        rows.append(
+            dict(zip(FIELDS, (task, kind, seed, suite, len(done), round(sum(done) / len(done), 4)), strict=True))
+        )
+    return rows
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=HISTORY)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs/knowing"))
+    options = parser.parse_args()
+    path = OUT / f"knowing-{options.task}.csv"
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    for seed in options.seeds:
+        for kind in options.kinds:
+            if not any((row["kind"], int(row["seed"])) == (kind, seed) for row in rows):
+                rows += judged(options.task, kind, seed, options.folder)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, fieldnames=FIELDS)
+                    writer.writeheader()
+                    writer.writerows(rows)
+    for kind in options.kinds:
+        for suite in EPISODES:
+            found = [float(row["success"]) for row in rows if (row["kind"], row["suite"]) == (kind, suite)]
+            low, high = bootstrap_interval(found, np.mean, 0) if len(found) > 1 else (np.nan, np.nan)
+            print(f"{kind:10} {suite:8} {np.mean(found):.3f} [{low:.3f}, {high:.3f}] of seeds {found}")
+
+
+if __name__ == "__main__":
+    main()
