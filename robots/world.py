@@ -142,14 +142,14 @@ class World(ABC):
     torque: Sequence[float] = ()
     painted: Sequence[str] = ()
 
-    @abstractmethod
     def paint(self, name: str, offset: tuple[float, float, float]) -> None:
         """Add so much red, green and blue to the colours of a thing, from 0 to 1; what was added before is gone. Raises
         ValueError where the world is not made for rendering."""
+        raise ValueError("this world shows nothing")
 
-    @abstractmethod
     def illuminate(self, light: Light) -> None:
         """Let this be the light of every frame from now on. Raises ValueError as `paint` does."""
+        raise ValueError("this world shows nothing")
 
     @abstractmethod
     def apply(self, values: Mapping[str, float]) -> None:

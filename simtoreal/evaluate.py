@@ -188,7 +188,7 @@ def evaluate(
                 far = severity_of(case.parameters, ranges[job.policy], reference, table)
                 outside = held_out[job.policy][job.suite][case.name]
                 rows.append(_row(sources[job.policy].name, job.suite, job.engine, case, outcome, outside, far))
-            if len(rows) == len(job.cases) and not contract.parameters and not reports_success(rows):
+            if len(rows) == len(job.cases) and not build.is_ours(full) and not reports_success(rows):
                 for gate in parsed_gates:  # before hours are spent on it
                     gate.check_metric(told=False)
             if progress is not None:

@@ -17,6 +17,7 @@ from simtoreal.contract import Contract
 from simtoreal.episodes import Frame, Outcome, Policy, PolicySource, find_policies, run_episode
 from simtoreal.evaluate import Progress
 from simtoreal.live_session import Session
+from simtoreal.randomization.messages import nearest
 from simtoreal.robot_files import name_task, same_task
 from simtoreal.robots.engines import DEFAULT_ENGINE
 from simtoreal.video import filming
@@ -106,8 +107,11 @@ def play(
     env = build.make_env(full, render_mode=None if path is None else "rgb_array", engine=engine)
     try:
         contract = Contract.of(full, env)
-        if (parameters or goal) and not contract.parameters:
-            raise ConfigError(f"{task} is not one of our tasks: it has no parameters and no goal to set")
+        if goal and not build.is_ours(full):
+            raise ConfigError(f"{task} is not one of our tasks: it has no goal to set")
+        for name in parameters or {}:
+            if name not in contract.parameters:
+                raise ConfigError(f"no parameter {name!r}; {nearest(name, contract.parameters)}")
         randomizer = build.make_randomizer(build.find_randomization(randomization, full), env, full)
         driver: Policy = HoldStill(contract) if source is None else source.open()
         if source is not None and spec is not None:

@@ -188,7 +188,7 @@ def test_anothers_state_is_refused(ranges):
         ({"kind": "other"}, "kind must be one of adr, success"),
         ({"share": 0.0}, "share must lie in"),
         ({"queue": 0}, "queue must be at least 1"),
-        ({"high": 0.3}, "low must lie below high"),
+        ({"high": 0.2}, "low must lie below high"),
         ({"high": math.nan}, "low must lie below high"),
         ({"step": 2.0}, "step and limit"),
         ({"metric": "return"}, "high and low must be given"),

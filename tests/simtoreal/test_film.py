@@ -250,5 +250,5 @@ def test_a_film_of_what_one_asks_for(tmp_path, cli):
     cli(*arguments, "--force", "--goal", "tool_position=fast").refused("must be NAME=NUMBER")
     cli(*arguments, "--force", "--parameter", "link.panda_hand.payload=1,2").refused("must be NAME=NUMBER")
     other = ("play", "Pendulum-v1", "--episodes", 1, "--video", film, "--force")
-    cli(*other, "--goal", "angle=1").refused("no parameters and no goal to set")
-    cli(*other, "--parameter", "mass=1").refused("no parameters and no goal to set")
+    cli(*other, "--goal", "angle=1").refused("it has no goal to set")
+    cli(*other, "--parameter", "mass=1").refused("no parameter 'mass'; choices: actuator.latency")
