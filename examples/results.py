@@ -1,7 +1,7 @@
 """The figures of README.md: each task with its learner (SAC; PPO of choices and images), three seeds, with the task's
 preset and without, judged on fresh robots.
 
-    python examples/results.py TASK|ROBOT [--seeds 0 1 2] [--folder runs/results]
+    python examples/results.py TASK|ROBOT [--seeds 0 1 2] [--kinds randomized plain] [--folder runs/results]
 
 Trains what is missing, exports, verifies and evaluates, then writes docs/results/TASK.csv (one row a policy and
 suite) and prints it. A seed takes about a quarter of an hour on one core, of A1Walk an hour.
@@ -42,6 +42,7 @@ STEPS |= dict.fromkeys(ROBOTS, STEPS["A1Walk"])
 WALKS = ("A1Walk", "AliengoWalk", *ROBOTS)  # whose figures count commands too
 EQUAL = ("CartPoleSwingUp", "PandaReach")  # where plain policies are trained as long as randomized ones, to compare
 BEST = ("CartPoleSwingUp",)  # a swing-up's return dips at times: the best of a run's checkpoints, not the last
+KINDS = ("randomized", "plain")
 EPISODES = {"nominal": 100, "train": 300, "heldout": 20}  # for each condition
 SLOW = {walk: {"train": 100} for walk in WALKS}  # where it would take hours
 OUT = Path(__file__).parent.parent / "docs" / "results"
@@ -62,12 +63,12 @@ def train(task: str, kind: str, seed: int, folder: Path) -> Path:
     )
 
 
-def bundles(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
+def bundles(task: str, seeds: list[int], folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
     """Bundle name -> folder: both kinds after equal steps, where they are, and the plain one after its own budget."""
     first, _ = STEPS[task]
     found = {}
     for seed in seeds:
-        for kind in ("randomized", "plain"):
+        for kind in kinds:
             run = train(task, kind, seed, folder)
             chosen: dict[str, str] = {}
             if kind == "randomized" or task in EQUAL:
@@ -178,10 +179,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=STEPS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--folder", type=Path, default=Path("runs/results"))
     options = parser.parse_args()
-    rows, episodes = judge(options.task, bundles(options.task, options.seeds, options.folder), options.folder)
-    for found in differences(options.seeds, episodes) if options.task in EQUAL else ():
+    found_bundles = bundles(options.task, options.seeds, options.folder, options.kinds)
+    rows, episodes = judge(options.task, found_bundles, options.folder)
+    compared = options.task in EQUAL and len(options.kinds) > 1
+    for found in differences(options.seeds, episodes) if compared else ():
         d = found["difference"]
         rows.append(
             {
@@ -199,7 +203,7 @@ def main() -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    if options.task in EQUAL:
+    if compared:
         figure(options.task, options.seeds, episodes, OUT / f"{options.task}.svg")
     for row in rows:
         print("  ".join(f"{value}" for value in row.values()))
