@@ -36,6 +36,8 @@ Extents = NDArray[np.float64]
 
 KINDS = ("adr", "success")
 NARROWEST = 0.01  # of the preset's width: what a range counts in the entropy at least, as that of a point is -inf
+SAME = 1e-9  # of two extents
+LONGEST_QUEUE = 10_000  # episodes
 STREAMS = ("curriculum.probes", "curriculum.boundary")
 
 
@@ -64,7 +66,7 @@ class MovingRanges:
 
     def __init__(self, whole: Randomizer, table: Table) -> None:
         self.whole = whole
-        self._table = table
+        self._table, self._ends = table, whole.ranges
         chosen = assign(whole.preset.entries, table)
         self._names: dict[str, list[str]] = {}  # of each entry that moves
         for name, distribution in whole.distributions.items():
@@ -99,6 +101,16 @@ class MovingRanges:
         probes, which = uniforms(seed, env, episode, STREAMS).tolist()
         return int(which * len(self.boundaries)) if probes < share and self.boundaries else None
 
+    def farthest(self, boundary: int, limit: float) -> float:
+        """How far a boundary can be out up to `limit`: not beyond where all of its entry are at their bounds."""
+        pattern, end = self.boundaries[boundary]
+        reach = 0.0
+        for name in self._names[pattern]:
+            nominal, whole = self._table[name].nominal, self._end(name, end, 1.0)
+            bound = self._table[name].low if end == "low" else self._table[name].high
+            reach = max(reach, (bound - nominal) / (whole - nominal) if whole != nominal else 0.0)
+        return min(limit, max(reach, 1.0))
+
     def entropy(self, extents: Extents) -> float:
         """Of the ranges that move, in nats per entry; 0 where all are as wide as the preset's.
 
@@ -117,7 +129,7 @@ class MovingRanges:
         return 0.0 if index is None else float(extents[index])
 
     def _end(self, name: str, end: str, extent: float) -> float:
-        parameter, (low, high) = self._table[name], self.whole.ranges[name]
+        parameter, (low, high) = self._table[name], self._ends[name]
         nominal = parameter.nominal
         whole = min(low, nominal) if end == "low" else max(high, nominal)
         return min(max(nominal + extent * (whole - nominal), parameter.low), parameter.high)
@@ -162,8 +174,8 @@ class CurriculumSettings:
             raise ValueError(f"low must lie below high, got low {self.low!r} and high {self.high!r}")
         if not 0.0 < self.share <= 1.0:
             raise ValueError(f"share must lie in (0, 1], got {self.share!r}")
-        if self.queue < 1:
-            raise ValueError(f"queue must be at least 1, got {self.queue!r}")
+        if not 1 <= self.queue <= LONGEST_QUEUE:
+            raise ValueError(f"queue must be from 1 to {LONGEST_QUEUE}, got {self.queue!r}")
         if not 0.0 < self.step <= self.limit < math.inf:
             raise ValueError(f"step and limit must be above 0, the step not more, got {self.step!r} and {self.limit!r}")
 
@@ -210,6 +222,7 @@ class Curriculum:
         count = len(ranges.boundaries)
         self.extents: Extents = np.zeros(count)
         self.widest: Extents = np.zeros(count)  # each boundary's widest so far
+        self._limits = [ranges.farthest(i, settings.limit) for i in range(count)]
         self.moves: list[Move] = []
         groups = count if settings.kind == "adr" else 1  # of boundaries that move together
         self._queues: list[deque[float]] = [deque(maxlen=settings.queue) for _ in range(groups)]
@@ -242,8 +255,8 @@ class Curriculum:
         mean, (low, high) = sum(queue) / len(queue), self.settings.thresholds
         direction = 1 if mean >= high else -1 if mean <= low else 0
         for i in boundaries:
-            extent = min(max(self.extents[i] + direction * self.settings.step, 0.0), self.settings.limit)
-            if extent != self.extents[i]:
+            extent = min(max(self.extents[i] + direction * self.settings.step, 0.0), self._limits[i])
+            if abs(extent - self.extents[i]) > SAME:
                 self.extents[i] = extent
                 self.widest[i] = max(self.widest[i], extent)
                 self.moves.append(Move(step, i, float(extent)))

@@ -26,6 +26,7 @@ MOST_LATENCY = 25  # control steps
 MOST_REPEATS = 10
 MOST_DROPOUT = 0.9
 WIDEST = 1e6  # of a channel without bounds, in its own unit
+LEAST_DT = 1e-6  # [s]
 ROWS = 16  # of random numbers drawn at a time
 ACTUATOR_NOISE = "actuator.noise"
 
@@ -84,6 +85,8 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if not np.isfinite([action.low, action.high]).all():
             raise ValueError(f"actions need bounds, got {action}")
         self.control_dt = _control_dt(env) if control_dt is None else control_dt
+        if not (_is_number(self.control_dt) and LEAST_DT <= self.control_dt < np.inf):
+            raise ValueError(f"control_dt must be seconds from {LEAST_DT:g}, got {shown(control_dt)}")
         self._image = not np.issubdtype(seen.dtype, np.floating)
         size = 0 if self._image else int(np.prod(seen.shape))
         self._channels = tuple(map(str, range(size))) if channels is None else tuple(channels)
@@ -91,8 +94,9 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise ValueError(f"{size} channels with names of their own are needed, got {shown(list(self._channels))}")
         self._half = (action.high - action.low) / 2.0
         self._still = action.low + self._half if still is None else np.asarray(still, action.dtype)
-        inner = env.get_wrapper_attr("parameters") if env.has_wrapper_attr("parameters") else {}
-        self._inner: Table = inner if isinstance(inner, Mapping) else {}
+        if self._still.shape != action.shape:
+            raise ValueError(f"still must be an action of shape {action.shape}, got {self._still.shape}")
+        self._inner = offered_parameters(env)
         own = self._own_parameters(seen, noisy_actions)
         self._own = tuple(name for name in own if name not in self._inner)
         self.parameters: dict[str, Parameter] = {**self._inner, **{name: own[name] for name in self._own}}
@@ -160,7 +164,7 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             parameter = self.parameters.get(name)
             if parameter is None:
                 raise ValueError(f"no parameter {name!r}; {nearest(str(name), self.parameters)}")
-            if not parameter.low <= value <= parameter.high:
+            if not _is_number(value) or not parameter.low <= value <= parameter.high:
                 raise ValueError(f"{name} = {value} is outside [{parameter.low:g}, {parameter.high:g}]")
         return {name: float(value) for name, value in values.items()}
 
@@ -182,12 +186,15 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._sent: deque[Any] = deque([self._still], maxlen=MOST_LATENCY + MOST_REPEATS + 1)
 
     def _acted(self, action: NDArray[Any]) -> NDArray[Any]:
-        """What the actuators do in a control step in which the policy gives `action`."""
+        """What the actuators do in a control step in which the policy gives `action`; one that is not finite goes on at
+        once."""
+        if not np.isfinite(action).all():
+            return action
         held = (self._t - 1) % self._repeat
         self._sent.append(self._sent[-1] if held else action)
         back = min(self._delay, len(self._sent) - 1)
         acted = np.asarray(self._sent[-1 - back])
-        if not (noise := self._values.get(ACTUATOR_NOISE, 0.0)) or not np.isfinite(acted).all():
+        if not (noise := self._values.get(ACTUATOR_NOISE, 0.0)):
             return acted
         row = self._chance.at(self._t)[0][-self._still.size :].reshape(acted.shape)
         space: Any = self.env.action_space
@@ -199,13 +206,13 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._t:
             self._past.append(observation)
         if self._t and self._dropout and self._chance.at(self._t)[1][0] < self._dropout:
-            return self._shown
+            return self._shown.copy()
         shown = self._past[-1 - min(self._age, len(self._past) - 1)]
         if self._off:
             row = self._chance.at(self._t)[0][: len(self._channels)]
             shown = (shown + (self._bias + self._noise * row).reshape(shown.shape)).astype(shown.dtype)
         self._shown = shown
-        return shown
+        return shown.copy()
 
 
 class _Rows:
@@ -229,6 +236,20 @@ class _Rows:
         return self._normal[t % ROWS], self._uniform[t % ROWS]
 
 
+def offered_parameters(env: gymnasium.Env[Any, Any]) -> Table:
+    """The table of named parameters that an environment offers, none if what it calls `parameters` is none."""
+    found = env.get_wrapper_attr("parameters") if env.has_wrapper_attr("parameters") else None
+    told = ("unit", "nominal", "low", "high")
+    whole = isinstance(found, Mapping) and all(hasattr(p, name) for p in found.values() for name in told)
+    return found if whole and found is not None else {}
+
+
 def _control_dt(env: gymnasium.Env[Any, Any]) -> float:
-    own = getattr(env.unwrapped, "dt", None)
-    return float(own) if isinstance(own, float) and 0.0 < own < np.inf else 1.0 / (env.metadata.get("render_fps") or 50)
+    own, rate = getattr(env.unwrapped, "dt", None), env.metadata.get("render_fps", 50)
+    if isinstance(own, float) and LEAST_DT <= own < np.inf:
+        return own
+    return 1.0 / rate if _is_number(rate) and 0 < rate <= 1.0 / LEAST_DT else 0.02
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

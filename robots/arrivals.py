@@ -13,6 +13,7 @@ MAX_JITTER = 0.05  # [s]
 MAX_PERIOD = 0.1  # [s]
 MAX_DROPOUT, MAX_OUTAGE = 0.5, 0.5  # [-], [s]
 SAME = 1e-9  # [s] of two instants
+OLDEST = MAX_LATENCY + MAX_JITTER + MAX_PERIOD  # [s] age of a sample that is read for the first time
 FASTEST = 5e-4  # [s] between samples: what is faster than any physics step comes as the reader likes
 
 
@@ -56,7 +57,9 @@ class Arrivals:
         self._taken: float | None = None  # [s] into the episode, when the sample was taken that was read last
 
     def apply(self, values: Mapping[str, float]) -> None:
-        self._values = [values[name] for name in self._names]
+        before, self._values = self._values, [values[name] for name in self._names]
+        if self._values[2] != before[2]:  # samples of another period are others
+            self._drawn, self._lost, self._back = [], [], 0.0
         self.latency, jitter, period, dropout, _ = self._values
         self._varied = bool(jitter or period or dropout)
 
@@ -72,15 +75,18 @@ class Arrivals:
         """Age [s] of the newest sample that is there at a control step; None if that is the one that was read last."""
         latency, jitter, period, _, _ = self._values
         if not self._varied or period < FASTEST:
-            self._taken = None
-            lost = self._varied and self._is_lost(control_step, control_dt)
-            return None if lost else latency + jitter * self._share(control_step)
+            if self._varied and self._is_lost(control_step, control_dt):
+                return None
+            age = latency + jitter * self._share(control_step)
+            self._taken = control_step * control_dt - age
+            return age
         now = control_step * control_dt
         sample = math.floor((now - latency + SAME) / period)
         while sample * period + latency + jitter * self._share(sample) > now + SAME or self._is_lost(sample, period):
             sample -= 1
         taken = sample * period
-        if self._taken is not None and taken <= self._taken + SAME:
+        known = self._taken is not None and taken <= self._taken + SAME
+        if known or now - taken > OLDEST:  # the latter after a change of the period, of which others were lost
             return None
         self._taken = taken
         return now - taken

@@ -32,7 +32,7 @@ def hardest(task: Task, ranges: Ranges) -> Overload | None:
     ranges, and 1 is what counts as borne, since at other poses it may have half as much to move.
     """
     damped = {
-        name.split(".")[1]: ranges.get(name, (parameter.nominal,) * 2)[1]
+        name.removeprefix("joint.").removesuffix(".damping"): ranges.get(name, (parameter.nominal,) * 2)[1]
         for name, parameter in task.parameters.items()
         if name.startswith("joint.") and name.endswith(".damping")
     }

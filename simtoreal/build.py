@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,9 +19,9 @@ from simtoreal.foreign import MOST_STEPS, ChoiceEnv, ForeignEnv, image_shape
 from simtoreal.policies.images import Shape
 from simtoreal.randomization.curriculum import MovingRanges
 from simtoreal.randomization.messages import nearest
-from simtoreal.randomization.randomizer import Preset, Randomizer
+from simtoreal.randomization.randomizer import Entry, Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths
-from simtoreal.randomization.signals import SignalsEnv
+from simtoreal.randomization.signals import SignalsEnv, offered_parameters
 from simtoreal.randomization.wrapper import RandomizedEnv
 from simtoreal.robot_files import name_task, split_task, task_of_file
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
@@ -172,8 +172,8 @@ def policy_space(env: gym.Env[Any, Any]) -> spaces.Space[Any]:
 
 def parameters_of(env: gym.Env[Any, Any]) -> Mapping[str, Parameter]:
     """The named physical parameters of an environment, none if it offers none."""
-    table = env.get_wrapper_attr("parameters") if env.has_wrapper_attr("parameters") else None
-    return table if isinstance(table, Mapping) else {}
+    found: Mapping[str, Any] = offered_parameters(env)
+    return found
 
 
 def find_randomization(name: str | None, task: str) -> str:
@@ -203,14 +203,19 @@ def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Ra
             f"task {task} has no named parameters, so nothing can be randomized; use --randomization none"
         )
     preset = Preset.load(find_preset(randomization))
-    if preset.task != family(task):
+    if family(preset.task) != family(task):
         raise ConfigError(f"{randomization} is a preset for {preset.task}, not for {task}")
     randomizer = Randomizer(preset, table)
     if is_ours(task_id(task)):
-        from simtoreal.integration import check_borne
-
-        check_borne(env, preset.entries, randomizer.ranges)
+        _check_borne(env, preset.entries, randomizer.ranges)
     return randomizer
+
+
+def _check_borne(env: gym.Env[Any, Any], entries: Sequence[Entry], ranges: Mapping[str, tuple[float, float]]) -> None:
+    """As of `integration`, which brings the robots along: loaded when it is needed."""
+    from simtoreal.integration import check_borne
+
+    check_borne(env, tuple(entries), ranges)
 
 
 def make_training_env(config: RunConfig, index: int, seed: int, *, learning: bool = False) -> gym.Env[Any, Any]:
@@ -226,6 +231,9 @@ def make_training_env(config: RunConfig, index: int, seed: int, *, learning: boo
     if config.curriculum is None:
         return RandomizedEnv(env, randomizer, seed, index, config.randomization_ramp)
     ranges = MovingRanges(randomizer, parameters_of(env))
+    if is_ours(task_id(config.task)):
+        widest = ranges.at(np.full(len(ranges.boundaries), config.curriculum.limit))
+        _check_borne(env, randomizer.preset.entries, widest.ranges)
     return RandomizedEnv(env, randomizer, seed, index, curriculum=ranges, probes=config.curriculum.probes)
 
 

@@ -185,7 +185,9 @@ def _write(
     """The student's run folder."""
     folder, step = result.run, result.steps
     clear_run(folder)
-    config = source.config.model_copy(update={"teacher": False, "resumable": False, "seed": seed, "steps": step})
+    config = source.config.model_copy(
+        update={"teacher": False, "curriculum": None, "resumable": False, "seed": seed, "steps": step}
+    )
     write_yaml(folder / CONFIG, config.model_dump(exclude_none=True))
     if (source.path / RANDOMIZATION).is_file():
         (folder / RANDOMIZATION).write_bytes((source.path / RANDOMIZATION).read_bytes())

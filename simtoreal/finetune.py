@@ -212,7 +212,8 @@ def _write(
     """The run folder: checkpoint 0 is the base; the tuned policy, if it was accepted, follows under its rollouts."""
     folder = result.run
     clear_run(folder)
-    write_yaml(folder / CONFIG, source.config.model_dump(exclude_none=True))
+    config = source.config.model_copy(update={"curriculum": None})
+    write_yaml(folder / CONFIG, config.model_dump(exclude_none=True))
     if parent.ranges is not None:
         (folder / RANDOMIZATION).write_bytes(parent.ranges)
     (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in session.metrics))

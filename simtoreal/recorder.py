@@ -32,6 +32,7 @@ from simtoreal.runs import (
     CHECKPOINTS,
     CONFIG,
     RANDOMIZATION,
+    REPORT,
     SUMMARY,
     UNFINISHED,
     clear_run,
@@ -123,7 +124,8 @@ class Recorder:
         Raises SaveError.
         """
         with self._disk():
-            (self.folder / SUMMARY).unlink(missing_ok=True)
+            for name in (SUMMARY, REPORT):
+                (self.folder / name).unlink(missing_ok=True)
             for path in self.folder.glob(UNFINISHED):
                 path.unlink()
             self._snapshots.clear()
@@ -154,6 +156,7 @@ class Recorder:
         self._now, self._saved, self._restarts = found, found.step, found.worker_restarts
         if found.step < self.config.steps:
             found.resumed_at.append(found.step)
+            (self.folder / REPORT).unlink(missing_ok=True)
         with self._disk():
             write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))  # there may be more steps now
             self._summarise()
@@ -188,18 +191,18 @@ class Recorder:
         finally:
             with self._disk():
                 metrics.close()
-        if self._envs.curriculum is not None:
+        return self.result()
+
+    def result(self) -> TrainResult:
+        """What came of a training that has been evaluated. The page of a curriculum is written, if it is not yet."""
+        now = self._now
+        if self._envs.curriculum is not None and not (self.folder / REPORT).is_file():
             from simtoreal.training_report import write_training_report
 
             with self._disk():
                 title = f"{display_name(self.config.task)}, {self.config.algorithm}, seed {self.config.seed}"
                 settings = {"randomization": self.config.randomization, **asdict(self._envs.curriculum.settings)}
                 write_training_report(self.folder, title=title, settings=settings)
-        return self.result()
-
-    def result(self) -> TrainResult:
-        """What came of a training that has been evaluated."""
-        now = self._now
         assert now.best is not None
         assert now.last is not None
         return TrainResult(

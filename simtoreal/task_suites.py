@@ -25,7 +25,7 @@ def load_suite(task: str, name: str, table: Mapping[str, Any]) -> Suite:
     if not suite_paths(task) and (made := _made_suite(task, name, table)) is not None:
         return Suite.parse(parse_yaml(json.dumps(made), name), table)
     suite = Suite.parse(read_yaml(find_suite(task, name)), table)
-    if suite.task != task:
+    if suite.task.rpartition(":")[2] != task:
         raise ConfigError(f"suite {name} is for {suite.task}, not for {task}")
     return suite
 

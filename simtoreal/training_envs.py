@@ -16,7 +16,7 @@ from simtoreal.build import make_training_env
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import episode_tensors, open_episodes
 from simtoreal.policies.agent import prefixed, under
-from simtoreal.randomization.curriculum import Curriculum, Outcome
+from simtoreal.randomization.curriculum import Curriculum, CurriculumSettings, Outcome
 from simtoreal.worker_vector import WorkerVectorEnv
 from simtoreal.workers import LocalVectorEnv, OpenEpisode
 
@@ -58,7 +58,7 @@ class TrainingEnvs(VectorWrapper):
         observation, reward, terminated, truncated, infos = self.env.step(actions)
         self.steps += self.num_envs
         if self.curriculum is not None and "final_info" in infos:
-            outcomes = _outcomes(infos["final_info"], self.curriculum.settings.metric)
+            outcomes = _outcomes(infos["final_info"], self.curriculum.settings)
             if self.curriculum.take(self.steps, outcomes):
                 self._set_extents()
         return observation, reward, terminated, truncated, infos
@@ -118,12 +118,15 @@ class TrainingEnvs(VectorWrapper):
         self.env.keep("set_extents", self.curriculum.extents)
 
 
-def _outcomes(final_infos: Sequence[Mapping[str, Any] | None], metric: str) -> Iterator[Outcome]:
-    """Of the episodes that ended by themselves: not of those that physics or a dead worker broke off."""
+def _outcomes(final_infos: Sequence[Mapping[str, Any] | None], settings: CurriculumSettings) -> Iterator[Outcome]:
+    """Of the episodes that ended, but for those that a dead worker broke off. One that physics broke off speaks for
+    narrower ranges."""
     for info in final_infos:
-        if info is None or "boundary" not in info or info.get("physics_fault"):
+        if info is None or "boundary" not in info:
             continue
-        if metric == "return":
+        if info.get("physics_fault"):
+            performance = settings.thresholds[0]
+        elif settings.metric == "return":
             performance = float(info["episode"]["r"])
         elif info.get("is_success") is None:
             raise ConfigError("curriculum.metric: the task reports no success; use the return, with high and low of it")

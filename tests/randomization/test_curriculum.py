@@ -187,7 +187,7 @@ def test_anothers_state_is_refused(ranges):
     [
         ({"kind": "other"}, "kind must be one of adr, success"),
         ({"share": 0.0}, "share must lie in"),
-        ({"queue": 0}, "queue must be at least 1"),
+        ({"queue": 0}, "queue must be from 1 to 10000"),
         ({"high": 0.2}, "low must lie below high"),
         ({"high": math.nan}, "low must lie below high"),
         ({"step": 2.0}, "step and limit"),
@@ -264,3 +264,16 @@ def test_without_a_curriculum_ranges_do_not_move(block, ranges):
 def test_a_boundary_is_named_by_entry_and_end():
     assert str(Boundary("link.*.mass", "low")) == "link.*.mass/low"
     assert replace(CurriculumSettings(), step=0.5).thresholds == (0.25, 0.75)
+
+
+def test_a_boundary_goes_no_farther_than_its_parameters_bounds(moving):
+    found = moving("actuator.latency: {uniform: [0.0, 0.05]}\n  ground.friction: {uniform: [0.1, 1.4]}\n")
+    assert [str(b) for b in found.boundaries] == [
+        "ground.friction/low",
+        "ground.friction/high",
+        "actuator.latency/high",
+    ]
+    adr = curriculum(found, queue=1, step=1.0, limit=5.0)
+    adr.take(1, [Outcome(i, 1.0) for i in (0, 1, 2) for _ in range(6)])
+    assert adr.extents.tolist() == [1.0, pytest.approx(2.0), pytest.approx(2.0)], "at the bounds"
+    assert len(adr.moves) == 5

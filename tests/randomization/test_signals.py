@@ -9,7 +9,7 @@ from scipy import stats
 
 from simtoreal.randomization.curriculum import Curriculum, CurriculumSettings, MovingRanges, Outcome
 from simtoreal.randomization.randomizer import Preset, Randomizer
-from simtoreal.randomization.signals import MOST_LATENCY, SignalsEnv
+from simtoreal.randomization.signals import MOST_LATENCY, SignalsEnv, offered_parameters
 from simtoreal.randomization.wrapper import RandomizedEnv
 
 
@@ -198,3 +198,54 @@ def test_presets_and_curricula_hold_for_it():
         latencies.append(env._values["sensor.latency"])
     assert len(set(latencies)) > 10
     assert max(latencies) <= 0.3
+
+
+def test_what_it_shows_is_the_callers_own():
+    env = SignalsEnv(Counter())
+    seen, _ = env.reset(seed=0, options={"parameters": {"sensor.latency": 0.2}})
+    for expected in (0, 0, 1, 2):
+        seen *= 0
+        seen = env.step(np.float32([1]))[0]
+        assert seen[0] == expected
+
+
+def test_an_action_that_is_not_finite_is_handed_on_at_once():
+    class Notes(Counter):
+        def step(self, action):
+            self.got = action[0]
+            return super().step(np.nan_to_num(action))
+
+    env = SignalsEnv(Notes())
+    env.reset(seed=0, options={"parameters": {"actuator.repeat": 4.0, "actuator.latency": 0.3}})
+    env.step(np.float32([1]))
+    env.step(np.float32([np.nan]))
+    assert np.isnan(env.unwrapped.got)
+
+
+def test_what_is_called_parameters_and_is_no_table_is_left_alone():
+    class Other(Counter):
+        parameters = {"mass": 1.0}  # noqa: RUF012
+
+    assert offered_parameters(Other()) == {}
+    assert "mass" not in SignalsEnv(Other()).parameters
+
+
+@pytest.mark.parametrize("rate", ["fast", -5, None, 0])
+def test_a_rate_that_is_none_is_50_hz(rate):
+    class Odd(Counter):
+        dt = None
+        metadata = {"render_fps": rate}  # noqa: RUF012
+
+    assert SignalsEnv(Odd()).control_dt == 0.02
+
+
+def test_bad_arguments_are_refused():
+    for control_dt in (0.0, -1.0, "x", np.inf):
+        with pytest.raises(ValueError, match="control_dt must be seconds"):
+            SignalsEnv(Counter(), control_dt=control_dt)
+    with pytest.raises(ValueError, match="still must be an action of shape"):
+        SignalsEnv(Counter(), still=np.zeros(3, np.float32))
+    env = SignalsEnv(Counter())
+    for value in ("x", None, [1], True):
+        with pytest.raises(ValueError, match=r"sensor.dropout = .* is outside"):
+            env.reset(options={"parameters": {"sensor.dropout": value}})

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from simtoreal.robots.tasks.cartpole import CartPoleSwingUp
 from tests.robots.test_sensors import noise, push
 
 N = 400  # episodes of a statistic
@@ -106,3 +107,20 @@ def test_losses_depend_neither_on_the_policy_nor_on_another_sensor(slide):
     more = one | {"sensor.position.dropout": 0.5, "sensor.position.noise": 0.5, "link.cart.mass": 3.0}
     assert (fresh(slide, more, 100, 3) == reference).all()
     assert (fresh(slide, one, 100, 4) != reference).any()
+
+
+@pytest.mark.parametrize("periods", [(0.0, 0.03), (0.03, 0.0, 0.07), (0.05, 0.02, 0.0)])
+def test_a_period_can_change_while_samples_are_lost(periods):
+    """What was sampled at another rate says nothing of what is lost now; a reading never gets older than it can be."""
+    task = CartPoleSwingUp()
+    lossy = {"sensor.cart_position.dropout": 0.5, "sensor.cart_position.outage": 0.5}
+    for seed in range(6):
+        task.reset(seed=seed, options={"parameters": lossy})
+        truth = [task.world.state()[0][0]]
+        for k in range(40):
+            if k % 13 == 0:
+                task.set_parameters({"sensor.cart_position.period": periods[(k // 13) % len(periods)]})
+            task.step(np.ones(1, np.float32))
+            truth.append(task.world.state()[0][0])
+            assert min(truth) - 1e-9 <= task.readings["cart_position"][0] <= max(truth) + 1e-9
+    task.close()

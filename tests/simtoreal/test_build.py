@@ -9,7 +9,10 @@ from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.contract import Contract
 from simtoreal.foreign import MOST_STEPS
+from simtoreal.integration import check_borne
+from simtoreal.randomization.randomizer import Preset
 from simtoreal.randomization.yaml_files import ConfigFileError
+from simtoreal.robots.stability import Overload
 from simtoreal.training_envs import TrainingEnvs
 
 
@@ -232,6 +235,17 @@ def test_damping_that_the_integrator_does_not_bear_is_refused(entries, said, tmp
             build.make_randomizer(str(preset), env, "A1Walk")
     finally:
         env.close()
+
+
+def test_what_a_robots_own_damping_does_is_not_a_presets_to_answer_for(monkeypatch):
+    env = build.make_env("simtoreal/A1Walk-v0")
+    monkeypatch.setattr("simtoreal.integration.hardest", lambda task, ranges: Overload("RR_lower_joint", 2.0, 0.1))
+    sensors = Preset.loads("task: A1Walk\nversion: 1\nentries:\n  sensor.imu.latency: {uniform: [0.0, 0.01]}\n")
+    check_borne(env, sensors.entries, {})
+    lighter = Preset.loads("task: A1Walk\nversion: 1\nentries:\n  'link.*_lower.m*': {scale: {uniform: [0.5, 1.0]}}\n")
+    with pytest.raises(ConfigFileError, match=r"link.\*_lower.m\*: joint.RR_lower_joint.damping up to"):
+        check_borne(env, lighter.entries, {})
+    env.close()
 
 
 def test_a_suite_that_the_integrator_does_not_bear_is_refused(tmp_path, cli):

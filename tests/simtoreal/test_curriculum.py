@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -130,3 +131,42 @@ def test_the_page_shows_every_boundary(run):
             pixel[:3] for pixel in Image.open(io.BytesIO(browser.screenshot())).convert("RGB").get_flattened_data()
         }
     assert {(213, 94, 0), (0, 114, 178)} <= colours, "upper and lower boundaries"
+
+
+def test_the_page_goes_with_its_run(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    (copy / "report.html").unlink()
+    assert simtoreal.train("PandaReach", steps=1000, out=copy, resume=True).was_finished
+    assert (copy / "report.html").is_file(), "it was killed before it was written"
+    plain = [*SMALL, "evaluate_every=100"]
+    simtoreal.train("PandaReach", steps=100, out=copy, assignments=plain, force=True)
+    assert not (copy / "report.html").exists()
+
+
+def test_episodes_that_physics_breaks_off_speak_for_narrower_ranges(monkeypatch):
+    config = RunConfig(
+        task="PandaReach", steps=1, randomization="PandaReach", curriculum={"share": 1.0, "queue": 1, "step": 1.0}
+    )
+    envs = TrainingEnvs(config)
+    envs.reset(seed=0)
+    envs.curriculum.extents[:] = 1.0
+    plain = envs.prototype.env.step
+
+    def broken(action):
+        observation, _, _, _, info = plain(action)
+        return observation, 0.0, False, True, info | {"physics_fault": True, "is_success": False}
+
+    monkeypatch.setattr(envs.prototype.env, "step", broken)
+    envs.step(np.zeros((1, 7), np.float32))
+    assert sorted(envs.curriculum.extents.tolist())[:2] == [0.0, 1.0]
+    envs.close()
+
+
+def test_ranges_that_would_come_to_what_the_integrator_does_not_bear_are_refused(tmp_path, cli):
+    preset = tmp_path / "far.yaml"
+    preset.write_text("task: A1Walk\nversion: 1\nentries:\n  joint.*.damping: {uniform: [0.0, 0.5]}\n"
+                      "  link.*_*.mass: {scale: {uniform: [0.5, 1.0]}}\n")  # fmt: skip
+    train = ["train", "A1Walk", "--steps", 100, "--out", tmp_path / "run", "--randomization", preset]
+    far = ["--curriculum", "adr", "--set", "curriculum.limit=2"]
+    cli(*train, *far).refused("far.yaml:4: joint.*.damping: joint")
