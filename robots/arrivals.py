@@ -85,9 +85,8 @@ class Arrivals:
         while sample * period + latency + jitter * self._share(sample) > now + SAME or self._is_lost(sample, period):
             sample -= 1
         taken = sample * period
-        known = self._taken is not None and taken <= self._taken + SAME
-        if known or now - taken > OLDEST:  # the latter after a change of the period, of which others were lost
-            return None
+        if self._taken is not None and (taken <= self._taken + SAME or now - taken > OLDEST + SAME):
+            return None  # known, or, where the period changed and others are lost now, too old to be there
         self._taken = taken
         return now - taken
 
