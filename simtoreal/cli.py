@@ -20,7 +20,7 @@ from simtoreal.verbs import ONE_LINE, VERBS
 
 GROUPS = {
     "look": ("tasks", "inspect", "play"),
-    "learn": ("train", "finetune", "import"),
+    "learn": ("train", "finetune", "distill", "import"),
     "leave": ("export", "verify"),
     "judge": ("evaluate", "sensitivity", "replay"),
     "all of it": ("demo", "bench"),

@@ -114,10 +114,10 @@ def finetune(
     parent = _Parent.of(source, meta["step"])
     if actor.recurrent:
         raise RunError(f"{source.path}: its policy is recurrent; fine-tuning is for policies without a hidden state")
-    if actor.choices or actor.image or actor.encoder:
-        raise RunError(
-            f"{source.path}: fine-tuning is for policies of one network that see vectors and act continuously"
-        )
+    if actor.choices or actor.image:
+        raise RunError(f"{source.path}: fine-tuning is for policies that see vectors and act continuously")
+    if actor.encoder:
+        raise RunError(f"{source.path}: its policy is a student's; fine-tuning is for policies of one network")
     caps = Caps(max_falls, max_violations, max_stops)
     folder = output_path(out)
     if folder.resolve() == source.path.resolve():
