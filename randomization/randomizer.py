@@ -281,7 +281,7 @@ def read_entries(file: YamlFile, *keys: str) -> Iterator[Entry]:
 
 def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
     pattern = keys[-1]
-    if _is_number(data):
+    if is_number(data):
         return Entry(pattern, Constant(float(data)))
     kinds = (*KINDS, *RELATIVE)
     file.mapping(*keys, allowed=(*kinds, "shared", "optional", "source", *PACE))
@@ -292,7 +292,7 @@ def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
     kind, draw, how = given[0], data[given[0]], "absolute"
     if kind in RELATIVE:
         how = kind
-        if _is_number(draw):
+        if is_number(draw):
             kind = "constant"
         else:
             draw = file.mapping(*keys, kind, allowed=KINDS)
@@ -324,7 +324,7 @@ def _read_pace(file: YamlFile, keys: tuple[str, ...], data: Mapping[str, Any]) -
     if "every" not in given:
         raise file.error(f"{next(iter(given))} of {keys[-1]} is for what changes: say every how many seconds", *keys)
     for key in ("every", "step"):
-        if key in given and not _is_number(given[key]):
+        if key in given and not is_number(given[key]):
             raise file.error(f"{key} of {keys[-1]} must be a number, got {shown(given[key])}", *keys, key)
     try:
         return Pace(**given)
@@ -351,5 +351,6 @@ def assign(entries: tuple[Entry, ...], table: Table) -> dict[str, Entry]:
     return {name: chosen[name] for name in table if name in chosen}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object) -> bool:
+    """Is it one, whatever its type? A truth value is none."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -7,7 +7,6 @@ the environment's own: reward and end of an episode are those of what it really 
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from simtoreal.randomization.messages import nearest, shown
-from simtoreal.randomization.randomizer import Parameter, Table
+from simtoreal.randomization.philox import name_key
+from simtoreal.randomization.randomizer import Parameter, Table, is_number
 
 MOST_LATENCY = 25  # control steps
 MOST_REPEATS = 10
@@ -28,7 +28,6 @@ MOST_DROPOUT = 0.9
 WIDEST = 1e6  # of a channel without bounds, in its own unit
 LEAST_DT = 1e-6  # [s]
 ROWS = 16  # of random numbers drawn at a time
-ACTUATOR_NOISE = "actuator.noise"
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if not np.isfinite([action.low, action.high]).all():
             raise ValueError(f"actions need bounds, got {action}")
         self.control_dt = _control_dt(env) if control_dt is None else control_dt
-        if not (_is_number(self.control_dt) and LEAST_DT <= self.control_dt < np.inf):
+        if not (is_number(self.control_dt) and LEAST_DT <= self.control_dt < np.inf):
             raise ValueError(f"control_dt must be seconds from {LEAST_DT:g}, got {shown(control_dt)}")
         self._image = not np.issubdtype(seen.dtype, np.floating)
         size = 0 if self._image else int(np.prod(seen.shape))
@@ -120,7 +119,7 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         found["actuator.latency"] = Signal("s", 0.0, 0.0, late, "from an action to its effect")
         if noisy_actions:
             said = "standard deviation of white noise, in shares of half an action's range"
-            found[ACTUATOR_NOISE] = Signal("-", 0.0, 0.0, 1.0, said)
+            found["actuator.noise"] = Signal("-", 0.0, 0.0, 1.0, said)
         found["actuator.repeat"] = Signal("step", 1.0, 1.0, MOST_REPEATS, "control steps for which an action is held")
         return found
 
@@ -164,19 +163,20 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             parameter = self.parameters.get(name)
             if parameter is None:
                 raise ValueError(f"no parameter {name!r}; {nearest(str(name), self.parameters)}")
-            if not _is_number(value) or not parameter.low <= value <= parameter.high:
+            if not is_number(value) or not parameter.low <= value <= parameter.high:
                 raise ValueError(f"{name} = {value} is outside [{parameter.low:g}, {parameter.high:g}]")
         return {name: float(value) for name, value in values.items()}
 
     def _apply(self) -> None:
         """Make of the values what a step needs."""
-        values = {name: self._values.get(name, 0.0) for name in (*self._values, ACTUATOR_NOISE)}
+        values = self._values
         self._noise = np.array([values.get(f"sensor.{name}.noise", 0.0) for name in self._channels])
         self._bias = np.array([values.get(f"sensor.{name}.bias", 0.0) for name in self._channels])
         self._age, self._delay = (
             round(values.get(f"{part}.latency", 0.0) / self.control_dt) for part in ("sensor", "actuator")
         )
         self._dropout, self._repeat = values.get("sensor.dropout", 0.0), round(values.get("actuator.repeat", 1.0))
+        self._shake = values.get("actuator.noise", 0.0)
         self._off = bool(self._noise.any() or self._bias.any())
 
     def _begin(self, observation: Any) -> None:
@@ -194,11 +194,11 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._sent.append(self._sent[-1] if held else action)
         back = min(self._delay, len(self._sent) - 1)
         acted = np.asarray(self._sent[-1 - back])
-        if not (noise := self._values.get(ACTUATOR_NOISE, 0.0)):
+        if not self._shake:
             return acted
         row = self._chance.at(self._t)[0][-self._still.size :].reshape(acted.shape)
         space: Any = self.env.action_space
-        noisy: NDArray[Any] = np.clip(acted + noise * self._half * row, space.low, space.high).astype(space.dtype)
+        noisy: NDArray[Any] = np.clip(acted + self._shake * self._half * row, space.low, space.high).astype(space.dtype)
         return noisy
 
     def _seen(self, observation: Any) -> Any:
@@ -219,8 +219,7 @@ class _Rows:
     """Rows of standard normal numbers [size] and of uniform ones [chances], the t-th a function of (seed, t) alone."""
 
     def __init__(self, seed: int, size: int, chances: int) -> None:
-        self._word = int.from_bytes(hashlib.blake2b(b"signals", digest_size=8).digest(), "little")
-        self._size, self._chances = size, chances
+        self._word, self._size, self._chances = name_key("signals"), size, chances
         self.begin(seed)
 
     def begin(self, seed: int) -> None:
@@ -248,8 +247,4 @@ def _control_dt(env: gymnasium.Env[Any, Any]) -> float:
     own, rate = getattr(env.unwrapped, "dt", None), env.metadata.get("render_fps", 50)
     if isinstance(own, float) and LEAST_DT <= own < np.inf:
         return own
-    return 1.0 / rate if _is_number(rate) and 0 < rate <= 1.0 / LEAST_DT else 0.02
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return 1.0 / rate if is_number(rate) and 0 < rate <= 1.0 / LEAST_DT else 0.02
