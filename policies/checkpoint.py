@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from simtoreal.policies.actors import DeterministicActor
-from simtoreal.policies.agent import under
+from simtoreal.policies.agent import prefixed, under
 from simtoreal.policies.tensor_files import TEMP, digest, pack, read_bytes, read_tensors, sync_folder, umask, write_new
 from simtoreal.policies.tensor_files import CheckpointError as CheckpointError
 
@@ -104,6 +104,12 @@ def check_compatible(meta: Mapping[str, Any], expected: Mapping[str, Any]) -> No
     ]
     if wrong:
         raise CheckpointError(f"the checkpoint does not fit: {'; '.join(wrong)}")
+
+
+def save_actor(folder: Path, actor: DeterministicActor, about: Mapping[str, Any]) -> None:
+    """Write a policy alone, not what it takes to train on, as checkpoint `folder`; `about` says of what. Raises as
+    `save_checkpoint` does."""
+    save_checkpoint(folder, prefixed("actor", actor.state_dict()), {**about, "actor": actor.describe()})
 
 
 def build_actor(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DeterministicActor:

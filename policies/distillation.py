@@ -75,8 +75,7 @@ class Distiller:
         self.rng = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.student = self._make_student()
-        self._layers: AdaptedLayers = self.student.body  # type: ignore[assignment]
+            self.student, self._layers = self._make_student()
         learned = [*self._layers.encoder.parameters(), *self._layers.latent.parameters()]
         for parameter in learned:
             parameter.requires_grad_(True)
@@ -136,8 +135,9 @@ class Distiller:
         return first
 
     @torch.no_grad()
-    def _make_student(self) -> DeterministicActor:
-        """With the teacher's weights, and an encoder that says z = 0 to begin with: the robot is as the mean one."""
+    def _make_student(self) -> tuple[DeterministicActor, AdaptedLayers]:
+        """With the teacher's weights, and an encoder that says z = 0 to begin with: the robot is as the mean one. With
+        its layers."""
         t, n = self.teacher, self._n
         student = DeterministicActor(
             n,
@@ -151,7 +151,8 @@ class Distiller:
         )
         for name in ("shift", "scale"):
             getattr(student.normalizer, name).copy_(getattr(t.normalizer, name)[:n])
-        layers: AdaptedLayers = student.body  # type: ignore[assignment]
+        layers = student.body
+        assert isinstance(layers, AdaptedLayers)
         first = self._first()
         layers.first.weight.copy_(first.weight[:, :n])
         layers.first.bias.copy_(first.bias)
@@ -163,4 +164,4 @@ class Distiller:
         for own, theirs in zip(mine, after, strict=True):
             own.load_state_dict(theirs.state_dict())
         student.head.load_state_dict(t.head.state_dict())
-        return student.requires_grad_(False)
+        return student.requires_grad_(False), layers

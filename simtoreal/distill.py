@@ -18,7 +18,7 @@ from simtoreal.config import parse_assignments, settings_of
 from simtoreal.judge import Judge, Judgement
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.policies.agent import split_observation
-from simtoreal.policies.checkpoint import save_checkpoint
+from simtoreal.policies.checkpoint import save_actor
 from simtoreal.policies.distillation import DistillConfig, Distiller
 from simtoreal.policies.transitions import copied, finite, stacked
 from simtoreal.randomization.yaml_files import write_yaml
@@ -192,10 +192,8 @@ def _write(
     if (source.path / RANDOMIZATION).is_file():
         (folder / RANDOMIZATION).write_bytes((source.path / RANDOMIZATION).read_bytes())
     (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    student = distiller.actor()
     about = {"task": config.task, "algorithm": config.algorithm, "seed": seed}
-    weights = {f"actor.{name}": tensor for name, tensor in student.state_dict().items()}
-    save_checkpoint(folder / CHECKPOINTS / str(step), weights, about | {"step": step, "actor": student.describe()})
+    save_actor(folder / CHECKPOINTS / str(step), distiller.actor(), about | {"step": step})
     kept = {"step": step, "success": result.success, "mean_return": result.mean_return}
     write_json(
         folder / SUMMARY,

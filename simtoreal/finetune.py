@@ -19,7 +19,7 @@ from simtoreal.config import parse_assignments, settings_of
 from simtoreal.intervals import Estimate, wilson
 from simtoreal.locks import check_unlocked, locked
 from simtoreal.policies.actors import DeterministicActor
-from simtoreal.policies.checkpoint import TENSORS, save_checkpoint
+from simtoreal.policies.checkpoint import TENSORS, save_actor
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_env import open_robot
@@ -219,9 +219,8 @@ def _write(
     (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in session.metrics))
     policies = {0: tuner.base} | ({result.rollouts: tuner.average} if result.accepted else {})
     for step, policy in policies.items():
-        weights = {f"actor.{name}": tensor for name, tensor in policy.state_dict().items()}
         about = {"task": source.config.task} | {name: meta[name] for name in ("algorithm", "seed")}
-        save_checkpoint(folder / CHECKPOINTS / str(step), weights, about | {"step": step, "actor": policy.describe()})
+        save_actor(folder / CHECKPOINTS / str(step), policy, about | {"step": step})
     judged = [
         {"step": 0, "success": _value(result.base), "return": session.mean_return("base")},
         {"step": result.rollouts, "success": _value(result.tuned), "return": session.mean_return("candidate")},

@@ -15,7 +15,7 @@ from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.contract import Contract
 from simtoreal.locks import check_unlocked, locked
-from simtoreal.policies.checkpoint import save_checkpoint
+from simtoreal.policies.checkpoint import save_actor
 from simtoreal.policies.sb3_zip import Sb3Policy, read_sb3
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_files import fingerprint, name_task
@@ -66,12 +66,7 @@ def import_policy(
     with claimed_output(folder, force=force, marker=CONFIG), locked(folder):
         clear_run(folder)
         write_yaml(folder / CONFIG, config.model_dump(exclude_none=True))
-        weights = {f"actor.{key}": tensor for key, tensor in found.actor.state_dict().items()}
-        save_checkpoint(
-            folder / CHECKPOINTS / str(found.steps),
-            weights,
-            about | {"step": found.steps, "actor": found.actor.describe()},
-        )
+        save_actor(folder / CHECKPOINTS / str(found.steps), found.actor, about | {"step": found.steps})
         kept = {"step": found.steps, "success": None, "mean_return": None}
         write_json(
             folder / SUMMARY,

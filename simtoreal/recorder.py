@@ -160,6 +160,8 @@ class Recorder:
         with self._disk():
             write_yaml(self.folder / CONFIG, self.config.model_dump(exclude_none=True))  # there may be more steps now
             self._summarise()
+        if self.finished and not (self.folder / REPORT).is_file():
+            self._write_page()  # it was killed before that
 
     def follow(self, reporter: Reporter | None) -> TrainResult:
         """Run the learner to its end. See `train` for what is raised."""
@@ -191,18 +193,23 @@ class Recorder:
         finally:
             with self._disk():
                 metrics.close()
+        self._write_page()
         return self.result()
 
-    def result(self) -> TrainResult:
-        """What came of a training that has been evaluated. The page of a curriculum is written, if it is not yet."""
-        now = self._now
-        if self._envs.curriculum is not None and not (self.folder / REPORT).is_file():
-            from simtoreal.training_report import write_training_report
+    def _write_page(self) -> None:
+        """Of a curriculum, at the end of a training."""
+        if self._envs.curriculum is None:
+            return
+        from simtoreal.training_report import write_training_report
 
-            with self._disk():
-                title = f"{display_name(self.config.task)}, {self.config.algorithm}, seed {self.config.seed}"
-                settings = {"randomization": self.config.randomization, **asdict(self._envs.curriculum.settings)}
-                write_training_report(self.folder, title=title, settings=settings)
+        with self._disk():
+            title = f"{display_name(self.config.task)}, {self.config.algorithm}, seed {self.config.seed}"
+            settings = {"randomization": self.config.randomization, **asdict(self._envs.curriculum.settings)}
+            write_training_report(self.folder, title=title, settings=settings)
+
+    def result(self) -> TrainResult:
+        """What came of a training that has been evaluated."""
+        now = self._now
         assert now.best is not None
         assert now.last is not None
         return TrainResult(
