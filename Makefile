@@ -14,7 +14,7 @@ WORKERS ?= 2
 
 install: $(READY)
 
-$(READY): requirements.lock pyproject.toml robots/pd_loop.c
+$(READY): requirements.lock pyproject.toml robots/pd_loop.c policies/sum_tree.c
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"simtoreal needs Python 3.11 or later, $(PYTHON) is {v[0]}.{v[1]}; name another with PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock

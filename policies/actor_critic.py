@@ -13,7 +13,6 @@ distance), so that noise in the observation is not passed on to the motors:
 from __future__ import annotations
 
 import copy
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,82 +24,60 @@ from torch import Tensor, nn
 
 from simtoreal.policies.actors import Actor, DeterministicActor
 from simtoreal.policies.adam import Adam
-from simtoreal.policies.agent import NonFiniteError, Observation, split_observation
+from simtoreal.policies.agent import Observation, split_observation
 from simtoreal.policies.backprop import Trace, tanh_backward
-from simtoreal.policies.graphs import Skip
 from simtoreal.policies.images import Shape
-from simtoreal.policies.n_step import MAX_N_STEP
 from simtoreal.policies.networks import MAX_CRITICS, Critics
-from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
+from simtoreal.policies.neural import NeuralAgent, finite_action
 from simtoreal.policies.normalizer import FrozenNormalizer
+from simtoreal.policies.off_policy import Follower, ReplayConfig, Turn
 from simtoreal.policies.products import arithmetic
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import RATE, is_rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class OffPolicyConfig(NeuralConfig):
-    """Settings of an off-policy actor-critic, besides those of any learner; a value out of range raises ValueError.
+class OffPolicyConfig(ReplayConfig):
+    """Settings of an off-policy actor-critic, besides those of any learner from a replay; a value out of range raises
+    ValueError.
 
-    `updates_per_step` is gradient steps per environment step; `actor_average` is the rate of the deployed average of
-    the actor's weights, 0 = off; `smoothness` is the weight of the penalty on the deterministic action's change from a
-    state to the next, 0 = off; `critic_inputs` "privileged" leaves critics that have a privileged observation that
-    alone, "both" the policy's newest too; `dropout` is the share of the critics' units that drop out of an update
-    (DroQ: 0.01 with `layer_norm` and 20 `updates_per_step`); `n_step` is over how many rewards a target sums before it
-    bootstraps; `policy_delay` is critics' steps to one of the actor; `compile` makes machine code of the gradient step
-    on a CPU, once for a kind of network (None: whoever trains decides); `teacher_inputs` is how many of the last
-    numbers of the privileged observation the actor sees too: it is a teacher's then, and cannot leave.
+    `actor_average` is the rate of the deployed average of the actor's weights, 0 = off; `smoothness` is the weight of
+    the penalty on the deterministic action's change from a state to the next, 0 = off; `critic_inputs` "privileged"
+    leaves critics that have a privileged observation that alone, "both" the policy's newest too; `dropout` is the share
+    of the critics' units that drop out of an update (DroQ: 0.01 with `layer_norm` and 20 `updates_per_step`);
+    `policy_delay` is critics' steps to one of the actor; `teacher_inputs` is how many of the last numbers of the
+    privileged observation the actor sees too: it is a teacher's then, and cannot leave.
     """
 
-    tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
     layer_norm: bool = False
     n_critics: int = 2
-    buffer_size: int = 1_000_000
-    learning_starts: int = 1_000
-    updates_per_step: float = 1.0
     actor_average: float = 0.0
     smoothness: float = 0.0
     critic_inputs: str = "both"
     dropout: float = 0.0
-    n_step: int = 1
     policy_delay: int = 1
-    compile: bool | None = None
     teacher_inputs: int = 0
 
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
         return super().checks() | {
-            "tau": (0 < self.tau <= 1, "above 0 and at most 1"),
             "actor_lr": (is_rate(self.actor_lr), RATE),
             "critic_lr": (is_rate(self.critic_lr), RATE),
-            "buffer_size": (self.buffer_size >= self.batch_size, f"at least batch_size {self.batch_size}"),
             "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
-            "learning_starts": (self.learning_starts >= 0, "at least 0"),
-            "updates_per_step": (self.updates_per_step > 0, "above 0"),
             "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
             "smoothness": (self.smoothness >= 0, "at least 0"),
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
             "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
             "policy_delay": (self.policy_delay >= 1, "at least 1"),
             "teacher_inputs": (self.teacher_inputs >= 0 and (self.history == 1 or not self.teacher_inputs), TEACHER),
-            "n_step": (1 <= self.n_step <= MAX_N_STEP, f"from 1 to {MAX_N_STEP}"),
         }
 
 
 TEACHER = "at least 0, and 0 with a history: a teacher has no need to remember"
 Config = TypeVar("Config", bound=OffPolicyConfig)
 Policy = TypeVar("Policy", bound=Actor)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What is done in a gradient step: does the actor learn, and with `skip` nobody waits to see whether a loss is
-    finite."""
-
-    actor_learns: bool
-    skip: Skip | None = None
 
 
 class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
@@ -218,10 +195,6 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         """As `Critics.trace`, of what they see and an action."""
         return critics.trace(torch.cat([state, action], dim=-1), count, self.rng if self.config.dropout else None)
 
-    def _discount(self, batch: Batch) -> Tensor | float:
-        """What a target's bootstrap is worth: gamma, or its power where rewards of several steps were summed."""
-        return self.config.gamma if batch.discount is None else batch.discount
-
     def _inputs(self, obs: Tensor, privileged: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the actor sees and what the critics see, normalized: of a stack, critics that see the true state are
         shown the newest frame only."""
@@ -243,31 +216,10 @@ class OffPolicyAgent(NeuralAgent[Config], Generic[Config, Policy]):
         return penalty, tanh_backward(torch.cat([slope, -slope]), action)
 
     def _step(self, name: str, loss: Tensor, gradients: Sequence[Tensor], turn: Turn) -> None:
-        """One optimizer step along `gradients`, if the loss they are of is finite."""
-        if turn.skip is None:
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NonFiniteError(f"{name} loss is {value}")
-            self.optimizers[name].step(gradients)
-        else:
-            turn.skip.note(f"{name} loss", loss)
-            self.optimizers[name].step(gradients, turn.skip.flag)
+        """As `turn` has it, if the loss that the gradients are of is finite."""
+        turn.step(self.optimizers[name], name, loss, gradients)
 
     def _follow(self) -> None:
         """Let what follows the trained networks take its step."""
         for follower in self._followers:
             follower.step()
-
-
-class Follower:
-    """Weights that follow others slowly (Polyak): slow += rate (fast - slow), all at once. Which they are is found out
-    once: modules take longer to list them than they take to move."""
-
-    def __init__(self, slow: nn.Module, fast: nn.Module, rate: float) -> None:
-        self._slow: list[Tensor] = list(slow.parameters())
-        self._fast: list[Tensor] = list(fast.parameters())
-        self._rate = rate
-
-    @torch.no_grad()
-    def step(self) -> None:
-        torch._foreach_lerp_(self._slow, self._fast, self._rate)

@@ -24,6 +24,7 @@ from simtoreal.policies.distributions import (
 from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.networks import ACTIVATIONS, AdaptedLayers, mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
+from simtoreal.policies.q_networks import Atoms, ExpectedReturn, QNetwork
 from simtoreal.policies.recurrent import MAX_RECURRENT, RecurrentLayers
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -239,8 +240,9 @@ class DeterministicActor(nn.Module):
     of one of them. With an `image` it takes such images, uint8 [B, *image], of `observation_size` numbers each.
     With `recurrent` = h units it also takes its hidden state [B, h], and gives the next one. With a `mean_clip` above 0
     what comes before a "tanh" is clipped to +-that, as Stable-Baselines3's gSDE does it. With an `encoder` of such
-    hidden layers it is a student (`AdaptedLayers`). `describe()` is what a
-    checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
+    hidden layers it is a student (`AdaptedLayers`). With `atoms` a choice is likely by the mean of a distribution of
+    returns, of `dueling` streams or of one (`q_networks`). `describe()` is what a checkpoint records, so
+    `from_description` rebuilds it from the checkpoint alone.
     """
 
     def __init__(
@@ -256,8 +258,12 @@ class DeterministicActor(nn.Module):
         recurrent: int = 0,
         mean_clip: float = 0.0,
         encoder: Sequence[int] = (),
+        atoms: Atoms | None = None,
+        dueling: bool = False,
     ) -> None:
         super().__init__()
+        if atoms and (output != "choice" or recurrent or encoder):
+            raise ValueError("distributions are of choices, and of policies without memory but a history")
         if encoder and (recurrent or image is not None):
             raise ValueError("an encoder is of vectors, and remembers by a history")
         if not 0.0 <= mean_clip < math.inf or (mean_clip and output != "tanh"):
@@ -271,7 +277,7 @@ class DeterministicActor(nn.Module):
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
         self.choices, self.image, self.recurrent, self.mean_clip = choices, image, recurrent, mean_clip
-        self.encoder = tuple(encoder)
+        self.encoder, self.atoms, self.dueling = tuple(encoder), atoms, dueling
         self.normalizer = FrozenNormalizer(0 if image else observation_size)
         sizes = [history * observation_size, *hidden]
         self.body: nn.Module
@@ -283,7 +289,10 @@ class DeterministicActor(nn.Module):
             self.body = AdaptedLayers(observation_size, history, hidden, encoder, activation)
         else:
             self.body = mlp(sizes, activation, nn.Sequential)
-        self.head = nn.Linear(sizes[-1], choices or action_size)
+        self.head: Any = nn.Linear(sizes[-1], choices or action_size)
+        if atoms:
+            network = QNetwork(sizes[0], hidden, choices, atoms.count, dueling, image=image)
+            self.body, self.head = network.body, ExpectedReturn(network.head, atoms)
 
     def forward(self, obs: Tensor, hidden_state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """The action, of a recurrent actor with the next hidden state; None at an episode's start."""
@@ -311,6 +320,9 @@ class DeterministicActor(nn.Module):
             about |= {"kind": "adapted", "encoder": list(self.encoder)}
         if self.mean_clip:
             about["mean_clip"] = self.mean_clip
+        if self.atoms:
+            about["atoms"] = [self.atoms.count, self.atoms.low, self.atoms.high]
+            about["dueling"] = self.dueling
         return {
             **about,
             "action_size": self.action_size,
@@ -323,9 +335,10 @@ class DeterministicActor(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> DeterministicActor:
-        """Without "history", "choices" or "mean_clip", as it was once written, these are 1, 0 and 0. Raises ValueError
-        when another key is missing, unknown or of the wrong kind."""
-        description = {"history": 1, "choices": 0, "mean_clip": 0.0} | description
+        """Without "history", "choices" or "mean_clip", as it was once written, these are 1, 0 and 0; without "atoms"
+        and "dueling" there are none. Raises ValueError when another key is missing, unknown or of the wrong kind."""
+        optional = {"history": 1, "choices": 0, "mean_clip": 0.0, "atoms": None, "dueling": False}
+        description = optional | description
         kinds = {
             "mlp": ["observation_size"],
             "cnn": ["image"],
@@ -335,7 +348,7 @@ class DeterministicActor(nn.Module):
         if description.get("kind") not in list(kinds):
             raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
         seen, *more = kinds[description["kind"]]  # what it says of what it sees, and what else
-        keys = {"kind", seen, *more, "action_size", "hidden", "activation", "output", "history", "choices", "mean_clip"}
+        keys = {"kind", seen, *more, *optional, "action_size", "hidden", "activation", "output"}
         if set(description) != keys:
             raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
         hidden, shape = description["hidden"], description[seen] if seen == "image" else [description[seen]]
@@ -351,7 +364,11 @@ class DeterministicActor(nn.Module):
             raise ValueError(f"actor mean_clip must be a number, got {description['mean_clip']}")
         image = check_image(shape) if seen == "image" else None
         encoder = _listed(description.get("encoder", []))
-        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"], encoder)
+        if type(description["dueling"]) is not bool:
+            raise ValueError(f"actor dueling must be true or false, got {description['dueling']}")
+        atoms = None if description["atoms"] is None else Atoms.of(description["atoms"])
+        returns = (atoms, description["dueling"])
+        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"], encoder, *returns)
         return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)
 
 

@@ -84,3 +84,15 @@ class Adam:
             for name, tensor in (("step", self._step), ("exp_avg", mean), ("exp_avg_sq", square)):
                 named[f"{prefix}.{i}.{name}"] = tensor
         return named
+
+
+def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Of all of them together."""
+    if torch.compiler.is_exporting():  # torch's compiler could only call the other
+        return torch.stack([g.norm() for g in gradients]).norm()
+    return torch.stack(torch._foreach_norm(list(gradients))).norm()
+
+
+def shrinkage(norm: Tensor, most: float) -> Tensor:
+    """What gradients of that norm are to be divided by, so that it is `most` at most."""
+    return ((norm + 1e-6) / most).clamp_(min=1.0)

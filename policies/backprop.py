@@ -79,7 +79,10 @@ class HiddenLayers(nn.Sequential):
         return backward(self, trace, g)[0]
 
     def input_gradient(self, to_first: Tensor) -> Tensor:
-        """To the input [B, n], float32, from the gradient of the first linear layer's output that `backward` gives."""
+        """To the input [B, n], float32, from the gradient of the first linear layer's output that `backward` gives;
+        where there is no layer that is the input's."""
+        if not self.layers:
+            return widened(to_first)
         return widened(product(to_first, operand(self.layers[0].weight, len(to_first))))
 
 

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actor_critic import Follower
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError
@@ -40,6 +39,7 @@ from simtoreal.policies.networks import (
     Critics,
     is_hidden,
 )
+from simtoreal.policies.off_policy import Follower
 from simtoreal.policies.replay import Batch, Replay, joined
 from simtoreal.policies.sac import critic_loss
 from simtoreal.policies.settings import DEVIATION, RATE, check_ranges, is_deviation, is_rate

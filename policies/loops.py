@@ -12,9 +12,10 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from simtoreal.policies.agent import Agent, Observation
+from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.loop_state import LoopState, Progress, check_same_step
 from simtoreal.policies.n_step import NStep
-from simtoreal.policies.replay import Replay
+from simtoreal.policies.prioritized import AnyReplay
 from simtoreal.policies.sequences import SequenceReplay
 from simtoreal.policies.transitions import (
     Augment,
@@ -45,13 +46,14 @@ class RecurrentAgent(Agent, Protocol):
 def off_policy(
     agent: Agent,
     envs: VectorEnv[Any, Any, Any],
-    replay: Replay,
+    replay: AnyReplay,
     *,
     steps: int,
     seed: int,
     batch_size: int = 256,
     learning_starts: int = 1_000,
     updates_per_step: float = 1.0,
+    choices: int = 0,
     history: int = 1,
     report_every: int = 1_000,
     state: LoopState | None = None,
@@ -64,10 +66,10 @@ def off_policy(
 ) -> Iterator[Progress]:
     """Train until `steps` environment steps over all environments; report every `report_every` of them and at the end.
 
-    Before `learning_starts` actions are uniform in [-1, 1]. Then every environment step earns `updates_per_step`
-    gradient steps, so a ratio of .25 with 8 environments is 2 updates a vector step. An ended environment's next
-    observation is its `final_obs`, and only `terminated` stops the bootstrap. A transition that is invalid
-    (`infos["valid"]`) or not finite is counted in `faults`, not stored; one that was lost with a worker process
+    Before `learning_starts` actions are uniform in [-1, 1], or any of `choices`. Then every environment step earns
+    `updates_per_step` gradient steps, so a ratio of .25 with 8 environments is 2 updates a vector step. An ended
+    environment's next observation is its `final_obs`, and only `terminated` stops the bootstrap. A transition that is
+    invalid (`infos["valid"]`) or not finite is counted in `faults`, not stored; one that was lost with a worker process
     (`infos["lost"]`) is not stored either, but is no fault. `augment` makes further
     transitions of a vector step's E, a whole multiple of E in blocks of E, stored as well (a robot's mirror image, or
     the same motion towards another goal); it also gets the step's infos. Agent, replay and `augment` get the policy's
@@ -113,7 +115,7 @@ def off_policy(
         elif explores:
             action = agent.act(obs, explore=True)
         if not explores:
-            action = (2 * torch.rand(n_envs, action_size, generator=state.rng) - 1).numpy()
+            action = _random_action(n_envs, action_size, choices, state.rng)
         if ahead:
             _spend(state, updates)
         next_obs, reward, terminated, truncated, infos = envs.step(action)
@@ -152,6 +154,13 @@ def off_policy(
             yield Progress(state.step, time.perf_counter() - began, episodes, metrics, state.faults)
             episodes = []
             next_report = (state.step // report_every + 1) * report_every
+
+
+def _random_action(n: int, size: int, choices: int, rng: torch.Generator) -> np.ndarray:
+    """[n, size], uniform in [-1, 1], or each one of `choices`."""
+    if choices:
+        return chosen_action(torch.randint(choices, (n, size), generator=rng), choices).numpy()
+    return (2 * torch.rand(n, size, generator=rng) - 1).numpy()
 
 
 def _spend(state: LoopState, updates: Updates) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from simtoreal.policies.adam import gradient_norm, shrinkage
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.backprop import linear_gradients
 from simtoreal.policies.graphs import Skip
@@ -223,29 +224,25 @@ class PPO(StochasticAgent[PPOConfig]):
     def step_captured(self, parts: Parts, gradients: list[Tensor], skip: Skip, stop: Tensor) -> Tensor:
         """As the loop over minibatches in `update`, with nothing that waits for the device: 1 where there was no step,
         for a gradient that is not finite or because the policy has moved too far, which `stop` keeps."""
-        norm = _norm(gradients)
+        norm = gradient_norm(gradients)
         if self.config.target_kl:
             stop.copy_(torch.maximum(stop, self._too_far(parts).float()))
         skip.note("the gradient's norm", torch.where(stop > 0, 0.0, norm))  # none is taken after the bound
         no_step = torch.maximum(skip.flag, stop)
-        self.optimizers["all"].step(gradients, no_step, self._shrink(norm))
+        self.optimizers["all"].step(gradients, no_step, shrinkage(norm, self.config.max_gradient))
         return no_step
 
     def _step(self, parts: Parts, gradients: list[Tensor]) -> None:
         """One step along the gradients, clipped to a norm. Raises NonFiniteError."""
-        norm = _norm(gradients)
+        norm = gradient_norm(gradients)
         if not math.isfinite(value := norm.item()):
             raise NonFiniteError(f"the gradient's norm is {value}, the loss {self._loss(parts).item()}")
         clips = value + 1e-6 > self.config.max_gradient
-        self.optimizers["all"].step(gradients, shrink=self._shrink(norm) if clips else None)
+        self.optimizers["all"].step(gradients, shrink=shrinkage(norm, self.config.max_gradient) if clips else None)
 
     def _too_far(self, parts: Parts) -> Tensor:
         """Has the policy moved beyond the bound on KL?"""
         return approximate_kl(parts.log_ratio) > 1.5 * self.config.target_kl
-
-    def _shrink(self, norm: Tensor) -> Tensor:
-        """What gradients of that norm are to be divided by."""
-        return ((norm + 1e-6) / self.config.max_gradient).clamp_(min=1.0)
 
     def _loss(self, parts: Parts) -> Tensor:
         config = self.config
@@ -265,8 +262,3 @@ class PPO(StochasticAgent[PPOConfig]):
             "clip_fraction": ((log_ratio.exp() - 1.0).abs() > self.config.clip).float().mean(),
             "std": self.policy.head.spread(),
         }
-
-
-def _norm(gradients: list[Tensor]) -> Tensor:
-    """Of all of them together."""
-    return torch.cat([g.flatten() for g in gradients]).norm()

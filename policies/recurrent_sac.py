@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actor_critic import Follower, Turn
 from simtoreal.policies.actors import SquashedGaussianActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError, Observation, split_observation
 from simtoreal.policies.backprop import Trace
 from simtoreal.policies.neural import finite_action
+from simtoreal.policies.off_policy import Follower, Turn
 from simtoreal.policies.recurrent import RecurrentLayers, Steps, Unrolled, one_step, through_time, unroll
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.sac import SAC

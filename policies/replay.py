@@ -18,8 +18,9 @@ Array = np.ndarray | Tensor
 @dataclass(frozen=True)
 class Batch:
     """B transitions of raw observations: obs and next_obs [B, n], action [B, m], reward and terminated [B],
-    privileged [B, p], and what a bootstrap is worth, discount [B], where that is not the same for all; of a recurrent
-    learner what makes sequences of them.
+    privileged [B, p], and what a bootstrap is worth, discount [B], where that is not the same for all; how many times
+    likelier each was to be drawn than by pure chance, likelihood [B], where that is not 1; of a recurrent learner what
+    makes sequences of them.
 
     `terminated` is 1 where the next state has no value; a truncated step is 0 and its `next_obs` the episode's last.
     """
@@ -32,6 +33,7 @@ class Batch:
     privileged: Tensor | None = None
     next_privileged: Tensor | None = None
     discount: Tensor | None = None
+    likelihood: Tensor | None = None
     sequences: Sequences | None = None
 
 
@@ -78,7 +80,7 @@ class Replay:
         self._widths = {name: max(width, 1) for name, width in widths.items()}
         self._shapes = {name: (width,) if width else () for name, width in widths.items()}
         self._table = torch.zeros(capacity, sum(self._widths.values()), device=self.device)
-        self._held = torch.zeros((), dtype=torch.float64, device=self.device)  # `size`, for `draw`
+        self.held = torch.zeros((), dtype=torch.float64, device=self.device)  # `size`, for `draw`
         self._array = self._table.numpy() if self.device.type == "cpu" else None
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ class Replay:
         self.added += n
         if self.size < self.capacity:
             self.size = min(self.size + n, self.capacity)
-            self._held.fill_(self.size)
+            self.held.fill_(self.size)
 
     def _write(self, at: int, rows: np.ndarray) -> None:
         """`rows` from slot `at` on; on the CPU by numpy, whose assignment costs a tenth of torch's."""
@@ -146,7 +148,10 @@ class Replay:
         """`n` transitions; `generator` is on the CPU on every device. Raises ValueError when empty."""
         if self.size == 0:
             raise ValueError("an empty replay cannot be sampled")
-        slots = torch.randint(self.size, (n,), generator=generator).to(self.device)
+        return self.at(torch.randint(self.size, (n,), generator=generator).to(self.device))
+
+    def at(self, slots: Tensor) -> Batch:
+        """The transitions in `slots` [B]."""
         return self.batch(self._table.index_select(0, slots))
 
     def room(self, n: int) -> Tensor:
@@ -156,8 +161,12 @@ class Replay:
     def draw(self, room: Tensor, generator: torch.Generator) -> None:
         """As `sample`, as many as there is `room` for, by a generator on the replay's device, which nothing here waits
         for; zeros when empty."""
-        at = torch.rand(len(room), generator=generator, dtype=torch.float64, device=self.device) * self._held
-        torch.index_select(self._table, 0, at.long(), out=room)
+        at = torch.rand(len(room), generator=generator, dtype=torch.float64, device=self.device) * self.held
+        self.take(at.long(), room)
+
+    def take(self, slots: Tensor, room: Tensor) -> None:
+        """As `draw`, those in `slots` [B]."""
+        torch.index_select(self._table, 0, slots, out=room)
 
     def batch(self, rows: Tensor) -> Batch:
         """Rows of the table as what they are."""
@@ -188,7 +197,7 @@ class Replay:
         Raises ValueError when a part has other names or widths, or when the parts are not all that was held.
         """
         self.added, self.size = first, 0
-        self._held.zero_()
+        self.held.zero_()
         for part in parts:
             self.add(**part)
         if self.size < self.capacity and first > 0:

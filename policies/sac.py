@@ -21,11 +21,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig, Turn
+from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig
 from simtoreal.policies.actors import Drawn, SquashedGaussianActor, StateDependentTanhActor, StochasticTanhActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.backprop import Trace
 from simtoreal.policies.branches import alongside
+from simtoreal.policies.off_policy import Turn
 from simtoreal.policies.recurrent import WITH_IT, recurrent_checks
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.targets import soft_target
@@ -150,7 +151,7 @@ class SAC(OffPolicyAgent[SACConfig, StochasticTanhActor]):
         later = partial(self._q, self.target_critics, next_state, next_action)
         (q, traces), (next_q, _) = alongside(self.device, [now, later])
         target = soft_target(
-            batch.reward, batch.terminated, next_q, next_log_prob, alpha=alpha, gamma=self._discount(batch)
+            batch.reward, batch.terminated, next_q, next_log_prob, alpha=alpha, gamma=self.config.discount(batch)
         )
         loss_q = critic_loss(q, target)
         self._step("critic", loss_q, of_critics(traces, (q - target) / len(target)), turn)

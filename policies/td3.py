@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actor_critic import Follower, OffPolicyAgent, OffPolicyConfig, Turn
+from simtoreal.policies.actor_critic import OffPolicyAgent, OffPolicyConfig
 from simtoreal.policies.actors import TanhActor
 from simtoreal.policies.backprop import Trace, tanh_backward
 from simtoreal.policies.branches import alongside
+from simtoreal.policies.off_policy import Follower, Turn
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import DEVIATION, is_deviation
 from simtoreal.policies.targets import clipped_target
@@ -81,7 +82,7 @@ class TD3(OffPolicyAgent[TD3Config, TanhActor]):
             return self._q(self.critics, state, batch.action)
 
         (next_q, _), (q, traces) = alongside(self.device, [later, now])
-        target = clipped_target(batch.reward, batch.terminated, next_q, gamma=self._discount(batch))
+        target = clipped_target(batch.reward, batch.terminated, next_q, gamma=self.config.discount(batch))
         loss_q = (q - target).square().mean(dim=1).sum()
         self._step("critic", loss_q, self.critics.weight_gradients(traces, 2 * (q - target) / len(target)), turn)
 

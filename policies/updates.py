@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actor_critic import OffPolicyAgent, Turn
+from simtoreal.policies.actor_critic import OffPolicyAgent
 from simtoreal.policies.agent import Agent
+from simtoreal.policies.dqn import DQN
 from simtoreal.policies.graphs import Skip, captured
-from simtoreal.policies.replay import Replay
+from simtoreal.policies.off_policy import Turn
+from simtoreal.policies.prioritized import AnyReplay, PrioritizedReplay
 
 
 class Updates(Protocol):
@@ -29,12 +31,13 @@ class Updates(Protocol):
 class EachUpdate:
     """`agent.update` on batches that the loop's stream draws."""
 
-    def __init__(self, agent: Agent, replay: Replay, batch_size: int) -> None:
+    def __init__(self, agent: Agent, replay: AnyReplay, batch_size: int) -> None:
         self._agent, self._replay, self._batch_size = agent, replay, batch_size
         self._metrics: list[Mapping[str, Tensor]] = []
 
     def step(self, rng: torch.Generator) -> None:
         self._metrics.append(self._agent.update(self._replay.sample(self._batch_size, rng)))
+        _judge(self._replay, self._agent)
 
     def means(self) -> dict[str, float]:
         found, self._metrics = _means(self._metrics), []
@@ -47,10 +50,10 @@ class CapturedUpdates:
     CPU it is `compiled`, or simply done."""
 
     def __init__(
-        self, agent: OffPolicyAgent[Any, Any], replay: Replay, batch_size: int, compiled: bool = False
+        self, agent: OffPolicyAgent[Any, Any] | DQN, replay: AnyReplay, batch_size: int, compiled: bool = False
     ) -> None:
         self._agent, self._replay, self._compiled = agent, replay, compiled
-        self._rows = replay.room(batch_size)
+        self._room: Any = replay.room(batch_size)
         self._skip = Skip(tuple(f"{name} loss" for name in agent.optimizers), agent.device)
         self._work: dict[bool, Callable[[], None]] = {}  # whether the actor learns -> a gradient step
         self._names: list[str] = []
@@ -88,8 +91,9 @@ class CapturedUpdates:
         return made if whole else lambda: self._step(made)
 
     def _step(self, update: Callable[[], None]) -> None:
-        self._replay.draw(self._rows, self._agent.rng)
+        self._replay.draw(self._room, self._agent.rng)
         update()
+        _judge(self._replay, self._agent)
 
     def means(self) -> dict[str, float]:
         if not self._count:
@@ -101,7 +105,7 @@ class CapturedUpdates:
         return found
 
     def _update(self, turn: Turn) -> None:
-        metrics = self._agent.update(self._replay.batch(self._rows), turn)
+        metrics = self._agent.update(self._replay.batch(self._room), turn)
         values = torch.stack(list(metrics.values()))
         if not self._names:
             self._names, self._sums = list(metrics), torch.zeros_like(values)
@@ -116,6 +120,13 @@ class CapturedUpdates:
             self._sums.copy_(sums)
 
         return put_back
+
+
+def _judge(replay: AnyReplay, agent: Agent) -> None:
+    """Let a prioritized replay know the errors of what its agent has just learned from."""
+    if isinstance(replay, PrioritizedReplay):
+        assert isinstance(agent, DQN)
+        replay.judge(agent.errors)
 
 
 def _means(each: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

@@ -10,9 +10,10 @@ import torch
 
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
-from simtoreal.policies.actor_critic import OffPolicyConfig
+from simtoreal.policies.dqn import DQN, DQNConfig, RainbowConfig
 from simtoreal.policies.libraries import why_not
 from simtoreal.policies.neural import NeuralConfig
+from simtoreal.policies.off_policy import ReplayConfig
 from simtoreal.policies.ppo import PPO, PPOConfig
 from simtoreal.policies.recurrent_sac import RecurrentSAC
 from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
@@ -24,13 +25,15 @@ OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "td3": (TD3, TD3Config),
     "ppo": (PPO, PPOConfig),
     "reinforce": (Reinforce, ReinforceConfig),
+    "dqn": (DQN, DQNConfig),
+    "rainbow": (DQN, RainbowConfig),
 }  # algorithm -> its agent and that one's settings
-FOR_IMAGES = ("ppo",)
+FOR_IMAGES = ("ppo", "dqn", "rainbow")
 IMAGE_SETTINGS = {
     "hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False, "compile": False,
 }  # fmt: skip
 """Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
-FOR_CHOICES = ("ppo", "reinforce", "sb3-ppo", "sb3-dqn")
+FOR_CHOICES = ("dqn", "rainbow", "ppo", "reinforce", "sb3-ppo", "sb3-dqn")
 
 
 def pick_device(wanted: str) -> str:
@@ -70,7 +73,7 @@ def complete_config(config: RunConfig) -> RunConfig:
         check_names(config.agent, setting_names(baseline_name(config)), "agent.")
         return config
     settings = agent_settings(config)
-    if isinstance(settings, OffPolicyConfig | PPOConfig) and settings.compile is None:
+    if isinstance(settings, ReplayConfig | PPOConfig) and settings.compile is None:
         settings = replace(settings, compile=_compiling_pays(config, settings) and why_not() is None)
     return config.model_copy(update={"agent": asdict(settings)})
 
@@ -85,12 +88,12 @@ def complete_stored_config(config: RunConfig) -> RunConfig:
     return complete_config(config)
 
 
-def _compiling_pays(config: RunConfig, settings: OffPolicyConfig | PPOConfig) -> bool:
+def _compiling_pays(config: RunConfig, settings: ReplayConfig | PPOConfig) -> bool:
     """Has a training of so many environment steps gradient steps enough that machine code of them, which has to be made
     once for each size of networks, saves more time than it takes? PPO's minibatches are small."""
     if recurrent_units(settings):
         return False
-    if isinstance(settings, OffPolicyConfig):
+    if isinstance(settings, ReplayConfig):
         return (config.steps - settings.learning_starts) * settings.updates_per_step >= 50_000
     rows = config.steps * (1 + config.mirror)
     return rows * settings.epochs / settings.batch_size >= 200_000
@@ -108,7 +111,10 @@ def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
         return {}
     env = build.make_env(task)
     try:
-        return {"agent": IMAGE_SETTINGS} if build.image_of(env) else {}
+        if not build.image_of(env):
+            return {}
+        known = OURS[algorithm][1].__dataclass_fields__
+        return {"agent": {name: value for name, value in IMAGE_SETTINGS.items() if name in known}}
     finally:
         env.close()
 

@@ -30,6 +30,8 @@ ALGORITHMS = {
     "td3": "our TD3: twin critics, delayed and smoothed",
     "ppo": "our PPO: generalized advantages, clipped steps",
     "reinforce": "our REINFORCE: whole episodes, with a learned baseline or without",
+    "dqn": "our DQN, for choices; the parts of Rainbow are switches",
+    "rainbow": "our DQN with all of these",
     "sb3-sac": "Stable-Baselines3's SAC",
     "sb3-td3": "Stable-Baselines3's TD3",
     "sb3-ppo": "Stable-Baselines3's PPO",
@@ -61,7 +63,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: str
-    algorithm: Literal["sac", "td3", "ppo", "reinforce", "sb3-sac", "sb3-td3", "sb3-ppo", "sb3-dqn"] = "sac"
+    algorithm: Literal[
+        "sac", "td3", "ppo", "reinforce", "dqn", "rainbow", "sb3-sac", "sb3-td3", "sb3-ppo", "sb3-dqn"
+    ] = "sac"
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     engine: Literal["pybullet", "mujoco", "mujoco-shipped"] = "pybullet"  # of our tasks

@@ -28,6 +28,7 @@ from simtoreal.policies.agent import prefixed, split_observation, under, with_po
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.loop_state import LoopState, Progress
 from simtoreal.policies.n_step import NStep
+from simtoreal.policies.prioritized import AnyReplay, PrioritizedReplay
 from simtoreal.policies.reinforce import Reinforce
 from simtoreal.policies.stochastic import StochasticAgent
 from simtoreal.policies.transitions import Augment, Mirror, Transition
@@ -129,6 +130,7 @@ class OffPolicyLearner(_OwnLearner):
     """An off-policy agent of ours with its replay on a run's environments."""
 
     def __init__(self, config: RunConfig, envs: TrainingEnvs, device: str) -> None:
+        from simtoreal.policies.frames import FrameReplay
         from simtoreal.policies.replay import Replay
         from simtoreal.policies.sequences import SequenceReplay
 
@@ -137,8 +139,16 @@ class OffPolicyLearner(_OwnLearner):
             settings = replace(settings, teacher_inputs=len(build.parameters_of(envs.prototype)))
         self._settings = settings
         observation, action, privileged = _sizes(envs)
+        self._choices, image = build.choices_of(envs.prototype), build.image_of(envs.prototype)
         self._agent = agent_class(config.algorithm, settings)(
-            observation, action, privileged, settings, seed=config.seed, device=device
+            observation,
+            action,
+            privileged,
+            settings,
+            choices=self._choices,
+            image=image,
+            seed=config.seed,
+            device=device,
         )
         recurrent = recurrent_units(settings)
         for name in ("augment", "mirror"):
@@ -162,12 +172,16 @@ class OffPolicyLearner(_OwnLearner):
             )
         self._n_step = NStep(settings.n_step, settings.gamma) if several else None
         stack = settings.history * observation
-        self._replay: Replay
+        self._replay: AnyReplay
         if recurrent:
             sizes = {"length": settings.sequence_length, "hidden_state_size": self._agent.hidden_state_size}
             self._replay = SequenceReplay(capacity, stack, action, privileged, device, envs=config.envs, **sizes)
+        elif image:
+            self._replay = FrameReplay(capacity, image, action, device=device, discounted=several)
         else:
             self._replay = Replay(capacity, stack, action, privileged, device=device, discounted=several)
+        if getattr(settings, "prioritized", False):
+            self._replay = PrioritizedReplay(self._replay, settings.priority_exponent)
         self._envs, self._seed, self._steps = envs, config.seed, config.steps
         self._state = LoopState.start(config.seed)
         self._rng = np.random.default_rng(config.seed)
@@ -191,6 +205,7 @@ class OffPolicyLearner(_OwnLearner):
             batch_size=s.batch_size,
             learning_starts=s.learning_starts,
             updates_per_step=s.updates_per_step,
+            choices=self._choices,
             history=s.history,
             report_every=REPORT_EVERY,
             state=self._state,
@@ -203,6 +218,8 @@ class OffPolicyLearner(_OwnLearner):
 
     def tensors(self) -> dict[str, Tensor]:
         waiting = {} if self._n_step is None else prefixed("n_step", self._n_step.state_dict())
+        if isinstance(self._replay, PrioritizedReplay):
+            waiting |= prefixed("replay", self._replay.state_dict())
         return super().tensors() | waiting
 
     def numbers(self) -> dict[str, Any]:
@@ -215,6 +232,8 @@ class OffPolicyLearner(_OwnLearner):
         super().restore(tensors, numbers)
         if self._n_step is not None:
             self._n_step.load_state_dict(under("n_step", tensors))
+        if isinstance(self._replay, PrioritizedReplay):
+            self._replay.load_state_dict(under("replay", tensors))
         self._rng.bit_generator.state = numbers["augment"]
 
 
