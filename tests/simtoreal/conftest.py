@@ -32,6 +32,8 @@ SMALL = {
     "td3": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.updates_per_step=0.1", "agent.batch_size=32"),
     "ppo": ("agent.hidden=[16, 16]", "agent.rollout=50", "agent.epochs=2"),
     "reinforce": ("agent.hidden=[16, 16]",),
+    "dqn": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.batch_size=32"),
+    "rainbow": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.batch_size=32", "agent.buffer_size=500"),
     "sb3-ppo": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.n_steps=50", "agent.batch_size=50"),
     "sb3-dqn": (
         "agent.policy_kwargs.net_arch=[16, 16]",

@@ -63,13 +63,14 @@ def test_choices_may_begin_anywhere():
 @pytest.mark.parametrize("algorithm", ["sac", "td3", "sb3-sac", "sb3-td3"])
 def test_a_learner_of_continuous_actions_is_refused(algorithm, tmp_path, cli):
     said = cli("train", "CartPole-v1", "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
-    said.refused(f"{algorithm} needs continuous actions, CartPole-v1 takes one of 2 choices; algorithms for these: ppo")
+    said.refused(f"{algorithm} needs continuous actions, CartPole-v1 takes one of 2 choices; algorithms for these: dqn")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_learner_of_choices_is_refused_where_there_are_none(tmp_path, cli):
-    said = cli("train", "Pendulum-v1", "--algorithm", "sb3-dqn", "--steps", 100, "--out", tmp_path / "run")
-    said.refused("SB3 dqn acts by one of several choices, these actions are continuous")
+@pytest.mark.parametrize(("algorithm", "who"), [("sb3-dqn", "SB3 dqn acts by"), ("dqn", "DQN takes")])
+def test_a_learner_of_choices_is_refused_where_there_are_none(algorithm, who, tmp_path, cli):
+    said = cli("train", "Pendulum-v1", "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
+    said.refused(f"{who} one of several choices, these actions are continuous")
 
 
 def test_a_bundle_of_choices_gives_whole_numbers_and_its_verdict_is_that_of_the_environment(tmp_path):
@@ -106,6 +107,7 @@ def test_a_space_that_no_policy_acts_in_is_refused():
 OURS = "CartPoleBalanceDiscrete"
 SMALL = {
     "ppo": ["agent.hidden=[16]", "agent.rollout=50", "agent.epochs=2"],
+    "rainbow": ["agent.hidden=[16]", "agent.learning_starts=50", "agent.batch_size=32"],
     "sb3-ppo": ["agent.policy_kwargs.net_arch=[16]", "agent.n_steps=50", "agent.batch_size=50"],
     "sb3-dqn": ["agent.policy_kwargs.net_arch=[16]", "agent.learning_starts=50"],
 }
@@ -124,7 +126,8 @@ def test_our_own_choices_are_pushes_in_newtons():
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "engine", "workers"), [("ppo", "mujoco", 2), ("sb3-dqn", "pybullet", 0), ("sb3-ppo", "pybullet", 0)]
+    ("algorithm", "engine", "workers"),
+    [("ppo", "mujoco", 2), ("rainbow", "pybullet", 2), ("sb3-dqn", "pybullet", 0), ("sb3-ppo", "pybullet", 0)],
 )
 def test_our_own_task_of_choices_goes_the_whole_way(algorithm, engine, workers, tmp_path, cli):
     """What the bundle earns is what its own forces earn when we push the cart by them."""

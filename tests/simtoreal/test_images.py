@@ -36,28 +36,47 @@ LEARN = [
 ]  # fmt: skip
 
 
-def train(task, out, *, steps=240, envs=2, settings=FAST, **options):
-    run = simtoreal.train(task, algorithm="ppo", steps=steps, envs=envs, out=out, assignments=settings, **options).run
-    return Path(run)
+LEARN_Q = [
+    "agent.gamma=0", "agent.learning_rate=1e-3", "agent.learning_starts=200", "agent.epsilon_steps=1000",
+    "agent.target_every=20", "agent.value_low=-1", "agent.value_high=2", "evaluate_every=1024", "evaluate_episodes=5",
+]  # fmt: skip
+FAST_Q = [
+    "agent.hidden=[32]", "agent.learning_starts=40", "agent.batch_size=20", "agent.updates_per_step=0.1",
+    "agent.buffer_size=100", "evaluate_every=120", "evaluate_episodes=1", "save_every=100",
+]  # fmt: skip
+
+
+def train(task, out, *, steps=240, envs=2, settings=FAST, algorithm="ppo", **options):
+    how = {"algorithm": algorithm, "assignments": settings, **options}
+    return Path(simtoreal.train(task, steps=steps, envs=envs, out=out, **how).run)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_learns_to_name_what_it_sees(seed, tmp_path):
+@pytest.mark.parametrize(("algorithm", "settings"), [("ppo", LEARN), ("dqn", LEARN_Q)])
+def test_it_learns_to_name_what_it_sees(algorithm, settings, seed, tmp_path):
     """Naming the place of the square at random is worth 8/3 an episode, naming it rightly 8."""
-    run = train("squares:Square-v0", tmp_path / "run", steps=4096, envs=8, settings=LEARN, seed=seed)
+    how = {"algorithm": algorithm, "settings": settings, "seed": seed}
+    run = train("squares:Square-v0", tmp_path / "run", steps=4096, envs=8, **how)
     assert Run.load(run).summary["best"]["mean_return"] >= 7.5
     agent = Run.load(run).config.agent
-    assert (list(agent["hidden"]), agent["activation"], agent["shared"]) == ([512], "relu", True)
+    assert list(agent["hidden"]) == [512]
+    assert (agent.get("activation"), agent.get("shared")) == (("relu", True) if algorithm == "ppo" else (None, None))
 
 
 @pytest.mark.parametrize(
-    ("task", "shape", "layout"),
-    [("Square", [36, 36, 1], "HWC"), ("SquareSteered", [2, 40, 36], "CHW"), ("SquareStack", [4, 84, 84], "CHW")],
+    ("task", "algorithm", "shape", "layout"),
+    [
+        ("Square", "ppo", [36, 36, 1], "HWC"),
+        ("SquareSteered", "ppo", [2, 40, 36], "CHW"),
+        ("SquareStack", "ppo", [4, 84, 84], "CHW"),
+        ("SquareStack", "rainbow", [4, 84, 84], "CHW"),
+    ],
 )
-def test_from_training_to_a_verdict(task, shape, layout, tmp_path):
+def test_from_training_to_a_verdict(task, algorithm, shape, layout, tmp_path):
     """What the bundle earns is what its own commands earn when we step the environment with them."""
     name = f"squares:{task}-v0"
-    bundle = simtoreal.export(train(name, tmp_path / "run"), tmp_path / "bundle", checkpoint="last")
+    how = {"algorithm": algorithm, "settings": FAST if algorithm == "ppo" else FAST_Q}
+    bundle = simtoreal.export(train(name, tmp_path / "run", **how), tmp_path / "bundle", checkpoint="last")
     found = simtoreal.verify(bundle)
     assert found.passed, found.checks
     assert {check.name for check in found.checks} >= {"golden", "batch", "closed loop"}
@@ -78,16 +97,20 @@ def test_from_training_to_a_verdict(task, shape, layout, tmp_path):
         assert total == pytest.approx(episode.return_, abs=1e-5)
 
 
-def test_a_broken_off_training_goes_on_bit_for_bit_with_or_without_workers(tmp_path):
-    whole = train("squares:Square-v0", tmp_path / "whole", workers=2, checkpoint_every=60)
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "at", "lengths"), [("ppo", FAST, 60, [6, 6]), ("rainbow", FAST_Q, 100, [2, 2])]
+)
+def test_a_broken_off_training_goes_on_bit_for_bit_with_or_without_workers(algorithm, settings, at, lengths, tmp_path):
+    how = {"algorithm": algorithm, "settings": settings, "workers": 2}
+    whole = train("squares:Square-v0", tmp_path / "whole", checkpoint_every=at, **how)
     cut = tmp_path / "cut"
     shutil.copytree(whole, cut)
     for path in checkpoints(cut / "checkpoints")[1:]:
         shutil.rmtree(path)
-    (stored, _) = checkpoint(cut, 60)
-    assert (stored["loop.observation"].dtype, stored["loop.lengths"].tolist()) == (torch.uint8, [6, 6])
+    (stored, _) = checkpoint(cut, at)
+    assert (stored["loop.observation"].dtype, stored["loop.lengths"].tolist()) == (torch.uint8, lengths)
     again = simtoreal.train("squares:Square-v0", out=cut, resume=True, workers=0)
-    assert (again.resumed_at, again.steps) == ((60,), 240)
+    assert (again.resumed_at, again.steps) == ((at,), 240)
     assert odd(checkpoint(whole, 240)[0], checkpoint(cut, 240)[0]) == []
     assert lines(whole) == lines(cut)
 
