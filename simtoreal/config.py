@@ -122,18 +122,15 @@ class RunConfig(BaseModel):
 
     @field_validator("choices", mode="before")
     @classmethod
-    def _steps_to_choose_from(cls, choices: Any, info: ValidationInfo) -> Any:
+    def _steps_to_choose_from(cls, choices: Any) -> Any:
         if choices is None:
             return None
         counts = choices if isinstance(choices, list | tuple) else [choices]
         if not counts or not all(type(count) is int and 1 <= count <= MOST_CHOICES for count in counts):
             raise ValueError(
-                f"from 1 (held at 0) to {MOST_CHOICES} even steps from -1 to 1, or a list of so many for each number of an "
-                f"action, got {choices!r}"
+                f"from 1 (held at 0) to {MOST_CHOICES} even steps from -1 to 1, or a list of counts for each number of "
+                f"an action, got {choices!r}"
             )
-        for name, off in (("augment", "0"), ("mirror", "false"), ("teacher", "false")):
-            if info.data.get(name):
-                raise ValueError(f"{name} is of continuous actions; set {name} to {off}, or choices to null")
         return choices
 
     @field_validator("workers")

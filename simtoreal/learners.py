@@ -74,6 +74,9 @@ def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
             f"choices: {config.algorithm} acts continuously; set choices to null, or learn by one of "
             f"{', '.join(FOR_CHOICES)}"
         )
+    for name in ("augment", "mirror", "teacher"):
+        if config.choices and getattr(config, name):
+            raise ConfigError(f"{name}: with choices {config.algorithm} learns without; set one of the two alone")
     if choices and config.algorithm not in FOR_CHOICES:
         raise ConfigError(
             f"{config.algorithm} needs continuous actions, {config.task} takes one of {choices} choices; "

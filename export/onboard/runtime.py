@@ -187,6 +187,8 @@ class Runtime:
             if observation is None:
                 raise ObservationError(f"commands count from {' + '.join(table.relative_to)}: give the observation too")
             seen = self._checked(self._taken(observation), self._shape)
+            if seen.ndim > 1:
+                raise ObservationError(f'"{INPUT_NAME}" must be [{self._width}], got {list(seen.shape)}')
             commands = commands + sum(seen[self._slices[name]].astype(np.float64) for name in table.relative_to)
         error = relative_error(np.clip(commands, table.low, table.high), given, self.spec).max(axis=1)
         found = int(np.argmin(error))

@@ -11,9 +11,7 @@ from typing import Any
 from .checks import SpecError, items, mapping, number, numbers_of, text, with_keys
 from .layout import CommandMap, Field, Image, checked_layout
 
-FORMAT_VERSION = (
-    5  # the newest, of choices, which has every key; 4 is of recurrent policies, 3 of images, 2 of a history
-)
+FORMAT_VERSION = 5  # the newest, of choices, with every key; 4 is of recurrent policies, 3 of images, 2 of a history
 PARAMETER_KEYS = ("unit", "nominal", "low", "high")
 
 
@@ -240,7 +238,7 @@ def spec_from_dict(value: Any) -> Spec:
         data[key] = tuple(Field(**with_keys(entry, f"{key}[{i}]", keys)) for i, entry in enumerate(entries))
     map_keys = [entry.name for entry in fields(CommandMap)]
     data["command_map"] = CommandMap(**with_keys(data["command_map"], "command_map", map_keys))
-    if data.get("image") is not None:
+    if "image" in data and not (version == 5 and data["image"] is None):
         data["image"] = Image(**with_keys(data["image"], "image", [entry.name for entry in fields(Image)]))
     spec = Spec(**data)
     if spec.format_version != version:
