@@ -225,7 +225,7 @@ SWING = "CartPoleSwingUp"
     [("ppo", 2, "3", [-10, 0, 10]), ("sb3-dqn", 0, "[5]", [-10, -5, 0, 5, 10]), ("sb3-ppo", 0, "2", [-10, 10])],
 )
 def test_a_continuous_task_learned_by_choices_goes_the_whole_way(algorithm, workers, choices, forces, tmp_path, cli):
-    """It is judged on the task as it is: what the bundle earns is what its forces earn when we push the cart by them."""
+    """It is judged on the task as it is: a bundle earns what its forces earn when we push the cart by them."""
     run, bundle, verdict = (tmp_path / name for name in ("run", "bundle", "verdict"))
     settings = [f"--set={setting}" for setting in (*SMALL[algorithm], "evaluate_episodes=1", f"choices={choices}")]
     how = ("--algorithm", algorithm, "--envs", 2, "--workers", workers)
