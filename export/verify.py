@@ -57,7 +57,7 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> list[Check]:
         Check("onnx", True, "onnx.checker with full type and shape inference"),
     ]
     try:
-        checks += [_golden(runtime), _batches(runtime)]
+        checks += [_golden(runtime), _batches(runtime), *_choices(runtime)]
     except CommandError as error:
         return [*checks, Check("golden", False, f"{error}: it must not drive a robot")]
     latency = runtime.latency(LATENCY_CALLS)
@@ -110,6 +110,20 @@ def _golden(runtime: Runtime) -> Check:
         f"{len(runtime.golden()[0])} vectors, largest difference {worst:.1e} of the range, tolerance {tolerance:.0e}"
     )
     return Check("golden", worst <= tolerance, detail, worst)
+
+
+def _choices(runtime: Runtime) -> list[Check]:
+    """Is every golden answer one of the contract's choices? Nothing where it has none."""
+    spec = runtime.spec
+    if not spec.choices:
+        return []
+    rows, answers = runtime.golden()
+    seen = rows[:, spec.memory[1] :] if spec.command_map.relative_to else [None] * len(rows)
+    try:
+        found = {runtime.choice(answer[: spec.command_size], row) for answer, row in zip(answers, seen, strict=True)}
+    except ValueError as error:
+        return [Check("choices", False, f"a golden answer: {error}")]
+    return [Check("choices", True, f"{len(rows)} golden answers are of {len(spec.choices)}, {len(found)} occur")]
 
 
 def _batches(runtime: Runtime) -> Check:

@@ -22,6 +22,7 @@ from simtoreal.policies.distributions import (
     tanh_correction,
 )
 from simtoreal.policies.images import Shape, check_image
+from simtoreal.policies.levels import grid
 from simtoreal.policies.networks import ACTIVATIONS, AdaptedLayers, mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
 from simtoreal.policies.q_networks import Atoms, ExpectedReturn, QNetwork
@@ -234,7 +235,8 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
 class DeterministicActor(nn.Module):
     """Raw SI observation [B, n] -> action [B, m] in [-1, 1]: what is exported, whoever trained it.
 
-    With `output` "choice" the action [B, 1] is the likeliest of `choices`, as -1 for the first to 1 for the last.
+    With `output` "choice" the action [B, 1] is the likeliest of `choices`, as -1 for the first to 1 for the last; with
+    `levels` it is the row [B, m] of their `grid` that this choice stands for.
 
     With a `history` of k it takes the stack [B, k n] of the last k observations, oldest first; its normalizer is that
     of one of them. With an `image` it takes such images, uint8 [B, *image], of `observation_size` numbers each.
@@ -244,6 +246,8 @@ class DeterministicActor(nn.Module):
     returns, of `dueling` streams or of one (`q_networks`). `describe()` is what a checkpoint records, so
     `from_description` rebuilds it from the checkpoint alone.
     """
+
+    commands: Tensor
 
     def __init__(
         self,
@@ -260,6 +264,7 @@ class DeterministicActor(nn.Module):
         encoder: Sequence[int] = (),
         atoms: Atoms | None = None,
         dueling: bool = False,
+        levels: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if atoms and (output != "choice" or recurrent or encoder):
@@ -270,14 +275,18 @@ class DeterministicActor(nn.Module):
             raise ValueError(f"mean_clip must be finite, at least 0, and 0 without tanh, got {mean_clip}")
         if output not in OUTPUTS:
             raise ValueError(f"no output {output!r}; outputs: {', '.join(OUTPUTS)}")
-        if (output == "choice") != (choices > 1) or (choices and action_size != 1):
+        if (output == "choice") != (choices > 1) or (choices and action_size != (len(levels) or 1)):
             raise ValueError(f"{choices} choices do not go with the output {output!r} of size {action_size}")
+        if levels and math.prod(levels) != choices:
+            raise ValueError(f"levels {list(levels)} are {math.prod(levels)} combinations, got {choices} choices")
         if recurrent and not (recurrent <= MAX_RECURRENT and history == 1 and image is None):
             raise ValueError(f"a recurrent actor sees one vector at a time and has at most {MAX_RECURRENT} units")
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
         self.choices, self.image, self.recurrent, self.mean_clip = choices, image, recurrent, mean_clip
-        self.encoder, self.atoms, self.dueling = tuple(encoder), atoms, dueling
+        self.encoder, self.atoms, self.dueling, self.levels = tuple(encoder), atoms, dueling, tuple(levels)
+        if levels:
+            self.register_buffer("commands", torch.from_numpy(grid(levels)).float(), persistent=False)
         self.normalizer = FrozenNormalizer(0 if image else observation_size)
         sizes = [history * observation_size, *hidden]
         self.body: nn.Module
@@ -304,6 +313,8 @@ class DeterministicActor(nn.Module):
 
     def _action(self, latent: Tensor) -> Tensor:
         found: Tensor = self.head(latent)
+        if self.levels:
+            return self.commands[found.argmax(dim=-1)]
         if self.output == "choice":
             return chosen_action(found.argmax(dim=-1, keepdim=True), self.choices)
         if self.mean_clip:
@@ -323,6 +334,8 @@ class DeterministicActor(nn.Module):
         if self.atoms:
             about["atoms"] = [self.atoms.count, self.atoms.low, self.atoms.high]
             about["dueling"] = self.dueling
+        if self.levels:
+            about["levels"] = list(self.levels)
         return {
             **about,
             "action_size": self.action_size,
@@ -335,10 +348,12 @@ class DeterministicActor(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> DeterministicActor:
-        """Without "history", "choices" or "mean_clip", as it was once written, these are 1, 0 and 0; without "atoms"
-        and "dueling" there are none. Raises ValueError when another key is missing, unknown or of the wrong kind."""
-        optional = {"history": 1, "choices": 0, "mean_clip": 0.0, "atoms": None, "dueling": False}
-        description = optional | description
+        """Without "history", "choices" or "mean_clip", as it was once written, these are 1, 0 and 0; without "atoms",
+        "dueling" and "levels" there are none. Raises ValueError when another key is missing, unknown or of the wrong
+        kind."""
+        once: dict[str, Any] = {"history": 1, "choices": 0, "mean_clip": 0.0}
+        once |= {"atoms": None, "dueling": False, "levels": []}
+        description = once | description
         kinds = {
             "mlp": ["observation_size"],
             "cnn": ["image"],
@@ -348,13 +363,13 @@ class DeterministicActor(nn.Module):
         if description.get("kind") not in list(kinds):
             raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
         seen, *more = kinds[description["kind"]]  # what it says of what it sees, and what else
-        keys = {"kind", seen, *more, *optional, "action_size", "hidden", "activation", "output"}
+        keys = {"kind", seen, *more, "action_size", "hidden", "activation", "output", *once}
         if set(description) != keys:
             raise ValueError(f"actor description has keys {sorted(description)}, expected {sorted(keys)}")
         hidden, shape = description["hidden"], description[seen] if seen == "image" else [description[seen]]
         listed = [sizes if isinstance(sizes, list) else [None] for sizes in (hidden, shape)]
         m, history, choices = (description[name] for name in ("action_size", "history", "choices"))
-        others = [size for name in more for size in _listed(description[name])]
+        others = [size for name in (*more, "levels") for size in _listed(description[name])]
         sizes = [*listed[1], *others, m, history, *listed[0], choices or 1]
         if not all(type(size) is int and 0 < size <= 65536 for size in sizes):
             raise ValueError(f"actor sizes must be whole numbers from 1 to 65536, got {sizes}")
@@ -367,9 +382,18 @@ class DeterministicActor(nn.Module):
         if type(description["dueling"]) is not bool:
             raise ValueError(f"actor dueling must be true or false, got {description['dueling']}")
         atoms = None if description["atoms"] is None else Atoms.of(description["atoms"])
-        returns = (atoms, description["dueling"])
-        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"], encoder, *returns)
-        return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)
+        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"], encoder)
+        return cls(
+            math.prod(shape),
+            m,
+            hidden,
+            description["activation"],
+            description["output"],
+            *rest,
+            atoms,
+            description["dueling"],
+            _listed(description["levels"]),
+        )
 
 
 def _listed(sizes: Any) -> list[Any]:

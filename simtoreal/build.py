@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,8 +15,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
-from simtoreal.config import ConfigError, RunConfig
-from simtoreal.foreign import MOST_STEPS, ChoiceEnv, ForeignEnv, image_shape
+from simtoreal.config import MOST_CHOICES, ConfigError, RunConfig
+from simtoreal.foreign import MOST_STEPS, ChoiceEnv, ForeignEnv, LevelsEnv, image_shape
 from simtoreal.policies.images import Shape
 from simtoreal.randomization.curriculum import MovingRanges
 from simtoreal.randomization.messages import nearest
@@ -146,6 +147,11 @@ def choices_of(env: gym.Env[Any, Any]) -> int:
     return int(env.get_wrapper_attr("choices")) if env.has_wrapper_attr("choices") else 0
 
 
+def levels_of(env: gym.Env[Any, Any]) -> tuple[int, ...]:
+    """Of how many even steps each number of an action is, where a choice is one of their combinations; else empty."""
+    return tuple(env.get_wrapper_attr("command_levels")) if env.has_wrapper_attr("command_levels") else ()
+
+
 def image_of(env: gym.Env[Any, Any]) -> Shape | None:
     """The shape of the images that an environment of `make_env`'s shows; None where it shows a vector."""
     return image_shape(policy_space(env))
@@ -219,9 +225,12 @@ def _check_borne(env: gym.Env[Any, Any], entries: Sequence[Entry], ranges: Mappi
 
 
 def make_training_env(config: RunConfig, index: int, seed: int, *, learning: bool = False) -> gym.Env[Any, Any]:
-    """Environment `index` of a run, every reset keyed by (seed, index, episode); for `learning` with episodes that are
-    cut off, and robots that begin as nominal ones, as the run has it. Raises as `make_env` and `make_randomizer`."""
+    """Environment `index` of a run, every reset keyed by (seed, index, episode); for `learning` with choices for
+    actions, episodes that are cut off, and robots that begin as nominal ones, as the run has it. Raises as `make_env`
+    and `make_randomizer`, and ConfigError for choices that this task's actions cannot be."""
     env = make_env(task_id(config.task), privileged=config.privileged, engine=config.engine)
+    if learning and config.choices is not None:
+        env = _in_levels(env, config.choices, config.task)
     if learning and config.episode_steps is not None:
         env = gym.wrappers.TimeLimit(env, config.episode_steps)
     randomizer = make_randomizer(config.randomization, env, config.task)
@@ -235,6 +244,19 @@ def make_training_env(config: RunConfig, index: int, seed: int, *, learning: boo
         widest = ranges.at(np.full(len(ranges.boundaries), config.curriculum.limit))
         _check_borne(env, randomizer.preset.entries, widest.ranges)
     return RandomizedEnv(env, randomizer, seed, index, curriculum=ranges, probes=config.curriculum.probes)
+
+
+def _in_levels(env: gym.Env[Any, Any], choices: int | Sequence[int], task: str) -> LevelsEnv:
+    """An environment whose action is one combination of so many even steps of each number; one count is for all."""
+    if already := choices_of(env):
+        raise ConfigError(f"choices: an action of {task} is one of {already} choices by itself; set choices to null")
+    size = math.prod(env.action_space.shape or ())
+    levels = (choices,) * size if isinstance(choices, int) else tuple(choices)
+    if len(levels) != size:
+        raise ConfigError(f"choices: one for each of the {size} numbers of an action of {task}, got {list(levels)}")
+    if not 2 <= (count := math.prod(levels)) <= MOST_CHOICES:
+        raise ConfigError(f"choices: from 2 to {MOST_CHOICES} combinations, {list(levels)} are {count}")
+    return LevelsEnv(env, levels)
 
 
 def task_class(task: str) -> type[Task]:

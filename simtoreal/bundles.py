@@ -21,6 +21,7 @@ from simtoreal.export.onnx import ExportError, PolicyGraph
 from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.history import Driver
+from simtoreal.policies.levels import grid
 from simtoreal.robot_files import same_task, split_task
 from simtoreal.runs import Run, RunError, output_path, versions
 
@@ -71,6 +72,7 @@ def export(
             },
             history=actor.history,
             recurrent=actor.recurrent,
+            choices=grid(actor.levels or (actor.choices,)) if actor.choices else None,
         )
         driver = Driver(actor)
         every = 1 if contract.image is None else RECORDED_STEPS // RECORDED_IMAGES

@@ -50,6 +50,7 @@ SAME_AS = {
 }
 """Whose recipe a task has, where it is not its own."""
 
+MOST_CHOICES = 4096
 MAY_DIFFER = ("steps", "workers", "step_timeout", "compile")  # between a run and its resumption
 
 
@@ -83,6 +84,7 @@ class RunConfig(BaseModel):
         default=0, ge=0, le=16
     )  # further transitions the task derives from each: mirrored, other goals
     mirror: bool = False  # learn from the mirror image of each motion too, where a task has sides
+    choices: int | tuple[int, ...] | None = None  # even steps of each number of an action: one combination is chosen
     episode_steps: int | None = Field(default=None, ge=1)  # that cut off what is learned from; never what is judged
     evaluate_every: int = Field(default=2_500, ge=1)
     evaluate_episodes: int = Field(default=20, ge=1)
@@ -121,6 +123,19 @@ class RunConfig(BaseModel):
         if teacher and info.data.get("privileged") is not True:
             raise ValueError("a teacher sees the drawn parameters, so it needs privileged: true")
         return teacher
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _steps_to_choose_from(cls, choices: Any) -> Any:
+        if choices is None:
+            return None
+        counts = choices if isinstance(choices, list | tuple) else [choices]
+        if not counts or not all(type(count) is int and 1 <= count <= MOST_CHOICES for count in counts):
+            raise ValueError(
+                f"from 1 (held at 0) to {MOST_CHOICES} even steps from -1 to 1, or a list of counts for each number of "
+                f"an action, got {choices!r}"
+            )
+        return choices
 
     @field_validator("workers")
     @classmethod

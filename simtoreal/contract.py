@@ -134,6 +134,15 @@ class Contract:
         offset, scale, low, high = (tuple(map(float, values)) for values in (c.offset, c.scale, c.low, c.high))
         return CommandMap(offset, scale, low, high, relative_to=c.relative_to)
 
+    def _choices(self, actions: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
+        """Actions [K, m] as commands, or where these count from the observation what each adds to it; rounded to nine
+        digits, which tell float32 numbers apart."""
+        c = self.command
+        commands = np.array([[float(f"{value:.9g}") for value in row] for row in c.offset + c.scale * actions])
+        if not c.relative_to:
+            commands = commands.clip(c.low, c.high)
+        return tuple(map(tuple, commands.tolist()))
+
     def spec(
         self,
         *,
@@ -142,9 +151,11 @@ class Contract:
         provenance: Mapping[str, Any],
         history: int = 1,
         recurrent: int = 0,
+        choices: NDArray[np.floating] | None = None,
     ) -> Spec:
         """The contract as a bundle carries it; `history` is how many of the last observations the policy sees,
-        `recurrent` the width of its hidden state, 0 if it has none."""
+        `recurrent` the width of its hidden state, 0 if it has none, `choices` the actions [K, m] of which it gives one,
+        None if it gives any."""
         return Spec(
             task=self.task,
             algorithm=algorithm,
@@ -165,6 +176,7 @@ class Contract:
             history=history,
             recurrent=recurrent,
             image=self._image(),
+            choices=() if choices is None else self._choices(choices),
             provenance=dict(provenance),
         )
 

@@ -1,8 +1,9 @@
-"""Environments of others, made to act, fail and be seeded like ours."""
+"""Environments of others, made to act, fail and be seeded like ours; and choices in place of numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from simtoreal.policies.images import Shape, check_image
+from simtoreal.policies.levels import grid
 from simtoreal.robots.layout import nearest_choice
 
 MOST_STEPS = 10_000  # of an episode without a time limit of its own
@@ -37,6 +39,23 @@ class ChoiceEnv(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         (number,) = map(float, action)
         return self.env.step(self._first + nearest_choice(number, self.choices) if math.isfinite(number) else number)
+
+
+class LevelsEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment of actions in [-1, 1]^m, for who gives one of the `choices` rows of their `grid` by a number in
+    [-1, 1], as `ChoiceEnv` takes it. A number that is not finite goes on as m of them."""
+
+    def __init__(self, env: gym.Env[Any, Any], levels: Sequence[int]) -> None:
+        super().__init__(env)
+        self.command_levels, self._commands = tuple(levels), grid(levels).astype(np.float32)
+        self.choices = len(self._commands)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        (number,) = map(float, action)
+        if not math.isfinite(number):
+            return self.env.step(np.full(len(self.command_levels), number, np.float32))
+        return self.env.step(self._commands[nearest_choice(number, self.choices)].copy())
 
 
 class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):

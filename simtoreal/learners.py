@@ -70,6 +70,14 @@ def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
     if config.algorithm in OURS:
         kind = OnPolicyLearner if issubclass(OURS[config.algorithm][0], StochasticAgent) else OffPolicyLearner
     choices = build.choices_of(envs.prototype)
+    if config.choices and config.algorithm not in FOR_CHOICES:
+        raise ConfigError(
+            f"choices: {config.algorithm} acts continuously; set choices to null, or learn by one of "
+            f"{', '.join(FOR_CHOICES)}"
+        )
+    for name in ("augment", "mirror", "teacher"):
+        if config.choices and getattr(config, name):
+            raise ConfigError(f"{name}: with choices {config.algorithm} learns without; set one of the two alone")
     if choices and config.algorithm not in FOR_CHOICES:
         raise ConfigError(
             f"{config.algorithm} needs continuous actions, {config.task} takes one of {choices} choices; "
@@ -88,6 +96,17 @@ def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
         raise ConfigError(f"agent: {str(error).splitlines()[0] or type(error).__name__}") from error
 
 
+def _acting(actor: DeterministicActor, envs: TrainingEnvs) -> DeterministicActor:
+    """An actor as it acts where nobody learns: where its choices are the learner's alone, by what they stand for."""
+    levels = build.levels_of(envs.prototype)
+    if not levels:
+        return actor
+    about = {"action_size": len(levels), "levels": list(levels)}
+    found = DeterministicActor.from_description(actor.describe() | about)
+    found.load_state_dict(actor.state_dict())
+    return found.eval().requires_grad_(False)
+
+
 class _OwnLearner:
     """What our learners on a run's environments share: an agent, where its loop stands, and their state."""
 
@@ -96,8 +115,7 @@ class _OwnLearner:
     _state: LoopState
 
     def actor(self) -> DeterministicActor:
-        found: DeterministicActor = self._agent.actor()
-        return found
+        return _acting(self._agent.actor(), self._envs)
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -338,7 +356,7 @@ class BaselineLearner:
         return iter(self._baseline)
 
     def actor(self) -> DeterministicActor:
-        return self._baseline.actor()
+        return _acting(self._baseline.actor(), self._envs)
 
     def tensors(self) -> dict[str, Tensor]:
         return {

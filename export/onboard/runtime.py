@@ -166,6 +166,36 @@ class Runtime:
             raise ObservationError(f'"{INPUT_NAME}" is not finite at {self._element(array)}')
         return array
 
+    def choice(self, command: Any, observation: Any = None) -> int:
+        """The number of the contract's choice that a command [m] of `act` is: its row in `choices`. Of those that the
+        command's range makes equal it is the first.
+
+        Args:
+            observation: [n] what the command answers, where commands count from it (`command_map.relative_to`).
+
+        Raises:
+            ValueError: the contract has no choices, this command is none of them, or an observation is needed.
+        """
+        if not self.spec.choices:
+            raise ValueError(f"{self.bundle} gives any command of its range, it has no choices")
+        given = np.asarray(command, np.float64)
+        if given.shape != (self.spec.command_size,):
+            raise ValueError(f'"{OUTPUT_NAME}" must be [{self.spec.command_size}], got {list(given.shape)}')
+        table = self.spec.command_map
+        commands = np.array(self.spec.choices)
+        if table.relative_to:
+            if observation is None:
+                raise ObservationError(f"commands count from {' + '.join(table.relative_to)}: give the observation too")
+            seen = self._checked(self._taken(observation), self._shape)
+            if seen.ndim > 1:
+                raise ObservationError(f'"{INPUT_NAME}" must be [{self._width}], got {list(seen.shape)}')
+            commands = commands + sum(seen[self._slices[name]].astype(np.float64) for name in table.relative_to)
+        error = relative_error(np.clip(commands, table.low, table.high), given, self.spec).max(axis=1)
+        found = int(np.argmin(error))
+        if not error[found] <= self.spec.tolerance:
+            raise ValueError(f'"{OUTPUT_NAME}" {given.tolist()} is none of the {len(commands)} choices')
+        return found
+
     def latency(self, n: int = 1000) -> Latency:
         """p50 and p99 of `n` calls of `act` with the first golden observation [us], after a warm-up; an open episode
         goes on as if nothing had been."""

@@ -11,7 +11,7 @@ from typing import Any
 from .checks import SpecError, items, mapping, number, numbers_of, text, with_keys
 from .layout import CommandMap, Field, Image, checked_layout
 
-FORMAT_VERSION = 4  # the newest, of recurrent policies; 3 is of images, 2 of a history; 1 has no key for any of these
+FORMAT_VERSION = 5  # the newest, of choices, with every key; 4 is of recurrent policies, 3 of images, 2 of a history
 PARAMETER_KEYS = ("unit", "nominal", "low", "high")
 
 
@@ -25,9 +25,11 @@ class Spec:
     sees, the newest among them. With an `image` the observation is one field, whose numbers are that image's, and there
     is no history. `recurrent` is the width of the hidden state, in [-1, 1] and 0 at an episode's start, that a
     recurrent policy carries from step to step; 0 is for all others, and those alone have a history or an image.
-    `format_version` follows: 4 of a recurrent policy, 3 with an image, 2 with a history, else 1. `training_ranges` are
-    name -> (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/` between folders, to its
-    sha256.
+    `choices` are of a policy that gives one of so many commands: row k [m] is the command of choice k, or where these
+    count from the observation (`command_map.relative_to`) what it adds to that before the sum is clipped.
+    `format_version` follows: 5 with choices, 4 of a recurrent policy, 3 with an image, 2 with a history, else 1.
+    `training_ranges` are name -> (low, high) in the unit of `parameters`. `files` maps each file of the bundle, `/`
+    between folders, to its sha256.
     """
 
     task: str
@@ -50,6 +52,7 @@ class Spec:
     history: int = 1
     image: Image | None = None
     recurrent: int = 0
+    choices: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for key, least in (("history", 1), ("recurrent", 0)):
@@ -58,6 +61,7 @@ class Spec:
         if self.recurrent and (self.history > 1 or self.image is not None):
             raise SpecError("a recurrent policy has neither history nor image")
         form = 4 if self.recurrent else 3 if self.image is not None else 2 if self.history > 1 else 1
+        form = 5 if self.choices else form
         object.__setattr__(self, "format_version", form)
         for key in ("task", "algorithm"):
             text(getattr(self, key), key, empty=False)
@@ -72,6 +76,7 @@ class Spec:
             object.__setattr__(self, key, checked_layout(getattr(self, key), key, empty=key == "reward_signals"))
         self._check_image()
         self._check_command_map()
+        self._check_choices()
         self._check_joints()
         self._check_parameters()
         try:
@@ -111,6 +116,19 @@ class Spec:
                 raise SpecError(
                     f'command_map.relative_to: field "{name}" has size {sizes[name]}, the command {self.command_size}'
                 )
+
+    def _check_choices(self) -> None:
+        rows = tuple(numbers_of(row, f"choices[{index}]") for index, row in enumerate(items(self.choices, "choices")))
+        if len(rows) == 1:
+            raise SpecError("choices must be two commands or more, or none at all, got 1")
+        for index, row in enumerate(rows):
+            if len(row) != self.command_size:
+                raise SpecError(f"choices[{index}] has {len(row)} values, the command {self.command_size}")
+            for column, value in enumerate(row):
+                low, high = self.command_map.low[column], self.command_map.high[column]
+                if not self.command_map.relative_to and not low <= value <= high:
+                    raise SpecError(f"choices[{index}][{column}] must be within [{low}, {high}], got {value}")
+        object.__setattr__(self, "choices", rows)
 
     def _check_joints(self) -> None:
         joints = tuple(text(joint, "a joint's name", empty=False) for joint in items(self.joints, "joints"))
@@ -175,6 +193,9 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in spec.json."""
         data = asdict(self)
+        if self.choices:
+            return data
+        del data["choices"]
         if self.history == 1:
             del data["history"]
         if self.image is None:
@@ -207,8 +228,8 @@ def spec_from_dict(value: Any) -> Spec:
     """A Spec from the plain data of spec.json; SpecError on unknown or missing keys and on whatever `Spec` refuses."""
     version = value.get("format_version", 1) if isinstance(value, dict) else 1
     _check_version(version)  # first: a newer format's keys mean nothing to this reader
-    absent = {"history": version != 2, "image": version != 3, "recurrent": version != 4}
-    known = [entry.name for entry in fields(Spec) if not absent.get(entry.name)]
+    since = {"history": 2, "image": 3, "recurrent": 4, "choices": 5}
+    known = [entry.name for entry in fields(Spec) if since.get(entry.name, version) == version or version == 5]
     data = with_keys(value, "the contract", known)
     del data["format_version"]
     for key in ("observation", "command", "reward_signals"):
@@ -217,7 +238,7 @@ def spec_from_dict(value: Any) -> Spec:
         data[key] = tuple(Field(**with_keys(entry, f"{key}[{i}]", keys)) for i, entry in enumerate(entries))
     map_keys = [entry.name for entry in fields(CommandMap)]
     data["command_map"] = CommandMap(**with_keys(data["command_map"], "command_map", map_keys))
-    if "image" in data:
+    if "image" in data and not (version == 5 and data["image"] is None):
         data["image"] = Image(**with_keys(data["image"], "image", [entry.name for entry in fields(Image)]))
     spec = Spec(**data)
     if spec.format_version != version:

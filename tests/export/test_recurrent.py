@@ -129,8 +129,8 @@ def test_a_hidden_state_stands_beside_neither_history_nor_image(recurrent_spec):
 def test_an_older_runtime_refuses_it_by_its_number(whole, tmp_path):
     older = Path(shutil.copytree(whole / "onboard", tmp_path / "onboard"))
     text = (older / "spec.py").read_text()
-    assert text.count("FORMAT_VERSION = 4") == 1
-    (older / "spec.py").write_text(text.replace("FORMAT_VERSION = 4", "FORMAT_VERSION = 3"))
+    assert text.count("FORMAT_VERSION = 5") == 1
+    (older / "spec.py").write_text(text.replace("FORMAT_VERSION = 5", "FORMAT_VERSION = 3"))
     command = [sys.executable, older, "--self-test", "--bundle", whole]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 2

@@ -46,7 +46,7 @@ def test_the_contract_hash_ignores_files_and_key_order_only(spec):
         (lambda d: d["command_map"].pop("high"), 'command_map lacks "high"'),
         (
             lambda d: d.update(format_version=FORMAT_VERSION + 1, novelty=1),
-            "format version 5; this runtime reads up to 4",
+            "format version 6; this runtime reads up to 5",
         ),
         (lambda d: d.update(format_version=True), "format_version must be a whole number"),
         (lambda d: d.update(control_dt=0), "control_dt must be above 0"),

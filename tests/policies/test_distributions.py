@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -7,6 +8,7 @@ from torch.testing import assert_close
 
 from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.distributions import Categorical, Gaussian, SquashedGaussian, StateDependentGaussian
+from simtoreal.policies.levels import grid
 
 B, H, M = 6, 5, 3
 
@@ -122,3 +124,54 @@ def test_an_actor_of_choices_is_rebuilt_from_its_description():
     obs = torch.randn(9, 2)
     assert torch.equal(again(obs), actor(obs))
     assert math.isclose(float(actor(obs).abs().max()), 1.0) or float(actor(obs).abs().max()) == pytest.approx(1 / 3)
+
+
+SIX = [[-1.0, -1.0], [-1.0, 1.0], [0.0, -1.0], [0.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("levels", "rows"),
+    [
+        ([3, 2], SIX),
+        ([5], [[-1.0], [-0.5], [0.0], [0.5], [1.0]]),
+        ([1, 2], [[0.0, -1.0], [0.0, 1.0]]),
+    ],
+)
+def test_levels_are_every_combination_the_last_number_fastest(levels, rows):
+    assert grid(levels).tolist() == rows
+
+
+def test_an_actor_of_levels_gives_the_row_of_its_likeliest_choice():
+    actor = DeterministicActor(6, 2, [6], "relu", "choice", choices=6, levels=[3, 2])
+    with torch.no_grad():
+        for layer in (actor.body[0], actor.head):
+            layer.weight.copy_(torch.eye(6))
+            layer.bias.zero_()
+    assert actor(torch.eye(6)).tolist() == SIX
+    told = json.loads(json.dumps(actor.describe()))
+    again = DeterministicActor.from_description(told)
+    again.load_state_dict(actor.state_dict())
+    assert again(torch.eye(6)).tolist() == SIX
+    del told["levels"]
+    with pytest.raises(ValueError, match="6 choices do not go with the output 'choice' of size 2"):
+        DeterministicActor.from_description(told)
+
+
+@pytest.mark.parametrize(
+    ("output", "choices", "size", "levels", "words"),
+    [
+        ("choice", 6, 2, [3, 3], r"levels \[3, 3\] are 9 combinations, got 6 choices"),
+        ("choice", 6, 1, [3, 2], "6 choices do not go with the output 'choice' of size 1"),
+        ("tanh", 0, 2, [3, 2], r"levels \[3, 2\] are 6 combinations, got 0 choices"),
+    ],
+)
+def test_levels_that_do_not_go_with_the_choices_are_refused(output, choices, size, levels, words):
+    with pytest.raises(ValueError, match=words):
+        DeterministicActor(2, size, [3], "tanh", output, choices=choices, levels=levels)
+
+
+@pytest.mark.parametrize("levels", [[3, 0], [6.0], "six", [True, 6]])
+def test_a_description_of_other_levels_is_refused(levels):
+    told = DeterministicActor(2, 2, [3], "tanh", "choice", choices=6, levels=[3, 2]).describe()
+    with pytest.raises(ValueError, match="actor sizes must be whole numbers"):
+        DeterministicActor.from_description(told | {"levels": levels})

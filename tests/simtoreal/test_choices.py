@@ -1,6 +1,8 @@
 """Environments whose action is one of several choices, from training to a verdict."""
 
 import json
+import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +12,10 @@ import simtoreal
 from simtoreal.build import choices_of, make_env
 from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
+from simtoreal.foreign import LevelsEnv
+
+sys.path.insert(0, str(Path(__file__).parent))
+from killing import checkpoint, odd
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_a_bundle_of_choices_gives_whole_numbers_and_its_verdict_is_that_of_the_
         total, over = 0.0, False
         while not over:
             (command,) = policy.act(obs.astype(np.float32))
-            assert command in (0.0, 1.0)
+            assert command == policy.spec.choices[policy.choice([command])][0] == policy.choice([command])
             obs, reward, terminated, truncated, _ = env.step(int(command))
             total, over = total + reward, terminated or truncated
         assert total == episode.return_
@@ -144,6 +150,7 @@ def test_our_own_task_of_choices_goes_the_whole_way(algorithm, engine, workers, 
         ["slider"],
         "one of -10, 10; else the nearest",
     )
+    assert spec["choices"] == [[-10.0], [10.0]]
     assert (spec["task"], spec["joints"], len(spec["training_ranges"])) == (f"simtoreal/{OURS}-v0", ["slider"], 14)
     found = simtoreal.evaluate(bundle, suites=["train"], episodes=2, engine=engine, out=verdict)
     policy = simtoreal.Runtime(bundle)
@@ -165,3 +172,134 @@ def test_our_own_task_of_choices_goes_the_whole_way(algorithm, engine, workers, 
     assert film.stat().st_size > 1_000
     said = cli("finetune", run, "--target", "t.yaml", "--robot-seconds", 100, "--out", tmp_path / "tuned")
     said.refused("fine-tuning is for policies that see vectors and act continuously")
+
+
+def test_a_continuous_task_is_commanded_by_every_combination_of_its_levels():
+    """The racecar's angle is 0.4 a [rad], its speed 1.25 (1 + a) [m/s]."""
+    env = LevelsEnv(make_env("simtoreal/RacecarPath-v0"), [3, 2])
+    env.reset(seed=0)
+    assert (choices_of(env), env.action_space.shape) == (6, (1,))
+    given = []
+    for number in (0, 1, 2, 3, 4, 5):
+        env.step(np.array([2 * number / 5 - 1], np.float32))
+        given.append(np.asarray(env.unwrapped.last_command).tolist())
+    np.testing.assert_allclose(given, [[-0.4, 0], [-0.4, 2.5], [0, 0], [0, 2.5], [0.4, 0], [0.4, 2.5]], atol=1e-12)
+    _, _, terminated, _, info = env.step(np.array([np.nan], np.float32))
+    assert (terminated, info["invalid_action"]) == (True, True)
+    env.close()
+
+
+CAR = ("RacecarPath", "--algorithm", "ppo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            [*CAR, "--set=choices=[5,3,2]"],
+            "choices: one for each of the 2 numbers of an action of RacecarPath, got [5, 3",
+        ),
+        ([*CAR, "--set=choices=1"], "choices: from 2 to 4096 combinations, [1, 1] are 1"),
+        ([*CAR, "--set=choices=[64,65]"], "choices: from 2 to 4096 combinations, [64, 65] are 4160"),
+        ([*CAR, "--set=choices=[0,3]"], "choices: from 1 (held at 0) to 4096 even steps from -1 to 1, or a list"),
+        ([*CAR, "--set=choices=2.5"], "for each number of an action, got 2.5"),
+        ([*CAR, "--set=choices=true"], "for each number of an action, got True"),
+        ([*CAR, "--set=choices=[]"], "for each number of an action, got []"),
+        ([*CAR, "--set=choices=3", "--set=mirror=true"], "mirror: with choices ppo learns without"),
+        ([*CAR, "--set=choices=3", "--set=augment=1"], "augment: with choices ppo learns without"),
+        (
+            ["RacecarPath", "--algorithm", "sac", "--set=choices=3"],
+            "choices: sac acts continuously; set choices to null",
+        ),
+        (["CartPole-v1", "--set=choices=2"], "choices: an action of CartPole-v1 is one of 2 choices by itself"),
+        ([OURS, "--set=choices=2"], f"choices: an action of {OURS} is one of 2 choices by itself"),
+    ],
+)
+def test_choices_that_a_run_cannot_have_are_refused_and_nothing_is_written(arguments, words, tmp_path, cli):
+    cli("train", *arguments, "--steps", 100, "--out", tmp_path / "run").refused(words)
+    assert not (tmp_path / "run").exists()
+
+
+SWING = "CartPoleSwingUp"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "workers", "choices", "forces"),
+    [("ppo", 2, "3", [-10, 0, 10]), ("sb3-dqn", 0, "[5]", [-10, -5, 0, 5, 10]), ("sb3-ppo", 0, "2", [-10, 10])],
+)
+def test_a_continuous_task_learned_by_choices_goes_the_whole_way(algorithm, workers, choices, forces, tmp_path, cli):
+    """It is judged on the task as it is: a bundle earns what its forces earn when we push the cart by them."""
+    run, bundle, verdict = (tmp_path / name for name in ("run", "bundle", "verdict"))
+    settings = [f"--set={setting}" for setting in (*SMALL[algorithm], "evaluate_episodes=1", f"choices={choices}")]
+    how = ("--algorithm", algorithm, "--envs", 2, "--workers", workers)
+    assert cli("train", SWING, *how, "--steps", 600, "--out", run, *settings).code == 0
+    assert cli("export", run, "--out", bundle).code == 0
+    said = cli("verify", bundle)
+    assert (said.code, f"golden answers are of {len(forces)}, " in said.out) == (0, True)
+    policy = simtoreal.Runtime(bundle)
+    assert policy.spec.choices == tuple((float(force),) for force in forces)
+    found = simtoreal.evaluate(bundle, suites=["train"], episodes=1, out=verdict)
+    (episode,) = found.episodes
+    env = gym.make(f"simtoreal/{SWING}-v0", disable_env_checker=True)
+    obs, _ = env.reset(seed=episode.seed, options={"parameters": episode.parameters})
+    total, over = 0.0, False
+    while not over:
+        command = policy.act(obs)
+        assert command.tolist() == [forces[policy.choice(command)]]
+        obs, reward, terminated, truncated, _ = env.step(command / np.float32(10.0))
+        total, over = total + reward, terminated or truncated
+    assert total == episode.return_
+    env.close()
+    said = cli("finetune", run, "--target", "t.yaml", "--robot-seconds", 100, "--out", tmp_path / "tuned")
+    said.refused("fine-tuning is for policies that see vectors and act continuously")
+
+
+def test_commands_that_count_from_the_observation_are_listed_by_what_they_add(tmp_path):
+    """An arm's command is its joints' angles and up to 0.05 rad: here 0.05 forth or back of the first joint alone."""
+    settings = [
+        "agent.hidden=[8]",
+        "agent.rollout=50",
+        "agent.epochs=1",
+        "evaluate_episodes=1",
+        "choices=[2,1,1,1,1,1,1]",
+    ]
+    run = simtoreal.train("PandaReach", algorithm="ppo", steps=100, out=tmp_path / "run", assignments=settings).run
+    bundle = simtoreal.export(run, tmp_path / "bundle")
+    policy = simtoreal.Runtime(bundle)
+    step = policy.spec.command_map.scale[0]
+    np.testing.assert_allclose(policy.spec.choices, [[-step, *[0.0] * 6], [step, *[0.0] * 6]])
+    assert simtoreal.verify(bundle).passed
+    env = make_env("simtoreal/PandaReach-v0")
+    obs, _ = env.reset(seed=0)
+    command = policy.act(obs)
+    angle = obs[env.get_wrapper_attr("observation_layout").slices[policy.spec.command_map.relative_to[0]]][0]
+    assert policy.choice(command, obs) == int(command[0] > angle)
+    env.close()
+
+
+def test_pictures_and_choices_go_together(tmp_path):
+    settings = ["agent.hidden=[16]", "agent.rollout=32", "agent.batch_size=32", "agent.epochs=1", "evaluate_episodes=1"]
+    run = simtoreal.train(
+        "PixelCartPole", algorithm="ppo", steps=64, envs=1, out=tmp_path / "run", assignments=[*settings, "choices=3"]
+    ).run
+    bundle = simtoreal.export(run, tmp_path / "bundle")
+    assert (simtoreal.Runtime(bundle).spec.image is None, simtoreal.verify(bundle).passed) == (False, True)
+
+
+def test_a_run_of_choices_that_was_broken_off_ends_as_one_that_was_not(tmp_path, cli):
+    """It is resumed in the middle of episodes, whose actions were stored as choices."""
+    how = (
+        "--algorithm",
+        "ppo",
+        "--envs",
+        2,
+        *(f"--set={s}" for s in (*SMALL["ppo"], "evaluate_episodes=1", "choices=3")),
+    )
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert cli("train", SWING, *how, "--steps", 600, "--out", whole).code == 0
+    assert cli("train", SWING, *how, "--steps", 300, "--out", broken).code == 0
+    assert cli("train", SWING, "--out", broken, "--resume", "--steps", 600).code == 0
+    (one, _), (other, _) = (checkpoint(run, 600) for run in (whole, broken))
+    assert int(one["envs.lengths"].min()) > 0
+    assert odd(one, other) == []
+    cli("train", SWING, "--out", broken, "--resume", "--set=choices=5").refused("was begun with choices 3, not 5")

@@ -64,15 +64,15 @@ def test_it_learns_to_name_what_it_sees(algorithm, settings, seed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "algorithm", "shape", "layout"),
+    ("task", "algorithm", "shape", "layout", "form"),
     [
-        ("Square", "ppo", [36, 36, 1], "HWC"),
-        ("SquareSteered", "ppo", [2, 40, 36], "CHW"),
-        ("SquareStack", "ppo", [4, 84, 84], "CHW"),
-        ("SquareStack", "rainbow", [4, 84, 84], "CHW"),
+        ("Square", "ppo", [36, 36, 1], "HWC", 5),
+        ("SquareSteered", "ppo", [2, 40, 36], "CHW", 3),
+        ("SquareStack", "ppo", [4, 84, 84], "CHW", 5),
+        ("SquareStack", "rainbow", [4, 84, 84], "CHW", 5),
     ],
 )
-def test_from_training_to_a_verdict(task, algorithm, shape, layout, tmp_path):
+def test_from_training_to_a_verdict(task, algorithm, shape, layout, form, tmp_path):
     """What the bundle earns is what its own commands earn when we step the environment with them."""
     name = f"squares:{task}-v0"
     how = {"algorithm": algorithm, "settings": FAST if algorithm == "ppo" else FAST_Q}
@@ -81,7 +81,7 @@ def test_from_training_to_a_verdict(task, algorithm, shape, layout, tmp_path):
     assert found.passed, found.checks
     assert {check.name for check in found.checks} >= {"golden", "batch", "closed loop"}
     spec = json.loads((bundle / "spec.json").read_text())
-    assert (spec["format_version"], spec["image"]["shape"], spec["image"]["layout"]) == (3, shape, layout)
+    assert (spec["format_version"], spec["image"]["shape"], spec["image"]["layout"]) == (form, shape, layout)
     test = [sys.executable, bundle / "onboard", "--self-test"]
     assert subprocess.run(test, capture_output=True, check=False).returncode == 0
     policy = simtoreal.Runtime(bundle)

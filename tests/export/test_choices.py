@@ -1,0 +1,155 @@
+"""Bundles of policies that give one of several commands: the contract's list of them, and a command's number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from simtoreal.export import Image, Runtime, SpecError, verify_bundle, write_bundle
+from simtoreal.export.onboard.spec import spec_from_dict
+
+ACTIONS = ((-1.0, 0.0), (1.0, 0.0), (0.0, 0.5))
+OFFSETS = ((-0.4, -0.2), (0.6, -0.2), (0.1, 0.3))  # the leg's (0.1, -0.2) + (0.5, 1) a
+
+
+class Chooses(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+        self.register_buffer("actions", torch.tensor(ACTIONS))
+
+    def forward(self, observation):
+        return self.actions[self.linear(observation).argmax(dim=-1)]
+
+
+@pytest.fixture(scope="module")
+def chooser() -> nn.Module:
+    torch.manual_seed(0)
+    return Chooses()
+
+
+@pytest.fixture(scope="module")
+def choosing(spec):
+    return replace(spec, choices=OFFSETS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, chooser, choosing, recorded) -> Path:
+    """A bundle that no test may change."""
+    out = tmp_path_factory.mktemp("choices") / "bundle"
+    return write_bundle(out, actor=chooser, spec=choosing, recorded_observations=recorded)
+
+
+@pytest.mark.parametrize("more", [{}, {"history": 2}, {"recurrent": 3}])
+def test_a_contract_of_choices_reads_back_as_it_was_written(choosing, more):
+    spec = replace(choosing, **more)
+    written = json.loads(json.dumps(spec.to_dict()))
+    assert (written["format_version"], written["choices"]) == (5, [list(row) for row in OFFSETS])
+    assert spec_from_dict(written) == spec
+    assert spec.contract_sha256() != replace(spec, choices=OFFSETS[::-1]).contract_sha256()
+
+
+def test_so_does_one_that_sees_images(choosing):
+    table = replace(choosing.command_map, relative_to=())
+    field = replace(choosing.observation[2], name="image", size=12)
+    spec = replace(choosing, observation=(field,), command_map=table, image=Image((3, 2, 2), "CHW"))
+    assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_only_the_contract_of_such_a_policy_has_them(spec):
+    assert "choices" not in spec.to_dict()
+    assert spec.format_version == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"choices": [[0.0, 0.0]]}, "choices must be two commands or more, or none at all, got 1"),
+        ({"choices": []}, "format version 5, what it says is of format 1"),
+        ({"choices": None}, "choices must be a list, got None"),
+        ({"choices": [[0.0, 0.0], [1.0]]}, r"choices\[1\] has 1 values, the command 2"),
+        ({"choices": [[0.0, 0.0], 1.0]}, r"choices\[1\] must be a list of numbers, got 1.0"),
+        ({"choices": [[0.0, 0.0], [0.0, float("nan")]]}, r"choices\[1\]\[1\] must be a finite number, got nan"),
+        ({"choices": [[0.0, 0.0], [0.0, "1"]]}, r"choices\[1\]\[1\] must be a finite number, got '1'"),
+        ({"format_version": 4}, 'unknown key "(history|image|choices)"'),
+        ({"format_version": 1}, "unknown key"),
+    ],
+)
+def test_a_contract_whose_choices_make_no_sense_is_refused(choosing, change, words):
+    with pytest.raises(SpecError, match=words):
+        spec_from_dict(choosing.to_dict() | change)
+
+
+def test_an_absolute_choice_is_within_the_range_of_the_command(choosing):
+    table = replace(choosing.command_map, relative_to=())
+    with pytest.raises(SpecError, match=r"choices\[1\]\[0\] must be within \[-1.0, 1.0\], got 1.1"):
+        replace(choosing, command_map=table, choices=((0.0, 0.0), (1.1, 0.0)))
+
+
+def test_a_command_is_told_by_what_it_adds_to_the_observation(whole):
+    runtime = Runtime(whole)
+    observation = np.array([0.2, -0.3, 0.0, 0.0, 0.5], np.float32)
+    for number, command in enumerate(([-0.2, -0.5], [0.8, -0.5], [0.3, 0.0])):
+        assert runtime.choice(command, observation) == number
+    named = {"q": [0.2, -0.3], "qd": [0.0, 0.0], "height": [0.5]}
+    assert runtime.choice([0.3, 0.0], named) == 2
+
+
+def test_of_choices_that_the_range_makes_equal_it_is_the_first(whole):
+    """At a hip of 0.5 the second and the third are 1.1 and 0.6; at one of 1 both are clipped to 1."""
+    runtime = Runtime(whole)
+    assert runtime.choice([1.0, -0.2], np.array([0.5, 0.0, 0, 0, 0])) == 1
+    assert runtime.choice([1.0, 1.5], np.array([1.0, 2.0, 0, 0, 0])) == 1
+
+
+def test_what_the_policy_answers_is_one_of_them(whole, chooser, recorded):
+    runtime = Runtime(whole)
+    with torch.no_grad():
+        expected = chooser.linear(torch.from_numpy(recorded)).argmax(dim=1).tolist()
+    assert set(expected) == {0, 1, 2}
+    inside = np.abs(recorded[:, :2]) < 0.4  # where nothing is clipped
+    for row, number in zip(recorded[inside.all(axis=1)], np.array(expected)[inside.all(axis=1)], strict=True):
+        assert runtime.choice(runtime.act(row), row) == number
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (([0.0, 0.0], np.zeros(5)), r'"command" \[0.0, 0.0\] is none of the 3 choices'),
+        (([float("nan"), 0.0], np.zeros(5)), "is none of the 3 choices"),
+        (([0.0], np.zeros(5)), r'"command" must be \[2\], got \[1\]'),
+        (([-0.4, -0.2],), "commands count from q: give the observation too"),
+        (([-0.4, -0.2], np.zeros(4)), r'"observation" must be \[5\]'),
+        (([-0.4, -0.2], np.zeros((2, 5))), r'"observation" must be \[5\], got \[2, 5\]'),
+    ],
+)
+def test_what_is_no_choice_is_refused(whole, given, words):
+    with pytest.raises(ValueError, match=words):
+        Runtime(whole).choice(*given)
+
+
+def test_a_policy_that_gives_any_command_has_no_choices(pristine):
+    with pytest.raises(ValueError, match="gives any command of its range, it has no choices"):
+        Runtime(pristine).choice([0.0, 0.0], np.zeros(5))
+    assert "choices" not in {check.name for check in verify_bundle(pristine)}
+
+
+def test_verify_holds_every_golden_answer_against_them(whole):
+    (check,) = (check for check in verify_bundle(whole) if check.name == "choices")
+    count = len(Runtime(whole).golden()[0])
+    assert (check.passed, check.detail) == (True, f"{count} golden answers are of 3, 3 occur")
+
+
+def test_a_policy_that_gives_other_commands_than_its_contract_lists_is_a_no(
+    tmp_path, choosing, actor, recorded, quick_export
+):
+    out = write_bundle(tmp_path / "bundle", actor=actor, spec=choosing, recorded_observations=recorded)
+    (check,) = (check for check in verify_bundle(out) if check.name == "choices")
+    assert not check.passed
+    assert "is none of the 3 choices" in check.detail
