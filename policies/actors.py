@@ -25,6 +25,7 @@ from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.networks import ACTIVATIONS, AdaptedLayers, mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
 from simtoreal.policies.recurrent import MAX_RECURRENT, RecurrentLayers
+from simtoreal.policies.tables import StateTable
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 OUTPUTS = ("tanh", "clip", "choice")
@@ -239,8 +240,9 @@ class DeterministicActor(nn.Module):
     of one of them. With an `image` it takes such images, uint8 [B, *image], of `observation_size` numbers each.
     With `recurrent` = h units it also takes its hidden state [B, h], and gives the next one. With a `mean_clip` above 0
     what comes before a "tanh" is clipped to +-that, as Stable-Baselines3's gSDE does it. With an `encoder` of such
-    hidden layers it is a student (`AdaptedLayers`). `describe()` is what a
-    checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
+    hidden layers it is a student (`AdaptedLayers`). With `bins` the choice is the best of a table's row
+    (`StateTable`). `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint
+    alone.
     """
 
     def __init__(
@@ -256,6 +258,7 @@ class DeterministicActor(nn.Module):
         recurrent: int = 0,
         mean_clip: float = 0.0,
         encoder: Sequence[int] = (),
+        bins: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if encoder and (recurrent or image is not None):
@@ -266,13 +269,15 @@ class DeterministicActor(nn.Module):
             raise ValueError(f"no output {output!r}; outputs: {', '.join(OUTPUTS)}")
         if (output == "choice") != (choices > 1) or (choices and action_size != 1):
             raise ValueError(f"{choices} choices do not go with the output {output!r} of size {action_size}")
+        if bins and not (output == "choice" and history == 1 and image is None and not (recurrent or encoder)):
+            raise ValueError("a table is of choices, and sees one vector at a time")
         if recurrent and not (recurrent <= MAX_RECURRENT and history == 1 and image is None):
             raise ValueError(f"a recurrent actor sees one vector at a time and has at most {MAX_RECURRENT} units")
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
         self.choices, self.image, self.recurrent, self.mean_clip = choices, image, recurrent, mean_clip
-        self.encoder = tuple(encoder)
-        self.normalizer = FrozenNormalizer(0 if image else observation_size)
+        self.encoder, self.bins = tuple(encoder), tuple(bins)
+        self.normalizer = FrozenNormalizer(0 if image or bins else observation_size)
         sizes = [history * observation_size, *hidden]
         self.body: nn.Module
         if image is not None:
@@ -281,9 +286,11 @@ class DeterministicActor(nn.Module):
             self.body = RecurrentLayers(observation_size, recurrent, hidden, activation, nn.Sequential)
         elif encoder:
             self.body = AdaptedLayers(observation_size, history, hidden, encoder, activation)
+        elif bins:
+            self.body = StateTable(observation_size, bins, choices)
         else:
             self.body = mlp(sizes, activation, nn.Sequential)
-        self.head = nn.Linear(sizes[-1], choices or action_size)
+        self.head = nn.Identity() if bins else nn.Linear(sizes[-1], choices or action_size)
 
     def forward(self, obs: Tensor, hidden_state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """The action, of a recurrent actor with the next hidden state; None at an episode's start."""
@@ -309,6 +316,8 @@ class DeterministicActor(nn.Module):
             about |= {"kind": "gru", "recurrent": self.recurrent}
         elif self.encoder:
             about |= {"kind": "adapted", "encoder": list(self.encoder)}
+        elif self.bins:
+            about |= {"kind": "table", "bins": list(self.bins)}
         if self.mean_clip:
             about["mean_clip"] = self.mean_clip
         return {
@@ -331,6 +340,7 @@ class DeterministicActor(nn.Module):
             "cnn": ["image"],
             "gru": ["observation_size", "recurrent"],
             "adapted": ["observation_size", "encoder"],
+            "table": ["observation_size", "bins"],
         }
         if description.get("kind") not in list(kinds):
             raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
@@ -350,8 +360,8 @@ class DeterministicActor(nn.Module):
         if type(description["mean_clip"]) not in (int, float):
             raise ValueError(f"actor mean_clip must be a number, got {description['mean_clip']}")
         image = check_image(shape) if seen == "image" else None
-        encoder = _listed(description.get("encoder", []))
-        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"], encoder)
+        encoder, bins = (_listed(description.get(name, [])) for name in ("encoder", "bins"))
+        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"], encoder, bins)
         return cls(math.prod(shape), m, hidden, description["activation"], description["output"], *rest)
 
 

@@ -199,6 +199,11 @@ def chosen_action(number: Tensor, choices: int) -> Tensor:
     return 2.0 * number / (choices - 1) - 1.0
 
 
+def chosen_number(action: Tensor, choices: int) -> Tensor:
+    """The inverse, of type int64: the number of the choice that is nearest to an action in [-1, 1]."""
+    return ((action + 1.0) * (0.5 * (choices - 1))).round().long()
+
+
 def gaussian_log_prob(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(u; mean, std) [B], summed over the m actions."""
     return _normal_log_prob((u - mean) * (-log_std).exp(), log_std)

@@ -30,6 +30,7 @@ ALGORITHMS = {
     "td3": "our TD3: twin critics, delayed and smoothed",
     "ppo": "our PPO: generalized advantages, clipped steps",
     "reinforce": "our REINFORCE: whole episodes, with a learned baseline or without",
+    "qlearning": "our tabular Q-learning, for choices and observations that are states or cut into bins",
     "sb3-sac": "Stable-Baselines3's SAC",
     "sb3-td3": "Stable-Baselines3's TD3",
     "sb3-ppo": "Stable-Baselines3's PPO",
@@ -61,7 +62,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: str
-    algorithm: Literal["sac", "td3", "ppo", "reinforce", "sb3-sac", "sb3-td3", "sb3-ppo", "sb3-dqn"] = "sac"
+    algorithm: Literal["sac", "td3", "ppo", "reinforce", "qlearning", "sb3-sac", "sb3-td3", "sb3-ppo", "sb3-dqn"] = (
+        "sac"
+    )
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     engine: Literal["pybullet", "mujoco", "mujoco-shipped"] = "pybullet"  # of our tasks
