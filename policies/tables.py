@@ -43,6 +43,8 @@ class States(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         if self.cuts:
             return ((obs[:, self.column] >= self.edges) * self.place).sum(dim=-1)
+        if len(self.bins) == 1:
+            return obs.argmax(dim=-1)
         digits = [part.argmax(dim=-1) for part in obs.split(list(self.bins), dim=-1)]
         return torch.stack([digit * place for digit, place in zip(digits, self.places, strict=True)]).sum(dim=0)
 

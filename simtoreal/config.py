@@ -44,6 +44,7 @@ SAME_AS = {
     "KukaReach": "PandaReach",
     "PixelCartPoleRGB": "PixelCartPole",
     "Reach": "PandaReach",
+    "Taxi-v3": "Taxi-v4",
     "Walk": "A1Walk",
     "XArmReach": "PandaReach",
 }
