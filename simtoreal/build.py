@@ -136,9 +136,7 @@ def make_env(
     if states > MOST_STATES:
         raise ConfigError(f"task {task}: at most {MOST_STATES} states can be seen one-hot, got {states}")
     if not (isinstance(seen, spaces.Box) or states) or (image and seen is not env.observation_space and not privileged):
-        raise ConfigError(
-            f"task {task} needs a Box of observations, or states of Discrete, got {env.observation_space}"
-        )
+        raise ConfigError(f"task {task} needs a Box of observations or Discrete ones, got {env.observation_space}")
     if isinstance(env.observation_space, spaces.Dict) or not made_elsewhere:
         return ChoiceEnv(env) if isinstance(action, spaces.Discrete) else env
     if env.spec is None or env.spec.max_episode_steps is None:
