@@ -100,6 +100,9 @@ class QLearning:
             raise ValueError("a table is of one of several choices, these actions are continuous")
         if config.bins and one_hots:
             raise ValueError("bins are for observations of numbers, these are one-hot; leave out bins, low and high")
+        if config.bins and len(config.bins) != observation_size:
+            found = f"the {observation_size} numbers of an observation, got {len(config.bins)}"
+            raise ValueError(f"bins must be one for each of {found}")
         bins = config.bins or tuple(one_hots) or (observation_size,)
         check_table(bins, choices)
         self.observation_size, self.choices, self.acts = observation_size, choices, 0

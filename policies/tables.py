@@ -32,7 +32,8 @@ class States(nn.Module):
         self.cuts = len(self.bins) == observation_size
         if not self.cuts and sum(self.bins) != observation_size:
             raise ValueError(
-                f"bins must be one for each of the {observation_size} numbers of an observation, got {len(self.bins)}"
+                f"bins must be one for each of the {observation_size} numbers of an observation, or the places of its "
+                f"one-hots, got {list(self.bins)}"
             )
         self.places = [math.prod(self.bins[i + 1 :]) for i in range(len(self.bins))]
         inner = torch.tensor([size - 1 if self.cuts else 0 for size in self.bins])
