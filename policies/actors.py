@@ -27,6 +27,7 @@ from simtoreal.policies.networks import ACTIVATIONS, AdaptedLayers, mlp
 from simtoreal.policies.normalizer import FrozenNormalizer
 from simtoreal.policies.q_networks import Atoms, ExpectedReturn, QNetwork
 from simtoreal.policies.recurrent import MAX_RECURRENT, RecurrentLayers
+from simtoreal.policies.tables import StateTable
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 OUTPUTS = ("tanh", "clip", "choice")
@@ -243,8 +244,8 @@ class DeterministicActor(nn.Module):
     With `recurrent` = h units it also takes its hidden state [B, h], and gives the next one. With a `mean_clip` above 0
     what comes before a "tanh" is clipped to +-that, as Stable-Baselines3's gSDE does it. With an `encoder` of such
     hidden layers it is a student (`AdaptedLayers`). With `atoms` a choice is likely by the mean of a distribution of
-    returns, of `dueling` streams or of one (`q_networks`). `describe()` is what a checkpoint records, so
-    `from_description` rebuilds it from the checkpoint alone.
+    returns, of `dueling` streams or of one (`q_networks`); with `bins` by its place in a table's row (`StateTable`).
+    `describe()` is what a checkpoint records, so `from_description` rebuilds it from the checkpoint alone.
     """
 
     commands: Tensor
@@ -265,6 +266,7 @@ class DeterministicActor(nn.Module):
         atoms: Atoms | None = None,
         dueling: bool = False,
         levels: Sequence[int] = (),
+        bins: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if atoms and (output != "choice" or recurrent or encoder):
@@ -279,15 +281,18 @@ class DeterministicActor(nn.Module):
             raise ValueError(f"{choices} choices do not go with the output {output!r} of size {action_size}")
         if levels and math.prod(levels) != choices:
             raise ValueError(f"levels {list(levels)} are {math.prod(levels)} combinations, got {choices} choices")
+        if bins and not (output == "choice" and history == 1 and image is None and not (recurrent or encoder)):
+            raise ValueError("a table is of choices, and sees one vector at a time")
         if recurrent and not (recurrent <= MAX_RECURRENT and history == 1 and image is None):
             raise ValueError(f"a recurrent actor sees one vector at a time and has at most {MAX_RECURRENT} units")
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.activation, self.output, self.history = tuple(hidden), activation, output, history
         self.choices, self.image, self.recurrent, self.mean_clip = choices, image, recurrent, mean_clip
         self.encoder, self.atoms, self.dueling, self.levels = tuple(encoder), atoms, dueling, tuple(levels)
+        self.bins = tuple(bins)
         if levels:
             self.register_buffer("commands", torch.from_numpy(grid(levels)).float(), persistent=False)
-        self.normalizer = FrozenNormalizer(0 if image else observation_size)
+        self.normalizer = FrozenNormalizer(0 if image or bins else observation_size)
         sizes = [history * observation_size, *hidden]
         self.body: nn.Module
         if image is not None:
@@ -296,9 +301,11 @@ class DeterministicActor(nn.Module):
             self.body = RecurrentLayers(observation_size, recurrent, hidden, activation, nn.Sequential)
         elif encoder:
             self.body = AdaptedLayers(observation_size, history, hidden, encoder, activation)
+        elif bins:
+            self.body = StateTable(observation_size, bins, choices)
         else:
             self.body = mlp(sizes, activation, nn.Sequential)
-        self.head: Any = nn.Linear(sizes[-1], choices or action_size)
+        self.head: Any = nn.Identity() if bins else nn.Linear(sizes[-1], choices or action_size)
         if atoms:
             network = QNetwork(sizes[0], hidden, choices, atoms.count, dueling, image=image)
             self.body, self.head = network.body, ExpectedReturn(network.head, atoms)
@@ -329,6 +336,8 @@ class DeterministicActor(nn.Module):
             about |= {"kind": "gru", "recurrent": self.recurrent}
         elif self.encoder:
             about |= {"kind": "adapted", "encoder": list(self.encoder)}
+        elif self.bins:
+            about |= {"kind": "table", "bins": list(self.bins)}
         if self.mean_clip:
             about["mean_clip"] = self.mean_clip
         if self.atoms:
@@ -359,6 +368,7 @@ class DeterministicActor(nn.Module):
             "cnn": ["image"],
             "gru": ["observation_size", "recurrent"],
             "adapted": ["observation_size", "encoder"],
+            "table": ["observation_size", "bins"],
         }
         if description.get("kind") not in list(kinds):
             raise ValueError(f"no actor of kind {description.get('kind')!r}; kinds: {', '.join(kinds)}")
@@ -378,21 +388,25 @@ class DeterministicActor(nn.Module):
         if type(description["mean_clip"]) not in (int, float):
             raise ValueError(f"actor mean_clip must be a number, got {description['mean_clip']}")
         image = check_image(shape) if seen == "image" else None
-        encoder = _listed(description.get("encoder", []))
+        encoder, bins = (_listed(description.get(name, [])) for name in ("encoder", "bins"))
         if type(description["dueling"]) is not bool:
             raise ValueError(f"actor dueling must be true or false, got {description['dueling']}")
-        atoms = None if description["atoms"] is None else Atoms.of(description["atoms"])
-        rest = (history, choices, image, description.get("recurrent", 0), description["mean_clip"], encoder)
         return cls(
             math.prod(shape),
             m,
             hidden,
             description["activation"],
             description["output"],
-            *rest,
-            atoms,
-            description["dueling"],
-            _listed(description["levels"]),
+            history,
+            choices,
+            image,
+            description.get("recurrent", 0),
+            description["mean_clip"],
+            encoder,
+            atoms=None if description["atoms"] is None else Atoms.of(description["atoms"]),
+            dueling=description["dueling"],
+            levels=_listed(description["levels"]),
+            bins=bins,
         )
 
 

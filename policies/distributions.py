@@ -200,7 +200,7 @@ def chosen_action(number: Tensor, choices: int) -> Tensor:
 
 
 def chosen_number(action: Tensor, choices: int) -> Tensor:
-    """The inverse, int64, of actions that are choices."""
+    """The inverse, of type int64: the number of the choice that is nearest to an action in [-1, 1]."""
     return ((action + 1.0) * (0.5 * (choices - 1))).round().long()
 
 

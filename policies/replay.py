@@ -204,5 +204,15 @@ class Replay:
             raise ValueError(f"the stored replay of {self.size} begins at {first} and does not fill {self.capacity}")
 
 
+class Latest(Replay):
+    """Transitions that are sampled once: all there are, in the order in which they were added, and are then gone."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Batch:
+        """All of them, however many are asked for."""
+        rows = self._table[: self.size].clone()
+        self.added = self.size = 0
+        return self.batch(rows)
+
+
 def _as_rows(value: Array) -> np.ndarray:
     return np.asarray(value.cpu() if isinstance(value, Tensor) else value, dtype=np.float32)

@@ -96,8 +96,9 @@ def read_sb3(path: Path) -> Sb3Policy:
     if output == "clip":  # PPO acts in the environment's own units
         half, middle = (torch.as_tensor(x, dtype=torch.float32) for x in ((high - low) / 2, (high + low) / 2))
         with torch.no_grad():
-            actor.head.weight.div_(half[:, None])
-            actor.head.bias.sub_(middle).div_(half)
+            weight, bias = actor.head.parameters()
+            weight.div_(half[:, None])
+            bias.sub_(middle).div_(half)
     steps = about.get("num_timesteps")
     steps = steps if type(steps) is int and steps >= 0 else 0
     return Sb3Policy(algorithm, actor.eval().requires_grad_(False), low, high, choices, steps, version)

@@ -44,6 +44,14 @@ class EachUpdate:
         return found
 
 
+class Arrivals(EachUpdate):
+    """`agent.update` once for what an environment step added to a `Latest` replay, however many steps it earned."""
+
+    def step(self, rng: torch.Generator) -> None:
+        if len(self._replay):
+            super().step(rng)
+
+
 class CapturedUpdates:
     """`agent.update` as `graphs` has it done: the agent's own stream draws the batches, on its device, and only `means`
     waits. A loss that is not finite is told of there; no step was made from it on, so the weights are still good. On a

@@ -61,6 +61,7 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         control_dt: [s] of a control step. None: the environment's own `dt`, else by its `render_fps`, else 20 ms.
         still: an action that does nothing; None is the middle of every range.
         noisy_actions: False where a number of an action stands for a choice, which is not noisy.
+        noisy_observations: False where the numbers of an observation stand for a state: neither noise nor bias then.
 
     Raises:
         ValueError: other spaces, other channels than numbers, a name twice.
@@ -73,9 +74,15 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         control_dt: float | None = None,
         still: NDArray[np.float32] | None = None,
         noisy_actions: bool = True,
+        noisy_observations: bool = True,
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, channels=channels, control_dt=control_dt, still=still, noisy_actions=noisy_actions
+            self,
+            channels=channels,
+            control_dt=control_dt,
+            still=still,
+            noisy_actions=noisy_actions,
+            noisy_observations=noisy_observations,
         )
         super().__init__(env)
         seen, action = env.observation_space, env.action_space
@@ -86,8 +93,8 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.control_dt = _control_dt(env) if control_dt is None else control_dt
         if not (is_number(self.control_dt) and LEAST_DT <= self.control_dt < np.inf):
             raise ValueError(f"control_dt must be seconds from {LEAST_DT:g}, got {shown(control_dt)}")
-        self._image = not np.issubdtype(seen.dtype, np.floating)
-        size = 0 if self._image else int(np.prod(seen.shape))
+        self._noisy = noisy_observations and np.issubdtype(seen.dtype, np.floating)  # images are not
+        size = int(np.prod(seen.shape)) if self._noisy else 0
         self._channels = tuple(map(str, range(size))) if channels is None else tuple(channels)
         if len(self._channels) != size or len(set(self._channels)) != size:
             raise ValueError(f"{size} channels with names of their own are needed, got {shown(list(self._channels))}")
@@ -106,7 +113,7 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _own_parameters(self, seen: spaces.Box, noisy_actions: bool) -> dict[str, Signal]:
         widths = np.full(len(self._channels), WIDEST)
-        if not self._image:
+        if self._noisy:
             widths = np.minimum(seen.high.astype(float) - seen.low.astype(float), WIDEST).ravel()
         found = {}
         for name, width in zip(self._channels, widths.tolist(), strict=True):

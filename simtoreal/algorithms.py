@@ -15,6 +15,7 @@ from simtoreal.policies.libraries import why_not
 from simtoreal.policies.neural import NeuralConfig
 from simtoreal.policies.off_policy import ReplayConfig
 from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.q_learning import QLearning, QLearningConfig
 from simtoreal.policies.recurrent_sac import RecurrentSAC
 from simtoreal.policies.reinforce import Reinforce, ReinforceConfig
 from simtoreal.policies.sac import SAC, SACConfig
@@ -27,13 +28,14 @@ OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "reinforce": (Reinforce, ReinforceConfig),
     "dqn": (DQN, DQNConfig),
     "rainbow": (DQN, RainbowConfig),
+    "qlearning": (QLearning, QLearningConfig),
 }  # algorithm -> its agent and that one's settings
 FOR_IMAGES = ("ppo", "dqn", "rainbow")
 IMAGE_SETTINGS = {
     "hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False, "compile": False,
 }  # fmt: skip
 """Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
-FOR_CHOICES = ("dqn", "rainbow", "ppo", "reinforce", "sb3-ppo", "sb3-dqn")
+FOR_CHOICES = ("ppo", "dqn", "rainbow", "reinforce", "qlearning", "sb3-ppo", "sb3-dqn")
 
 
 def pick_device(wanted: str) -> str:
@@ -45,9 +47,9 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def agent_settings(config: RunConfig) -> NeuralConfig:
+def agent_settings(config: RunConfig) -> NeuralConfig | QLearningConfig:
     """The settings of an agent of ours, complete. Raises ConfigError naming the one that it has not or cannot be."""
-    found: NeuralConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
+    found: NeuralConfig | QLearningConfig = settings_of(OURS[config.algorithm][1], config.agent, "agent.")
     return found
 
 
@@ -56,7 +58,7 @@ def recurrent_units(settings: Any) -> int:
     return getattr(settings, "recurrent", 0)
 
 
-def agent_class(algorithm: str, settings: NeuralConfig) -> type[Any]:
+def agent_class(algorithm: str, settings: NeuralConfig | QLearningConfig) -> type[Any]:
     """Who learns with these settings."""
     kind, _ = OURS[algorithm]
     return RecurrentSAC if kind is SAC and recurrent_units(settings) else kind

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
 from simtoreal.config import MOST_CHOICES, ConfigError, RunConfig
-from simtoreal.foreign import MOST_STEPS, ChoiceEnv, ForeignEnv, LevelsEnv, image_shape
+from simtoreal.foreign import MOST_STATES, MOST_STEPS, ChoiceEnv, ForeignEnv, LevelsEnv, image_shape, one_hot_sizes
 from simtoreal.policies.images import Shape
 from simtoreal.randomization.curriculum import MovingRanges
 from simtoreal.randomization.messages import nearest
@@ -93,7 +93,7 @@ def make_env(
 ) -> gym.Env[Any, Any]:
     """The environment of a gymnasium id, ours in a physics engine of `ENGINES`; one that is not ours is made to act and
     fail like ours (`ForeignEnv`), gets sensor and actuator parameters (`SignalsEnv`), and ends after 10,000 steps if it
-    has no time limit of its own. Choices are made in [-1, 1] (`ChoiceEnv`).
+    has no time limit of its own. Choices are made in [-1, 1] (`ChoiceEnv`), states seen one-hot.
 
     Raises:
         ConfigError: it cannot be made, there is no such engine, or its spaces are none that a policy here can act in.
@@ -132,14 +132,18 @@ def make_env(
         image = image_shape(seen)
     except ValueError as error:
         raise ConfigError(f"task {task}: {error}") from None
-    if not isinstance(seen, spaces.Box) or (image and seen is not env.observation_space and not privileged):
-        raise ConfigError(f"task {task} needs a Box of observations, got {env.observation_space}")
-    if isinstance(env.observation_space, spaces.Dict) or env.has_wrapper_attr("command_layout"):
+    made_elsewhere = not env.has_wrapper_attr("command_layout")
+    states = sum(one_hot_sizes(env.observation_space)) if made_elsewhere else 0
+    if states > MOST_STATES:
+        raise ConfigError(f"task {task}: at most {MOST_STATES} states can be seen one-hot, got {states}")
+    if not (isinstance(seen, spaces.Box) or states) or (image and seen is not env.observation_space and not privileged):
+        raise ConfigError(f"task {task} needs a Box of observations or Discrete ones, got {env.observation_space}")
+    if isinstance(env.observation_space, spaces.Dict) or not made_elsewhere:
         return ChoiceEnv(env) if isinstance(action, spaces.Discrete) else env
     if env.spec is None or env.spec.max_episode_steps is None:
         env = gym.wrappers.TimeLimit(env, MOST_STEPS)
     foreign = ForeignEnv(env)
-    return SignalsEnv(foreign, still=foreign.still, noisy_actions=bounded)
+    return SignalsEnv(foreign, still=foreign.still, noisy_actions=bounded, noisy_observations=not states)
 
 
 def choices_of(env: gym.Env[Any, Any]) -> int:
@@ -150,6 +154,11 @@ def choices_of(env: gym.Env[Any, Any]) -> int:
 def levels_of(env: gym.Env[Any, Any]) -> tuple[int, ...]:
     """Of how many even steps each number of an action is, where a choice is one of their combinations; else empty."""
     return tuple(env.get_wrapper_attr("command_levels")) if env.has_wrapper_attr("command_levels") else ()
+
+
+def one_hots_of(env: gym.Env[Any, Any]) -> tuple[int, ...]:
+    """Of how many places each one-hot is, of which an observation of `make_env`'s consists; empty where it is other."""
+    return tuple(env.get_wrapper_attr("one_hots")) if env.has_wrapper_attr("one_hots") else ()
 
 
 def image_of(env: gym.Env[Any, Any]) -> Shape | None:

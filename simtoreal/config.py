@@ -32,6 +32,7 @@ ALGORITHMS = {
     "reinforce": "our REINFORCE: whole episodes, with a learned baseline or without",
     "dqn": "our DQN, for choices; the parts of Rainbow are switches",
     "rainbow": "our DQN with all of these",
+    "qlearning": "our tabular Q-learning, for choices and observations that are states or cut into bins",
     "sb3-sac": "Stable-Baselines3's SAC",
     "sb3-td3": "Stable-Baselines3's TD3",
     "sb3-ppo": "Stable-Baselines3's PPO",
@@ -45,6 +46,7 @@ SAME_AS = {
     "KukaReach": "PandaReach",
     "PixelCartPoleRGB": "PixelCartPole",
     "Reach": "PandaReach",
+    "Taxi-v3": "Taxi-v4",
     "Walk": "A1Walk",
     "XArmReach": "PandaReach",
 }
@@ -65,7 +67,7 @@ class RunConfig(BaseModel):
 
     task: str
     algorithm: Literal[
-        "sac", "td3", "ppo", "reinforce", "dqn", "rainbow", "sb3-sac", "sb3-td3", "sb3-ppo", "sb3-dqn"
+        "sac", "td3", "ppo", "reinforce", "dqn", "rainbow", "qlearning", "sb3-sac", "sb3-td3", "sb3-ppo", "sb3-dqn"
     ] = "sac"
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)

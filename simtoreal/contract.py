@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from simtoreal.build import image_of, parameters_of, policy_space
+from simtoreal.build import image_of, one_hots_of, parameters_of, policy_space
 from simtoreal.config import ConfigError
 from simtoreal.export.onboard.layout import CommandMap, Image
 from simtoreal.export.onboard.layout import Field as SpecField
@@ -47,7 +47,8 @@ class Contract:
         """The contract of an environment made by `make_env`.
 
         An environment of others has one field of observation and one of command without units: what it does not say
-        of itself cannot be known, nor what the channels of its images are.
+        of itself cannot be known, nor what the channels of its images are. Of states, seen one-hot, there is a field
+        for each.
         """
         if env.has_wrapper_attr("command_layout"):
             get = env.get_wrapper_attr
@@ -72,13 +73,17 @@ class Contract:
             low, high = space.low.astype(float).ravel(), space.high.astype(float).ravel()
             field = Field("command", len(low), "unknown")
         image, size = image_of(env), int(np.prod(policy_space(env).shape or (1,)))
-        seen = Field("observation", size, "unknown")
+        seen = [Field("observation", size, "unknown")]
         if image:
-            seen = Field("image", size, "1/255", description="what each channel is, the task says")
+            seen = [Field("image", size, "1/255", description="what each channel is, the task says")]
+        elif one_hots := one_hots_of(env):
+            names = [f"state.{i}" for i in range(len(one_hots))] if len(one_hots) > 1 else ["state"]
+            said = "1 in the place of the state, else 0"
+            seen = [Field(name, n, "one-hot", description=said) for name, n in zip(names, one_hots, strict=True)]
         return cls(
             task,
             env.get_wrapper_attr("control_dt"),
-            Layout(seen),
+            Layout(*seen),
             CommandLayout(
                 field,
                 scale=(high - low) / 2,

@@ -16,6 +16,7 @@ from simtoreal.policies.levels import grid
 from simtoreal.robots.layout import nearest_choice
 
 MOST_STEPS = 10_000  # of an episode without a time limit of its own
+MOST_STATES = 65_536  # that an observation can be one of, all its one-hots together
 
 
 def image_shape(space: spaces.Space[Any]) -> Shape | None:
@@ -24,6 +25,16 @@ def image_shape(space: spaces.Space[Any]) -> Shape | None:
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) < 3:
         return None
     return check_image(space.shape) if (space.low == 0).all() and (space.high == 255).all() else None
+
+
+def one_hot_sizes(space: spaces.Space[Any]) -> tuple[int, ...]:
+    """Of observations that are one of several states, or several such: of how many each. Empty where they are other."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(map(int, space.nvec.ravel()))
+    parts = [one_hot_sizes(part) for part in space.spaces] if isinstance(space, spaces.Tuple) else []
+    return sum(parts, ()) if all(parts) else ()
 
 
 class ChoiceEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -62,7 +73,8 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
     """Others' environments with actions in [-1, 1]^m, images as they are or else flat float32 observations, and our way
     to fail.
 
-    One of several choices is an action as `ChoiceEnv` takes it.
+    One of several choices is an action as `ChoiceEnv` takes it. Observations that are one of several states are seen as
+    `one_hots` of so many places in a row.
 
     A number that is not finite ends the episode: in an action as a failure with `invalid_action`, in an observation or
     a reward as a `physics_fault`. The observation is then the last sound one. Whatever an action that is not finite
@@ -73,6 +85,10 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         action, seen = env.action_space, env.observation_space
         assert isinstance(action, spaces.Box | spaces.Discrete)
+        self.one_hots = one_hot_sizes(seen)
+        if self.one_hots:
+            env = gym.wrappers.FlattenObservation(env)
+            seen = env.observation_space
         assert isinstance(seen, spaces.Box)
         if isinstance(action, spaces.Discrete):
             env = ChoiceEnv(env)

@@ -29,6 +29,7 @@ from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.loop_state import LoopState, Progress
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.prioritized import AnyReplay, PrioritizedReplay
+from simtoreal.policies.q_learning import QLearning
 from simtoreal.policies.reinforce import Reinforce
 from simtoreal.policies.stochastic import StochasticAgent
 from simtoreal.policies.transitions import Augment, Mirror, Transition
@@ -68,7 +69,9 @@ def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
     """The algorithm a configuration names. Raises ConfigError for settings it does not take or memory does not hold."""
     kind: type[Any] = BaselineLearner
     if config.algorithm in OURS:
-        kind = OnPolicyLearner if issubclass(OURS[config.algorithm][0], StochasticAgent) else OffPolicyLearner
+        agent, _ = OURS[config.algorithm]
+        kind = OnPolicyLearner if issubclass(agent, StochasticAgent) else OffPolicyLearner
+        kind = TableLearner if agent is QLearning else kind
     choices = build.choices_of(envs.prototype)
     if config.choices and config.algorithm not in FOR_CHOICES:
         raise ConfigError(
@@ -113,6 +116,12 @@ class _OwnLearner:
     _agent: Any
     _envs: TrainingEnvs
     _state: LoopState
+
+    def numbers(self) -> dict[str, Any]:
+        return {}
+
+    def memory(self) -> Memory:
+        return NoMemory()
 
     def actor(self) -> DeterministicActor:
         return _acting(self._agent.actor(), self._envs)
@@ -293,11 +302,46 @@ class OnPolicyLearner(_OwnLearner):
         rollout = {"rollout": s.rollout, "gae_lambda": s.gae_lambda, "mirror": self._mirror}
         return on_policy(self._agent, self._envs, state=self._state, **rollout, **common)
 
-    def numbers(self) -> dict[str, Any]:
-        return {}
 
-    def memory(self) -> Memory:
-        return NoMemory()
+class TableLearner(_OwnLearner):
+    """Q-learning on a run's environments: every environment step is learned from at once, and forgotten."""
+
+    def __init__(self, config: RunConfig, envs: TrainingEnvs, device: str) -> None:
+        from simtoreal.policies.replay import Latest
+
+        settings: Any = agent_settings(config)
+        for name in ("augment", "privileged"):
+            if getattr(config, name):
+                raise ConfigError(f"{name}: {config.algorithm} learns without")
+        observation, action, _ = _sizes(envs)
+        choices, one_hots = build.choices_of(envs.prototype), build.one_hots_of(envs.prototype)
+        if choices and not (settings.bins or one_hots):
+            raise ConfigError(
+                f"agent.bins must say how finely each of the {observation} numbers is cut that {config.task} shows, "
+                "agent.low and agent.high from where to where"
+            )
+        self._agent = QLearning(observation, action, settings, choices=choices, one_hots=one_hots, seed=config.seed)
+        self._envs, self._seed, self._steps = envs, config.seed, config.steps
+        self._state = LoopState.start(config.seed)
+        self._mirror = mirroring(envs, config) if config.mirror else None
+        self._latest = Latest(config.envs * (1 + config.mirror), observation, action)
+
+    def run(self) -> Iterator[Progress]:
+        from simtoreal.policies.loops import off_policy
+        from simtoreal.policies.updates import Arrivals
+
+        return off_policy(
+            self._agent,
+            self._envs,
+            self._latest,
+            steps=self._steps,
+            seed=self._seed,
+            learning_starts=0,
+            report_every=REPORT_EVERY,
+            state=self._state,
+            mirror=self._mirror,
+            updates=Arrivals(self._agent, self._latest, len(self._latest)),
+        )
 
 
 def augmentation(envs: TrainingEnvs, config: RunConfig, rng: np.random.Generator) -> Augment:

@@ -151,13 +151,14 @@ def test_an_environments_own_parameters_stay():
     assert env.unwrapped.mass == 0.7
 
 
-def test_images_have_no_noise():
+def test_images_and_states_have_no_noise():
     class Sees(Counter):
         observation_space = spaces.Box(0, 255, (8, 8, 1), np.uint8)
 
     assert list(SignalsEnv(Sees()).parameters) == [
         "sensor.latency", "sensor.dropout", "actuator.latency", "actuator.noise", "actuator.repeat",
     ]  # fmt: skip
+    assert SignalsEnv(Counter(), noisy_observations=False).parameters == SignalsEnv(Sees()).parameters
 
 
 def test_bad_values_and_spaces_are_refused():

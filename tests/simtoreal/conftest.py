@@ -34,6 +34,7 @@ SMALL = {
     "reinforce": ("agent.hidden=[16, 16]",),
     "dqn": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.batch_size=32"),
     "rainbow": ("agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.batch_size=32", "agent.buffer_size=500"),
+    "qlearning": ("agent.bins=[3, 3, 6, 6]", "agent.low=[-2.4, -2, -0.2, -2]", "agent.high=[2.4, 2, 0.2, 2]"),
     "sb3-ppo": ("agent.policy_kwargs.net_arch=[16, 16]", "agent.n_steps=50", "agent.batch_size=50"),
     "sb3-dqn": (
         "agent.policy_kwargs.net_arch=[16, 16]",

@@ -69,7 +69,7 @@ def test_choices_may_begin_anywhere():
 @pytest.mark.parametrize("algorithm", ["sac", "td3", "sb3-sac", "sb3-td3"])
 def test_a_learner_of_continuous_actions_is_refused(algorithm, tmp_path, cli):
     said = cli("train", "CartPole-v1", "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
-    said.refused(f"{algorithm} needs continuous actions, CartPole-v1 takes one of 2 choices; algorithms for these: dqn")
+    said.refused(f"{algorithm} needs continuous actions, CartPole-v1 takes one of 2 choices; algorithms for these: ppo")
     assert not (tmp_path / "run").exists()
 
 

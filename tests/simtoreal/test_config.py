@@ -120,7 +120,9 @@ def test_a_runs_configuration_that_was_damaged_is_refused_with_its_line(tmp_path
 
 
 def test_an_unknown_algorithm_names_the_choices():
-    with pytest.raises(ConfigError, match="no algorithm 'quux'; choices: dqn, ppo, rainbow, reinforce, sac, sb3-dqn, "):
+    with pytest.raises(
+        ConfigError, match="no algorithm 'quux'; choices: dqn, ppo, qlearning, rainbow, reinforce, sac, "
+    ):
         make(algorithm="quux")
 
 

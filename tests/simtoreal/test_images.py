@@ -157,8 +157,14 @@ def test_what_images_do_not_have_is_refused(setting, words, tmp_path, cli):
         (spaces.Box(0, 255, (3, 30, 84), np.uint8), "images need at least 36 x 36 pixels, got 30 x 84"),
         (spaces.Box(0, 255, (84, 84, 16), np.uint8), "images need from 1 to 12 channels"),
         (spaces.Box(0, 255, (4, 84, 84, 3), np.uint8), "images need three axes"),
-        (spaces.Dict(left=spaces.Box(0, 255, (84, 84, 3), np.uint8)), "needs a Box of observations, got Dict"),
-        (spaces.Dict(policy=spaces.Box(0, 255, (84, 84, 3), np.uint8)), "needs a Box of observations, got Dict"),
+        (
+            spaces.Dict(left=spaces.Box(0, 255, (84, 84, 3), np.uint8)),
+            "needs a Box of observations or Discrete ones, got Dict",
+        ),
+        (
+            spaces.Dict(policy=spaces.Box(0, 255, (84, 84, 3), np.uint8)),
+            "needs a Box of observations or Discrete ones, got Dict",
+        ),
     ],
 )
 def test_images_that_no_policy_here_sees_are_refused(space, words, tmp_path, cli):

@@ -239,7 +239,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
     [
         (["CartPoleSwing"], "did you mean CartPoleSwingUp"),
         (["CartPole-v1", "--algorithm", "sac"], "sac needs continuous actions, CartPole-v1 takes one of 2 choices"),
-        (["CartPoleSwingUp", "--algorithm", "quux"], "no algorithm 'quux'; choices: dqn, ppo, rainbow, reinforce, sac"),
+        (["CartPoleSwingUp", "--algorithm", "quux"], "no algorithm 'quux'; choices: dqn, ppo, qlearning, rainbow, rei"),
         (["CartPoleSwingUp", "--seed", "-1"], "argument --seed: must be a whole number from 0, got '-1'"),
         (["CartPoleSwingUp", "--envs", "0"], "argument --envs: must be a whole number from 1, got '0'"),
         (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, "),
@@ -332,7 +332,10 @@ def test_a_reward_that_is_not_a_number_stops_the_baseline_too(breaks, tmp_path):
     ("algorithm", "task"),
     [
         *((algorithm, "CartPoleSwingUp") for algorithm in ("td3", "ppo", "sb3-td3")),
-        *((algorithm, "CartPole-v1") for algorithm in ("dqn", "rainbow", "reinforce", "sb3-ppo", "sb3-dqn")),
+        *(
+            (algorithm, "CartPole-v1")
+            for algorithm in ("dqn", "rainbow", "qlearning", "reinforce", "sb3-ppo", "sb3-dqn")
+        ),
         *(pytest.param(algorithm, "CartPoleSwingUp", marks=pytest.mark.soak) for algorithm in ("reinforce", "sb3-ppo")),
         pytest.param("ppo", "CartPole-v1", marks=pytest.mark.soak),
     ],
