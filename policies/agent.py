@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.replay import Batch
 
 Observation = np.ndarray | Mapping[str, np.ndarray]

@@ -21,9 +21,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import DeterministicActor, copy_mlp
 from simtoreal.policies.agent import NonFiniteError, split_observation
 from simtoreal.policies.chunks import Memory, NoMemory
+from simtoreal.policies.deterministic import DeterministicActor, copy_mlp
 from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.loop_state import Progress
 from simtoreal.policies.networks import ACTIVATIONS

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed, under
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.tensor_files import TEMP, digest, pack, read_bytes, read_tensors, sync_folder, umask, write_new
 from simtoreal.policies.tensor_files import CheckpointError as CheckpointError
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, AdaptedLayers, is_hidden
 from simtoreal.policies.settings import RATE, check_finite, check_ranges, is_rate
 

@@ -27,10 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam, gradient_norm, shrinkage
 from simtoreal.policies.agent import Observation
 from simtoreal.policies.branches import alongside
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import chosen_action, chosen_number
 from simtoreal.policies.neural import NeuralAgent, finite_action
 from simtoreal.policies.off_policy import Follower, ReplayConfig, Turn

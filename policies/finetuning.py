@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.history import Driver
 from simtoreal.policies.memory import keep_freed_memory
 from simtoreal.policies.networks import (

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 
 
 def first_stack(frame: np.ndarray, history: int) -> np.ndarray:

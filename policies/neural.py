@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import (
     NonFiniteError,
@@ -22,6 +21,7 @@ from simtoreal.policies.agent import (
     split_observation,
     tensor_of,
 )
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.memory import keep_freed_memory
 from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import NonFiniteError, Observation, split_observation
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import chosen_action, chosen_number
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import RATE, check_finite, check_ranges, is_rate

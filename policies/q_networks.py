@@ -68,7 +68,8 @@ def projected(probabilities: Tensor, reward: Tensor, discount: Tensor, atoms: At
     returns = (reward[:, None] + discount[:, None] * support).clamp(atoms.low, atoms.high)
     place = (returns - atoms.low) * ((atoms.count - 1) / (atoms.high - atoms.low))
     below = place.floor().clamp(max=atoms.count - 2)
-    share, at = place - below, below.nan_to_num(0.0).long()  # what is not finite stays so in the shares
+    share = (place - below).clamp(0.0, 1.0)  # which rounding could pass
+    at = below.nan_to_num(0.0).long()  # what is not finite stays so in the shares
     found = torch.zeros_like(probabilities)
     found.scatter_add_(1, at, probabilities * (1.0 - share))
     return found.scatter_add_(1, at + 1, probabilities * share)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.networks import ACTIVATIONS, HIDDEN, is_hidden
 from simtoreal.policies.pth_file import PthError, member, tensors_of
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import Observation, split_observation
 from simtoreal.policies.backprop import HiddenLayers
 from simtoreal.policies.convolutions import Body, ImageLayers
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import Categorical, Gaussian, Head, SquashedGaussian, StateDependentGaussian
 from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action

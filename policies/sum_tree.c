@@ -186,6 +186,7 @@ static PyObject *judge(PyObject *self, PyObject *args)
         else
             for (Py_ssize_t i = 0; i < n; i++) {
                 double priority = pow(fabs((double)((const float *)errors.buf)[i]) + epsilon, exponent);
+                priority = isfinite(priority) ? priority : highest;
                 put(&tree, ((const int64_t *)slots.buf)[i], priority);
                 highest = priority > highest ? priority : highest;
             }

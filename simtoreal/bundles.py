@@ -19,7 +19,7 @@ from simtoreal.export.bundle import write_bundle
 from simtoreal.export.onboard.runtime import Runtime, relative_error
 from simtoreal.export.onnx import ExportError, PolicyGraph
 from simtoreal.export.verify import Check, ClosedLoop, verify_bundle
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.history import Driver
 from simtoreal.policies.levels import grid
 from simtoreal.robot_files import same_task, split_task

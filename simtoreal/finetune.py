@@ -18,8 +18,8 @@ from simtoreal import build
 from simtoreal.config import parse_assignments, settings_of
 from simtoreal.intervals import Estimate, wilson
 from simtoreal.locks import check_unlocked, locked
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import TENSORS, save_actor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.robot_env import open_robot

@@ -12,8 +12,8 @@ import numpy as np
 from simtoreal import build
 from simtoreal.config import RunConfig
 from simtoreal.errors import blamed
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.history import Driver
 
 

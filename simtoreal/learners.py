@@ -23,9 +23,9 @@ from simtoreal.algorithms import (
 )
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import check_reopened
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.loop_state import LoopState, Progress
 from simtoreal.policies.n_step import NStep
 from simtoreal.policies.prioritized import AnyReplay, PrioritizedReplay

@@ -22,8 +22,8 @@ from simtoreal.errors import Interrupted, RunError, SaveError
 from simtoreal.judge import Judge
 from simtoreal.learners import Learner
 from simtoreal.metrics import Metrics
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import checkpoints
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.loop_state import Progress
 from simtoreal.randomization.curriculum import Curriculum
 from simtoreal.randomization.randomizer import Randomizer

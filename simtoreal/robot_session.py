@@ -12,7 +12,7 @@ import numpy as np
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.learners import augmentation, derived, mirroring
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner
 from simtoreal.policies.history import Driver, next_stack
 from simtoreal.policies.transitions import Augment, Transition, final_observation, finite_rows, transition

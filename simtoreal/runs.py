@@ -20,7 +20,7 @@ from simtoreal.locks import LOCK
 from simtoreal.robot_files import check_version, moved, name_task, split_task
 
 if TYPE_CHECKING:
-    from simtoreal.policies.actors import DeterministicActor
+    from simtoreal.policies.deterministic import DeterministicActor
 
 CONFIG, METRICS, SUMMARY, CHECKPOINTS, EVENTS, REPLAY = (
     "config.yaml",

@@ -13,7 +13,6 @@ from simtoreal.algorithms import complete_stored_config
 from simtoreal.config import RunConfig, difference
 from simtoreal.judge import Judgement
 from simtoreal.learners import Learner
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed
 from simtoreal.policies.checkpoint import (
     CheckpointError,
@@ -26,6 +25,7 @@ from simtoreal.policies.checkpoint import (
     sweep,
 )
 from simtoreal.policies.chunks import ChunkStore
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.tensor_files import digest
 from simtoreal.randomization.randomizer import Preset
 from simtoreal.randomization.yaml_files import dump_yaml

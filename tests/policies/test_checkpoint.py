@@ -12,7 +12,6 @@ import torch
 from torch.testing import assert_close
 
 from simtoreal.policies import checkpoint
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import prefixed
 from simtoreal.policies.checkpoint import (
     CheckpointError,
@@ -25,6 +24,7 @@ from simtoreal.policies.checkpoint import (
     save_checkpoint,
     sweep,
 )
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.tensor_files import digest
 
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7), "rng": torch.arange(5, dtype=torch.uint8)}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import build_actor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distillation import DistillConfig, Distiller
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.sac import SAC, SACConfig

@@ -6,7 +6,7 @@ import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from torch.testing import assert_close
 
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import Categorical, Gaussian, SquashedGaussian, StateDependentGaussian
 from simtoreal.policies.levels import grid
 

@@ -12,8 +12,8 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.testing import assert_close
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import chosen_action, chosen_number
 from simtoreal.policies.dqn import DQN, DQNConfig, RainbowConfig
 from simtoreal.policies.loops import off_policy

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner, FineTuningConfig
 from simtoreal.policies.history import Driver
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.history import Driver
 from simtoreal.policies.loop_state import LoopState
 from simtoreal.policies.loops import off_policy

@@ -8,8 +8,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch.testing import assert_close
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.convolutions import Convolutions, ImageLayers
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.images import check_image, is_channels_first
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, PPOConfig

@@ -8,12 +8,12 @@ from torch.distributions.transforms import TanhTransform
 from torch.testing import assert_close
 
 from simtoreal.policies.actors import (
-    DeterministicActor,
     SquashedGaussianActor,
     StateDependentTanhActor,
     StochasticTanhActor,
     squash,
 )
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.networks import Critic, Critics, mlp
 
 

@@ -147,6 +147,14 @@ def test_an_empty_replay_is_not_sampled_and_nothing_is_judged_before():
 
 
 @BOTH
+def test_an_error_that_is_no_number_counts_as_the_highest_so_far(compiled):
+    """The learner stops for it; until it is asked, what is drawn must still be there."""
+    tree = SumTree(3, CPU, compiled)
+    tree.judge(torch.arange(3), torch.tensor([2.0, torch.nan, torch.inf]), 1.0)
+    assert_close(tree.values[:3], torch.full((3,), 2.0, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+@BOTH
 def test_slots_beyond_a_tree_are_refused(compiled):
     tree = SumTree(4, CPU, compiled)
     with pytest.raises(IndexError):

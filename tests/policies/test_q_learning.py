@@ -8,9 +8,9 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import tensor
 
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.checkpoint import build_actor, load_checkpoint, save_actor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.loop_state import LoopState
 from simtoreal.policies.loops import off_policy
 from simtoreal.policies.q_learning import QLearning, QLearningConfig

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -31,6 +32,14 @@ def test_projection_keeps_the_mean_of_what_the_atoms_reach():
     found = projected(p, reward, discount, atoms)
     assert_close(found.sum(1), torch.ones(200))
     assert_close(found @ atoms.values(), reward + discount * (p @ atoms.values()), atol=1e-5, rtol=1e-5)
+
+
+def test_no_share_of_a_distribution_is_below_nothing():
+    """Rounding may put the highest return a little beyond the last atom; the logarithm of such a share is no number."""
+    for high in np.linspace(0.1, 400, 400):
+        atoms = Atoms(51, -400.0, float(high))
+        p = torch.full((2, 51), 1 / 51)
+        assert projected(p, torch.tensor([1e6, -1e6]), torch.ones(2), atoms).min() >= 0
 
 
 def test_the_expected_return_of_logits():

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 from torch.testing import assert_close
 
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.history import Driver
 from simtoreal.policies.loop_state import LoopState
 from simtoreal.policies.on_policy import on_policy

@@ -11,8 +11,8 @@ from simtoreal import build
 from simtoreal.contract import Contract
 from simtoreal.export.onboard.folder import read_spec
 from simtoreal.export.onboard.runtime import Runtime
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import load_checkpoint, save_checkpoint
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.runs import Run
 
 

@@ -18,8 +18,8 @@ from simtoreal import build, robot_session
 from simtoreal.config import ConfigError
 from simtoreal.finetune import better, decide
 from simtoreal.locks import locked
-from simtoreal.policies.actors import DeterministicActor
 from simtoreal.policies.checkpoint import save_checkpoint
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.finetuning import FineTuner, FineTuningConfig
 from simtoreal.robot_env import open_robot
 from simtoreal.robot_session import Budget, CapReached, Caps, Rollout, Session

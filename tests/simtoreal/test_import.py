@@ -17,7 +17,7 @@ import stable_baselines3
 import torch
 
 import simtoreal
-from simtoreal.policies.actors import DeterministicActor
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.pth_file import PthError, tensors_of
 from simtoreal.policies.sb3_zip import Sb3ZipError, read_sb3
 from simtoreal.runs import Run
