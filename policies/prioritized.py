@@ -80,16 +80,16 @@ class SumTree:
         likelihood.copy_(self.values.index_select(0, node) * (held / total))
 
     def judge(self, slots: Tensor, errors: Tensor, exponent: float) -> None:
-        """Priorities of `slots` [B] by float32 `errors` [B]; the highest so far for one that is not finite, of which the
+        """Priorities of `slots` [B] by float32 `errors` [B]; the highest so far where one is not finite, of which the
         learner tells."""
         if self._arrays is not None:
             known = slots.numpy(), errors.numpy()
             self.highest.fill_(sum_tree.judge(self._arrays, *known, EPSILON, exponent, self.highest.item()))
             return
         priorities = (errors.abs().double() + EPSILON) ** exponent
-        priorities = torch.where(priorities.isfinite(), priorities, self.highest)
-        torch.maximum(self.highest, priorities.max(), out=self.highest)
-        self.set(slots, priorities)
+        known = priorities.isfinite()
+        torch.maximum(self.highest, torch.where(known, priorities, 0.0).max(), out=self.highest)
+        self.set(slots, torch.where(known, priorities, self.highest))
 
 
 @dataclass(frozen=True)

@@ -184,12 +184,15 @@ static PyObject *judge(PyObject *self, PyObject *args)
         } else if (check_slots(&tree, slots.buf, n) < 0)
             good = 0;
         else
-            for (Py_ssize_t i = 0; i < n; i++) {
-                double priority = pow(fabs((double)((const float *)errors.buf)[i]) + epsilon, exponent);
-                priority = isfinite(priority) ? priority : highest;
-                put(&tree, ((const int64_t *)slots.buf)[i], priority);
-                highest = priority > highest ? priority : highest;
-            }
+            for (int puts = 0; puts < 2; puts++) /* first the highest is looked for */
+                for (Py_ssize_t i = 0; i < n; i++) {
+                    double priority = pow(fabs((double)((const float *)errors.buf)[i]) + epsilon, exponent);
+                    int known = isfinite(priority);
+                    if (puts)
+                        put(&tree, ((const int64_t *)slots.buf)[i], known ? priority : highest);
+                    else if (known && priority > highest)
+                        highest = priority;
+                }
         release(&tree);
     }
     PyBuffer_Release(&slots);
