@@ -83,8 +83,8 @@ class SumTree:
         """Priorities of `slots` [B] by float32 `errors` [B]; the highest so far where one is not finite, of which the
         learner tells."""
         if self._arrays is not None:
-            known = slots.numpy(), errors.numpy()
-            self.highest.fill_(sum_tree.judge(self._arrays, *known, EPSILON, exponent, self.highest.item()))
+            at, told = slots.numpy(), errors.numpy()
+            self.highest.fill_(sum_tree.judge(self._arrays, at, told, EPSILON, exponent, self.highest.item()))
             return
         priorities = (errors.abs().double() + EPSILON) ** exponent
         known = priorities.isfinite()

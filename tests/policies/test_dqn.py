@@ -248,11 +248,14 @@ def test_epsilon_falls_and_the_weight_of_priorities_rises_with_the_steps_explore
     agent = DQN(N, 1, config=config, choices=K)
     rates = []
     for _ in range(6):
+        rates.append((agent.epsilon, *agent._rates.tolist()))
         agent.act(np.zeros((2, N), np.float32), explore=True)
         agent.act(np.zeros((2, N), np.float32), explore=False)
-        rates.append(agent._rates.tolist())
-    assert np.allclose([epsilon for epsilon, _ in rates], [0.9, 0.74, 0.58, 0.42, 0.26, 0.1])
-    assert np.allclose([beta for _, beta in rates], [0.5, 0.55, 0.6, 0.65, 0.7, 0.75])
+        agent.update(random_batch(4))
+    epsilon, told, beta = np.transpose(rates)
+    assert np.allclose(epsilon, [0.9, 0.74, 0.58, 0.42, 0.26, 0.1])
+    assert np.allclose(told, epsilon)
+    assert np.allclose(beta, [0.5, 0.55, 0.6, 0.65, 0.7, 0.75])
 
 
 def test_it_explores_any_choice_with_epsilon():
@@ -339,11 +342,12 @@ def test_a_number_that_is_none_stops_it_before_any_weight_changes(part, config):
 
 
 def test_a_broken_network_does_not_act():
-    agent = DQN(N, 1, config=DQNConfig(**SMALL), choices=K)
+    agent = DQN(N, 1, config=DQNConfig(**SMALL, epsilon_start=0.0, epsilon_end=0.0), choices=K)
     with torch.no_grad():
         agent.network.head.streams[0].output.bias[0] = torch.inf
-    with pytest.raises(NonFiniteError):
-        agent.act(np.zeros((1, N), np.float32), explore=True)
+    for explore in (True, False):
+        with pytest.raises(NonFiniteError):
+            agent.act(np.zeros((1, N), np.float32), explore=explore)
 
 
 @pytest.mark.parametrize(
