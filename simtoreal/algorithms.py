@@ -36,6 +36,7 @@ IMAGE_SETTINGS = {
 }  # fmt: skip
 """Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
 FOR_CHOICES = ("ppo", "dqn", "rainbow", "reinforce", "qlearning", "sb3-ppo", "sb3-dqn")
+ONLY_CHOICES = ("dqn", "rainbow", "qlearning", "sb3-dqn")
 
 
 def pick_device(wanted: str) -> str:

@@ -14,6 +14,7 @@ from simtoreal import build
 from simtoreal.algorithms import (
     FOR_CHOICES,
     FOR_IMAGES,
+    ONLY_CHOICES,
     OURS,
     agent_class,
     agent_settings,
@@ -85,6 +86,11 @@ def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
         raise ConfigError(
             f"{config.algorithm} needs continuous actions, {config.task} takes one of {choices} choices; "
             f"algorithms for these: {', '.join(FOR_CHOICES)}"
+        )
+    if not choices and config.algorithm in ONLY_CHOICES:
+        raise ConfigError(
+            f"{config.algorithm} takes one of several choices, the actions of {config.task} are continuous; set choices "
+            "to how many even steps each number of an action has"
         )
     if build.image_of(envs.prototype) and config.algorithm not in FOR_IMAGES:
         raise ConfigError(
