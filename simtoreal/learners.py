@@ -87,15 +87,15 @@ def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
             f"{config.algorithm} needs continuous actions, {config.task} takes one of {choices} choices; "
             f"algorithms for these: {', '.join(FOR_CHOICES)}"
         )
-    if not choices and config.algorithm in ONLY_CHOICES:
-        raise ConfigError(
-            f"{config.algorithm} takes one of several choices, the actions of {config.task} are continuous; set choices "
-            "to how many even steps each number of an action has"
-        )
     if build.image_of(envs.prototype) and config.algorithm not in FOR_IMAGES:
         raise ConfigError(
             f"{config.algorithm} needs observations that are vectors, {config.task} shows images; "
             f"algorithms for these: {', '.join(FOR_IMAGES)}"
+        )
+    if not choices and config.algorithm in ONLY_CHOICES:
+        raise ConfigError(
+            f"{config.algorithm} takes one of several choices, the actions of {config.task} are continuous; set "
+            "choices to how many even steps each number of an action has"
         )
     try:
         return kind(config, envs, device)
