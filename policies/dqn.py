@@ -19,6 +19,7 @@ distribution's priority is its divergence from the target. A truncated episode b
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -136,6 +137,7 @@ class DQN(NeuralAgent[DQNConfig]):
         self.updates, self.explored = (torch.zeros((), dtype=torch.int64) for _ in range(2))
         self.errors = torch.zeros(config.batch_size, device=self.device)  # of the last batch, for priorities
         self._rates = torch.tensor([self.epsilon, config.beta], device=self.device)  # and the weight of priorities
+        self._told: tuple[float, float] | None = None  # what they were set to last
 
     @property
     def epsilon(self) -> float:
@@ -183,10 +185,12 @@ class DQN(NeuralAgent[DQNConfig]):
 
     def count(self) -> None:
         """A gradient step was made: what follows it, and the rates of the next."""
-        config = self.config
         self.updates += 1
-        done = min(int(self.explored) / config.beta_steps, 1.0)
-        self._rates.copy_(torch.tensor([self.epsilon, config.beta + (1.0 - config.beta) * done]))
+        done = min(int(self.explored) / self.config.beta_steps, 1.0)
+        rates = self.epsilon, self.config.beta + (1.0 - self.config.beta) * done
+        if rates != self._told:  # which takes its time
+            self._rates.copy_(torch.tensor(rates))
+            self._told = rates
         if int(self.updates) % self.config.target_every == 0:
             self._follower.step()
 
@@ -266,6 +270,11 @@ class DQN(NeuralAgent[DQNConfig]):
             for theirs, weights in zip([*actor.body.parameters(), *actor.head.parameters()], mine, strict=True):
                 theirs.copy_(weights)
         return actor.eval().requires_grad_(False)
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """As the base's."""
+        super().load_state_dict(tensors)
+        self._told = None
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "target": self.target}

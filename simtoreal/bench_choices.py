@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from simtoreal import bench_sbx
-from simtoreal.bench_learners import OBSERVATION, FreeVector, loop_row
+from simtoreal.bench_learners import MODES, OBSERVATION, FreeVector, loop_row
 from simtoreal.measuring import Row, interleaved
 from simtoreal.policies.dqn import DQN, DQNConfig
 from simtoreal.policies.frames import FrameReplay
@@ -80,16 +80,16 @@ def bench_dqn(rounds: int) -> list[Row]:
 def _loops(rounds: int) -> list[Row]:
     rows = []
     for size, (hidden, batch, every) in SIZES.items():
-        peers = {"Stable-Baselines3": iter(_peer(hidden, batch, every))}
-        for compiled, said in ((False, "fp32"), (True, "fp32, compiled")):
-            agent, replay = _agent(hidden, batch, every), _filled(FILLED)
+        peer = iter(_peer(hidden, batch, every))
+        for (precision, compiled), said in MODES.items():
+            agent, replay = _agent(hidden, batch, every, matmul_precision=precision), _filled(FILLED)
             loop = off_policy(
                 agent, FreeVector(1, 1), replay, steps=10**9, seed=0, batch_size=batch, learning_starts=0,
                 updates_per_step=1 / every, choices=CHOICES, report_every=100,
                 updates=_updates(agent, replay, compiled),
             )  # fmt: skip
             what = f"DQN loop, one environment, {CHOICES} choices, observation {OBSERVATION}, {size}, {said}"
-            rows += [loop_row(what, loop, peer, 100, rounds, name, row="dqn") for name, peer in peers.items()]
+            rows.append(loop_row(what, loop, peer, 100, rounds, row="dqn"))
         if bench_sbx.installed():
             rows += _against_sbx(hidden, batch, size, rounds)
     return rows

@@ -244,18 +244,10 @@ def sb3_ppo(device: str = "cpu") -> Any:
     return learn_sb3("ppo", FreeVector(PPO_ENVS), settings, steps=10**9, seed=0, report_every=1, device=device)
 
 
-def loop_row(
-    what: str,
-    mine: Iterator[Any],
-    theirs: Iterator[Any],
-    steps: int,
-    rounds: int,
-    peer: str = "Stable-Baselines3",
-    row: str = "loop",
-) -> Row:
+def loop_row(what: str, mine: Iterator[Any], theirs: Iterator[Any], steps: int, rounds: int, row: str = "loop") -> Row:
     """Of two loops that report every so many steps."""
     a, b, ratio = interleaved(lambda: next(mine), lambda: next(theirs), repeat=1, rounds=rounds)
-    return Row(row, what, steps / a, peer, steps / b, "steps/s", ratio)
+    return Row(row, what, steps / a, "Stable-Baselines3", steps / b, "steps/s", ratio)
 
 
 def bench_inference(rounds: int) -> list[Row]:
