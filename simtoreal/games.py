@@ -50,7 +50,9 @@ def know_games(task: str) -> None:
 
 def game_options(task: str) -> dict[str, Any]:
     """Of `gym.make`, for what `as_played` makes of it."""
-    return {"frameskip": 1, "repeat_action_probability": 0.0} if task.startswith(ATARI) else {}
+    if not task.startswith(ATARI):
+        return {}
+    return {"frameskip": 1, "repeat_action_probability": 0.0, "obs_type": "grayscale"}
 
 
 def as_played(task: str, env: gym.Env[Any, Any], learning: bool) -> gym.Env[Any, Any]:

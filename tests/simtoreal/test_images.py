@@ -53,13 +53,14 @@ def train(task, out, *, steps=240, envs=2, settings=FAST, algorithm="ppo", **opt
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("algorithm", "settings"), [("ppo", LEARN), ("dqn", LEARN_Q)])
-def test_it_learns_to_name_what_it_sees(algorithm, settings, seed, tmp_path):
+@pytest.mark.parametrize(("task", "width"), [("Square", 512), ("SquareSmall", 128)])
+def test_it_learns_to_name_what_it_sees(task, width, algorithm, settings, seed, tmp_path):
     """Naming the place of the square at random is worth 8/3 an episode, naming it rightly 8."""
     how = {"algorithm": algorithm, "settings": settings, "seed": seed}
-    run = train("squares:Square-v0", tmp_path / "run", steps=4096, envs=8, **how)
+    run = train(f"squares:{task}-v0", tmp_path / "run", steps=4096, envs=8, **how)
     assert Run.load(run).summary["best"]["mean_return"] >= 7.5
     agent = Run.load(run).config.agent
-    assert list(agent["hidden"]) == [512]
+    assert list(agent["hidden"]) == [width]
     assert (agent.get("activation"), agent.get("shared")) == (("relu", True) if algorithm == "ppo" else (None, None))
 
 
@@ -70,6 +71,8 @@ def test_it_learns_to_name_what_it_sees(algorithm, settings, seed, tmp_path):
         ("SquareSteered", "ppo", [2, 40, 36], "CHW", 3),
         ("SquareStack", "ppo", [4, 84, 84], "CHW", 5),
         ("SquareStack", "rainbow", [4, 84, 84], "CHW", 5),
+        ("SquareSmall", "ppo", [10, 10, 4], "HWC", 5),
+        ("SquareSmall", "rainbow", [10, 10, 4], "HWC", 5),
     ],
 )
 def test_from_training_to_a_verdict(task, algorithm, shape, layout, form, tmp_path):
@@ -91,7 +94,7 @@ def test_from_training_to_a_verdict(task, algorithm, shape, layout, form, tmp_pa
         obs, _ = env.reset(seed=episode.seed)
         total, over = 0.0, False
         while not over:
-            command = policy.act(obs)
+            command = policy.act(obs * np.uint8(255) if obs.dtype == np.bool_ else obs)
             obs, reward, terminated, truncated, _ = env.step(command if task == "SquareSteered" else int(command[0]))
             total, over = total + reward, terminated or truncated
         assert total == pytest.approx(episode.return_, abs=1e-5)
@@ -154,7 +157,8 @@ def test_what_images_do_not_have_is_refused(setting, words, tmp_path, cli):
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.Box(0, 255, (3, 30, 84), np.uint8), "images need at least 36 x 36 pixels, got 30 x 84"),
+        (spaces.Box(0, 255, (3, 9, 84), np.uint8), "images need at least 10 x 10 pixels, got 9 x 84"),
+        (spaces.Box(0, 1, (7, 7, 3), np.bool_), "images need at least 10 x 10 pixels, got 7 x 7"),
         (spaces.Box(0, 255, (84, 84, 16), np.uint8), "images need from 1 to 12 channels"),
         (spaces.Box(0, 255, (4, 84, 84, 3), np.uint8), "images need three axes"),
         (
