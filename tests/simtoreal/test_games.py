@@ -40,7 +40,9 @@ def played(env, seed, steps, rng=0):
 
 
 def same(one, other):
-    return len(one) == len(other) and all(
+    if len(one) != len(other):
+        return False
+    return all(np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, other, strict=True))
         np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, other, strict=True)
     )
 
