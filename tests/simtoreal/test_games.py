@@ -43,8 +43,6 @@ def same(one, other):
     if len(one) != len(other):
         return False
     return all(np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, other, strict=True))
-        np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, other, strict=True)
-    )
 
 
 @pytest.mark.parametrize(
