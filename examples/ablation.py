@@ -43,7 +43,7 @@ COMMON = (
     "agent.learning_rate=2.5e-4", "agent.batch_size=32", "agent.buffer_size=100000", "agent.learning_starts=5000",
     "agent.target_every=250", "agent.updates_per_step=0.25", "agent.adam_eps=1.5e-4", "agent.epsilon_steps=20000",
     "agent.epsilon_end=0.01", "agent.value_low=0", "agent.value_high=20", "evaluate_every=5000",
-    "evaluate_episodes=10", "resumable=false",
+    "evaluate_episodes=10",
 )  # fmt: skip
 STEPS = 150_000
 LAST = 5

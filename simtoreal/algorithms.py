@@ -31,10 +31,11 @@ OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "rainbow": (DQN, RainbowConfig),
     "qlearning": (QLearning, QLearningConfig),
 }  # algorithm -> its agent and that one's settings
-FOR_IMAGES = ("ppo", "dqn", "rainbow")
+FOR_IMAGES = ("ppo", "dqn", "rainbow", "sb3-ppo", "sb3-dqn")
 IMAGE_SETTINGS = {"activation": "relu", "shared": True, "normalize_observations": False, "compile": False}
 """Those of the networks of `convolutions`, where actor and value share all but their heads."""
 HIDDEN, SMALL_HIDDEN = [512], [128]  # of these networks
+SB3_IMAGES = 100_000  # in a replay of Stable-Baselines3's, which keeps each frame of a stack eight times
 FOR_CHOICES = ("ppo", "dqn", "rainbow", "reinforce", "qlearning", "sb3-ppo", "sb3-dqn")
 
 
@@ -116,6 +117,8 @@ def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
         image = build.image_of(env)
         if image is None:
             return {}
+        if algorithm not in OURS:
+            return {"agent": {"buffer_size": SB3_IMAGES}} if algorithm == "sb3-dqn" else {}
         settings = IMAGE_SETTINGS | {"hidden": SMALL_HIDDEN if is_small(image) else HIDDEN}
         known = OURS[algorithm][1].__dataclass_fields__
         return {"agent": {name: value for name, value in settings.items() if name in known}}

@@ -45,6 +45,13 @@ FAST_Q = [
     "agent.buffer_size=100", "evaluate_every=120", "evaluate_episodes=1", "save_every=100",
 ]  # fmt: skip
 
+OF = {
+    "ppo": FAST,
+    "rainbow": FAST_Q,
+    "sb3-ppo": ["agent.n_steps=30", "agent.batch_size=20", *FAST[-3:]],
+    "sb3-dqn": ["agent.learning_starts=40", "agent.batch_size=20", "agent.buffer_size=100", *FAST[-3:]],
+}
+
 
 def train(task, out, *, steps=240, envs=2, settings=FAST, algorithm="ppo", **options):
     how = {"algorithm": algorithm, "assignments": settings, **options}
@@ -72,13 +79,15 @@ def test_it_learns_to_name_what_it_sees(task, width, algorithm, settings, seed, 
         ("SquareStack", "ppo", [4, 84, 84], "CHW", 5),
         ("SquareStack", "rainbow", [4, 84, 84], "CHW", 5),
         ("SquareSmall", "ppo", [10, 10, 4], "HWC", 5),
+        ("SquareSmall", "sb3-dqn", [10, 10, 4], "HWC", 5),
+        ("Square", "sb3-ppo", [36, 36, 1], "HWC", 5),
         ("SquareSmall", "rainbow", [10, 10, 4], "HWC", 5),
     ],
 )
 def test_from_training_to_a_verdict(task, algorithm, shape, layout, form, tmp_path):
     """What the bundle earns is what its own commands earn when we step the environment with them."""
     name = f"squares:{task}-v0"
-    how = {"algorithm": algorithm, "settings": FAST if algorithm == "ppo" else FAST_Q}
+    how = {"algorithm": algorithm, "settings": OF[algorithm]}
     bundle = simtoreal.export(train(name, tmp_path / "run", **how), tmp_path / "bundle", checkpoint="last")
     found = simtoreal.verify(bundle)
     assert found.passed, found.checks
@@ -132,7 +141,7 @@ def test_pixels_stay_bytes_on_their_way(workers):
         envs.close()
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "td3", "reinforce", "sb3-sac", "sb3-ppo"])
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "reinforce", "sb3-sac", "sb3-td3"])
 def test_a_learner_of_vectors_is_refused(algorithm, tmp_path, cli):
     task = "squares:SquareSteered-v0"
     said = cli("train", task, "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
