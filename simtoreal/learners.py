@@ -398,6 +398,7 @@ class BaselineLearner:
             steps=config.steps,
             seed=config.seed,
             choices=build.choices_of(envs.prototype),
+            image=build.image_of(envs.prototype),
             device=device,
             report_every=REPORT_EVERY,
         )

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import itertools
+import math
 
 import gymnasium as gym
 import numpy as np
@@ -277,16 +278,17 @@ def test_noisy_layers_explore_instead_of_epsilon():
 
 
 @pytest.mark.parametrize("switches", [(), ("dueling",), ("noisy",), ("categorical",), SWITCHES])
-@pytest.mark.parametrize("image", [None, (2, 40, 36)])
+@pytest.mark.parametrize("image", [None, (2, 40, 36), (2, 20, 16)])
 def test_an_actor_chooses_as_its_agent_and_is_rebuilt_from_its_description(switches, image):
-    size = N if image is None else 2 * 40 * 36
+    size = N if image is None else math.prod(image)
     settings = {"normalize_observations": image is None, "hidden": (16, 8), "batch_size": 4}
     config = DQNConfig(**settings, **dict.fromkeys(switches, True), value_high=20.0)
     agent = DQN(size, 1, config=config, choices=4, image=image)
     rng = np.random.default_rng(0)
     obs = rng.normal(2, 3, (64, N)).astype(np.float32)
     if image:
-        shown = rng.integers(0, 2, (64, 2, 5, 4), np.uint8).repeat(8, axis=2).repeat(9, axis=3)
+        shown = rng.integers(0, 2, (64, 2, 5, 4), np.uint8)
+        shown = shown.repeat(image[1] // 5, axis=2).repeat(image[2] // 4, axis=3)
         obs = rng.integers(0, 256, (64, *image), np.uint8) * shown
     agent.observe(obs)
     with torch.no_grad():  # as far apart as what was learned
