@@ -24,6 +24,7 @@ from simtoreal.algorithms import (
 )
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import check_reopened
+from simtoreal.policies.actor_critic import OffPolicyConfig
 from simtoreal.policies.agent import prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.deterministic import DeterministicActor
@@ -169,6 +170,8 @@ class OffPolicyLearner(_OwnLearner):
 
         settings: Any = agent_settings(config)
         if config.teacher:
+            if not isinstance(settings, OffPolicyConfig):
+                raise ConfigError(f"teacher: {config.algorithm} learns without; sac and td3 can be teachers")
             settings = replace(settings, teacher_inputs=len(build.parameters_of(envs.prototype)))
         self._settings = settings
         observation, action, privileged = _sizes(envs)
