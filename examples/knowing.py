@@ -1,6 +1,6 @@
 """What it is worth to know the robot, and how: docs/results/knowing-TASK.csv.
 
-    python examples/knowing.py TASK [--kinds plain history state asymmetric distilled] [--seeds 0 1 2] [--folder runs/knowing]
+    python examples/knowing.py TASK [--kinds KIND ...] [--seeds 0 1 2] [--folder runs/knowing]
 
 Five policies of SAC on the task's preset, each after as many environment steps, judged on the same cases of `heldout`:
 
