@@ -47,7 +47,7 @@ def _updates(agent: DQN, replay: AnyReplay, compiled: bool) -> Updates:
     return CapturedUpdates(agent, replay, batch, compiled=True) if compiled else EachUpdate(agent, replay, batch)
 
 
-def _peer(hidden: tuple[int, ...], batch: int, every: int) -> Any:
+def _peer(hidden: tuple[int, ...], batch: int, every: int, **more: Any) -> Any:
     """Stable-Baselines3's DQN of that size."""
     from simtoreal.policies.baselines import learn_sb3
 
@@ -55,7 +55,11 @@ def _peer(hidden: tuple[int, ...], batch: int, every: int) -> Any:
         "batch_size": batch, "policy_kwargs": {"net_arch": list(hidden)}, "learning_starts": 0, "train_freq": every,
         "buffer_size": HELD,
     }  # fmt: skip
-    return learn_sb3("dqn", FreeVector(1, 1), settings, steps=10**9, seed=0, choices=CHOICES, report_every=100)
+    envs = FreeVector(1, 1)
+    if image := more.get("image"):
+        settings |= {"policy_kwargs": {}, "buffer_size": IMAGES}  # its CnnPolicy is the network of Mnih et al. 2015
+        envs.single_observation_space = gym.spaces.Box(0, 255, image, np.uint8)
+    return learn_sb3("dqn", envs, settings, steps=10**9, seed=0, choices=CHOICES, report_every=100, **more)
 
 
 def _filled(n: int, capacity: int = HELD) -> Replay:
@@ -144,23 +148,14 @@ def _priorities(rounds: int) -> list[Row]:
 
 def _pixels(rounds: int) -> list[Row]:
     """An update on stacks of frames against Stable-Baselines3's with its CnnPolicy, the same network."""
-    from stable_baselines3 import DQN as Theirs
-    from stable_baselines3.common.logger import Logger
-
     rng = np.random.default_rng(0)
     agent = _agent(IMAGE_HIDDEN, IMAGE_BATCH, 1, image=IMAGE)
-    replay = FrameReplay(IMAGES, IMAGE, 1)
-    env = gym.Env()
-    env.observation_space = gym.spaces.Box(0, 255, IMAGE, np.uint8)
-    env.action_space = gym.spaces.Discrete(CHOICES)
-    model = Theirs("CnnPolicy", env, buffer_size=IMAGES, batch_size=IMAGE_BATCH, device="cpu")
-    model.set_logger(Logger(None, []))
+    replay, model = FrameReplay(IMAGES, IMAGE, 1), _peer((), IMAGE_BATCH, 1, image=IMAGE).model
     for _ in range(IMAGES // 2):
         frames, choice = rng.integers(0, 256, (5, *IMAGE[1:]), np.uint8), rng.integers(0, CHOICES, (1,))
         obs, next_obs = frames[None, :4], frames[None, 1:]
         action = 2.0 * choice[:, None] / (CHOICES - 1) - 1.0
         replay.add(obs, action, np.zeros(1), next_obs, np.zeros(1))
-        assert model.replay_buffer is not None
         model.replay_buffer.add(obs, next_obs, choice, np.zeros(1), np.zeros(1), [{}])
     a, b, ratio = interleaved(
         _steps(EachUpdate(agent, replay, IMAGE_BATCH), 2), partial(model.train, 2, IMAGE_BATCH), repeat=3, rounds=rounds
