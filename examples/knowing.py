@@ -1,12 +1,13 @@
 """What it is worth to know the robot, and how: docs/results/knowing-TASK.csv.
 
-    python examples/knowing.py TASK [--kinds plain history asymmetric distilled] [--seeds 0 1 2] [--folder runs/knowing]
+    python examples/knowing.py TASK [--kinds KIND ...] [--seeds 0 1 2] [--folder runs/knowing]
 
-Four policies of SAC on the task's preset, each after as many environment steps, judged on the same cases of `heldout`:
+Five policies of SAC on the task's preset, each after as many environment steps, judged on the same cases of `heldout`:
 
 - plain: actor and critics see one observation;
 - history: both see the last ones;
-- asymmetric: the actor sees one observation, the critics the true state and every drawn parameter;
+- state: the actor sees one observation, the critics what ideal sensors would show too;
+- asymmetric: the critics see every drawn parameter as well;
 - distilled: a teacher that sees the parameters for three quarters of the steps, and a student of it, which sees the
   last observations, for the rest.
 
@@ -29,7 +30,7 @@ from simtoreal.intervals import bootstrap_interval
 from simtoreal.runs import is_finished
 
 HISTORY = {"CartPoleSwingUp": 8, "A1Walk": 16}
-KINDS = ("plain", "history", "asymmetric", "distilled")
+KINDS = ("plain", "history", "state", "asymmetric", "distilled")
 EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
 OUT = Path(__file__).parent.parent / "docs" / "results"
 FIELDS = ("task", "kind", "seed", "suite", "episodes", "success")
@@ -43,6 +44,7 @@ def finished(task: str, kind: str, seed: int, folder: Path) -> Path:
     settings = {
         "plain": no_critics,
         "history": [*no_critics, f"agent.history={HISTORY[task]}"],
+        "state": ["privileged=state"],
         "asymmetric": ["privileged=true"],
     }
     if kind != "distilled":

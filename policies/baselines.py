@@ -17,14 +17,17 @@ from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from torch import Tensor, nn
 
 from simtoreal.policies.agent import NonFiniteError, split_observation
 from simtoreal.policies.chunks import Memory, NoMemory
+from simtoreal.policies.convolutions import SMALL_FILTERS
 from simtoreal.policies.deterministic import DeterministicActor, copy_mlp
 from simtoreal.policies.distributions import chosen_action
+from simtoreal.policies.images import Shape, is_channels_first, is_small
 from simtoreal.policies.loop_state import Progress
 from simtoreal.policies.networks import ACTIVATIONS
 from simtoreal.policies.sb3_state import BaselineMemory, restore_state, state_numbers, state_tensors
@@ -39,16 +42,23 @@ ACTION_NOISE = 0.1  # standard deviation of TD3's exploration, where it is not s
 
 class VecEnvAdapter(VecEnv):
     """A gymnasium vector environment with same-step reset, as SB3 wants it. Only the policy's part of an
-    observation is seen. With `choices` SB3 sees so many, and the environments -1 for the first to 1 for the last.
+    observation is seen, of images uint8 with the channels first. With `choices` SB3 sees so many, and the environments
+    -1 for the first to 1 for the last.
 
     A transition that is invalid or not finite cannot be left out of SB3's buffer, so it raises NonFiniteError.
     """
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, choices: int = 0) -> None:
+    def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int, choices: int = 0, image: Shape | None = None) -> None:
         if envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
             raise ValueError("vector environments must reset in the same step (AutoresetMode.SAME_STEP)")
         space = envs.single_observation_space
         seen = space["policy"] if isinstance(space, gym.spaces.Dict) else space
+        self.image, self._channels_last = image, image is not None and not is_channels_first(image)
+        if image is not None:
+            shape = (image[2], *image[:2]) if self._channels_last else image
+            if min(shape) != shape[0]:
+                raise ValueError(f"SB3 takes the fewest for the channels, of images {list(image)} they are not")
+            seen = gym.spaces.Box(0, 255, shape, np.uint8)
         super().__init__(envs.num_envs, seen, gym.spaces.Discrete(choices) if choices else envs.single_action_space)
         self.envs, self._seed, self._choices, self._action = envs, seed, choices, np.zeros(0)
         self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
@@ -106,7 +116,23 @@ class VecEnvAdapter(VecEnv):
         policy = split_observation(obs)[0]
         if not np.isfinite(policy).all():
             raise NonFiniteError("an observation is not finite")
-        return np.array(policy)
+        return np.array(policy.transpose(0, 3, 1, 2) if self._channels_last else policy)
+
+
+class SmallFeatures(BaseFeaturesExtractor):
+    """The network of `convolutions` for small images, that SB3 has not: [B, C, H, W] in [0, 1] -> [B, h]."""
+
+    def __init__(self, observation_space: gym.spaces.Box, features_dim: int = 128) -> None:
+        super().__init__(observation_space, features_dim)
+        channels, *sides = observation_space.shape
+        ((filters, side, stride),) = SMALL_FILTERS
+        size = filters * int(np.prod([(length - side) // stride + 1 for length in sides]))
+        self.cnn = nn.Sequential(nn.Conv2d(channels, filters, side, stride), nn.ReLU(), nn.Flatten())
+        self.linear = nn.Sequential(nn.Linear(size, features_dim), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.linear(self.cnn(x))
+        return found
 
 
 def subprocess_envs(factories: Sequence[Callable[[], gym.Env[Any, Any]]]) -> SubprocVecEnv:
@@ -142,7 +168,7 @@ class Baseline:
 
     def actor(self) -> DeterministicActor:
         """A copy of the deterministic policy as our own network."""
-        return actor_from_sb3(self.model)
+        return actor_from_sb3(self.model, self.envs.image)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors to go on bit for bit but the replay buffer's, cloned; torch's and numpy's global streams too."""
@@ -194,12 +220,13 @@ def learn_sb3(
     steps: int,
     seed: int,
     choices: int = 0,
+    image: Shape | None = None,
     device: str = "cpu",
     report_every: int = 1_000,
 ) -> Baseline:
     """SB3's learner `name` with `config` as its own keyword arguments, but that `action_noise` is a standard deviation
     and `activation_fn` in its `policy_kwargs` a name; nothing is learned until it is iterated. `choices` are those of
-    an action, 0: it is continuous.
+    an action, 0: it is continuous. An `image` is seen by SB3's `CnnPolicy`, of small ones with `SmallFeatures`.
 
     Raises ValueError for an unknown name, a keyword SB3 does not know, or steps below 1.
     """
@@ -212,9 +239,13 @@ def learn_sb3(
     if name in ONLY_CHOICES and not choices:
         raise ValueError(f"SB3 {name} acts by one of several choices, these actions are continuous")
     check_settings(config)
-    adapter = VecEnvAdapter(envs, seed, choices)
+    if name not in FOR_CHOICES and image:
+        raise ValueError(f"SB3 {name} takes no images here")
+    adapter = VecEnvAdapter(envs, seed, choices, image)
     settings = copy.deepcopy(dict(config))  # SB3 writes into its policy_kwargs
-    networks = settings.get("policy_kwargs", {})
+    networks = settings.setdefault("policy_kwargs", {})
+    if image is not None and is_small(image):
+        networks |= {"features_extractor_class": SmallFeatures, "net_arch": networks.get("net_arch", [])}
     if "activation_fn" in networks:
         networks["activation_fn"] = _activation(networks["activation_fn"])
     if name == "td3" or "action_noise" in settings:
@@ -222,7 +253,8 @@ def learn_sb3(
         noise = float(settings.get("action_noise", ACTION_NOISE))
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, noise))
     try:
-        model = ALGORITHMS[name]("MlpPolicy", adapter, seed=seed, device=device, **settings)
+        policy = "MlpPolicy" if image is None else "CnnPolicy"
+        model = ALGORITHMS[name](policy, adapter, seed=seed, device=device, **settings)
     except TypeError as error:
         raise ValueError(f"SB3 {name}: {error}") from error
     model.set_logger(Logger(None, []))
@@ -239,17 +271,20 @@ def _activation(name: Any) -> type[nn.Module]:
     return ACTIVATIONS[name]
 
 
-def actor_from_sb3(model: BaseAlgorithm) -> DeterministicActor:
-    """SB3's deterministic policy with its weights copied; equal to `model.predict(obs, deterministic=True)`.
+def actor_from_sb3(model: BaseAlgorithm, image: Shape | None = None) -> DeterministicActor:
+    """SB3's deterministic policy with its weights copied; equal to `model.predict(obs, deterministic=True)`. With an
+    `image` it takes these as the environment shows them, and SB3's what `VecEnvAdapter` makes of them.
 
     Raises ValueError for an algorithm or a network that has no counterpart here.
     """
     space, policy = model.action_space, cast(Any, model.policy)
     if isinstance(model, DQN):
-        net = cast(Any, model.q_net).q_net
-        return copy_mlp(net[:-1], net[-1], "choice")
+        network = cast(Any, model.q_net)
+        net = network.q_net
+        return _copied(network.features_extractor, image, net[:-1], net[-1], "choice")
     if isinstance(model, PPO) and isinstance(space, gym.spaces.Discrete):
-        return copy_mlp(policy.mlp_extractor.policy_net, policy.action_net, "choice")
+        net = policy.mlp_extractor.policy_net
+        return _copied(policy.pi_features_extractor, image, net, policy.action_net, "choice")
     if not isinstance(model, SAC | TD3 | PPO):
         raise ValueError(
             f"no actor can be taken from {type(model).__name__}; algorithms: {', '.join(sorted(ALGORITHMS))}"
@@ -259,8 +294,27 @@ def actor_from_sb3(model: BaseAlgorithm) -> DeterministicActor:
         raise ValueError(f"an actor acts in [-1, 1], this one's space is {space}")
     if isinstance(model, PPO):
         output = "tanh" if policy.squash_output else "clip"
-        return copy_mlp(policy.mlp_extractor.policy_net, policy.action_net, output)
+        net = policy.mlp_extractor.policy_net
+        return _copied(policy.pi_features_extractor, image, net, policy.action_net, output)
     actor = policy.actor
     if isinstance(model, SAC):
         return copy_mlp(actor.latent_pi, actor.mu, "tanh")
     return copy_mlp(actor.mu[:-2], actor.mu[-2], "tanh")
+
+
+def _copied(
+    features: Any, image: Shape | None, body: nn.Sequential, head: nn.Module, output: str
+) -> DeterministicActor:
+    """As `copy_mlp`, of images behind SB3's `features` of them."""
+    if image is None:
+        return copy_mlp(body, head, output)
+    layers = copy_mlp(nn.Sequential(*features.linear, *body), head, output)
+    actor = DeterministicActor(
+        int(np.prod(image)), layers.action_size, layers.hidden, layers.activation, output, choices=layers.choices,
+        image=image,
+    )  # fmt: skip
+    of_features = {f"convolutions.{name}": value.cpu() for name, value in features.cnn.state_dict().items()}
+    of_hidden = {f"hidden.{name}": value for name, value in layers.body.state_dict().items()}
+    actor.body.load_state_dict(of_features | of_hidden)
+    actor.head.load_state_dict(layers.head.state_dict())
+    return actor.eval().requires_grad_(False)

@@ -1,5 +1,6 @@
-"""The convolutional network of Mnih et al. 2015 (Nature 518, doi 10.1038/nature14236, Methods), as the first layers of
-a policy that sees images: forward, and back by hand as `backprop` does for the hidden layers after them.
+"""The convolutional network of Mnih et al. 2015 (Nature 518, doi 10.1038/nature14236, Methods), and for small images
+that of Young and Tian 2019 (MinAtar, arXiv 1903.03176), as the first layers of a policy that sees images: forward, and
+back by hand as `backprop` does for the hidden layers after them.
 
 Pixels are divided by 255; no statistics normalize them.
 """
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.backprop import HiddenLayers, Trace, backward, forward, threshold_backward
-from simtoreal.policies.images import Shape, check_image, is_channels_first
+from simtoreal.policies.images import Shape, check_image, is_channels_first, is_small
 from simtoreal.policies.networks import mlp
 from simtoreal.policies.recurrent import RecurrentLayers
 
 FILTERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # of each layer: how many, their side and their stride [pixels]
+SMALL_FILTERS = ((16, 3, 1),)
 convolution_backward = torch.ops.aten.convolution_backward.default
 
 
@@ -29,7 +31,7 @@ class Convolutions(nn.Sequential):
         channels_first = is_channels_first(check_image(shape))
         channels, *sides = shape if channels_first else (shape[2], *shape[:2])
         layers: list[nn.Module] = []
-        for filters, side, stride in FILTERS:
+        for filters, side, stride in SMALL_FILTERS if is_small(shape) else FILTERS:
             layers += [nn.Conv2d(channels, filters, side, stride), nn.ReLU()]
             channels, sides = filters, [(size - side) // stride + 1 for size in sides]
         super().__init__(*layers)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from simtoreal.policies.backprop import linear_gradients
 from simtoreal.policies.products import product
 
 LOG_2PI = math.log(2.0 * math.pi)
+Numbers = TypeVar("Numbers", Tensor, np.ndarray)
 SDE_FLOOR = 1e-6  # added to the variance of state-dependent exploration, as Stable-Baselines3 does
 Back = Callable[[Tensor, float], tuple[Tensor, list[Tensor]]]
 """From the gradients to log pi [B] and to the mean entropy, to the one to the hidden layer [B, h] and those to a head's
@@ -194,7 +197,7 @@ class Categorical(Head):
         return torch.ones(())
 
 
-def chosen_action(number: Tensor, choices: int) -> Tensor:
+def chosen_action(number: Numbers, choices: int) -> Numbers:
     """A choice's number as an action in [-1, 1]: -1 for the first, 1 for the last."""
     return 2.0 * number / (choices - 1) - 1.0
 

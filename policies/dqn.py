@@ -19,6 +19,7 @@ distribution's priority is its divergence from the target. A truncated episode b
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,11 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simtoreal.policies.adam import Adam, gradient_norm, shrinkage
-from simtoreal.policies.agent import Observation
+from simtoreal.policies.agent import NonFiniteError, Observation, split_observation
 from simtoreal.policies.branches import alongside
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import chosen_action, chosen_number
-from simtoreal.policies.neural import NeuralAgent, finite_action
+from simtoreal.policies.neural import NeuralAgent
 from simtoreal.policies.off_policy import Follower, ReplayConfig, Turn
 from simtoreal.policies.products import arithmetic
 from simtoreal.policies.q_networks import MOST_ATOMS, Atoms, QNetwork, expected, projected
@@ -135,35 +136,43 @@ class DQN(NeuralAgent[DQNConfig]):
         self.optimizers["q"] = Adam(self.network.parameters(), config.learning_rate, config.adam_eps)
         self.updates, self.explored = (torch.zeros((), dtype=torch.int64) for _ in range(2))
         self.errors = torch.zeros(config.batch_size, device=self.device)  # of the last batch, for priorities
-        self._rates = torch.zeros(2, device=self.device)  # epsilon and beta
-        self._schedule()
+        self._rates = torch.tensor([self.epsilon, config.beta], device=self.device)  # and the weight of priorities
+        self._told: tuple[float, float] | None = None  # what they were set to last
+
+    @property
+    def epsilon(self) -> float:
+        """The chance that the next choice is drawn at random."""
+        config = self.config
+        if config.noisy:
+            return 0.0
+        done = min(int(self.explored) / config.epsilon_steps, 1.0)
+        return config.epsilon_start + (config.epsilon_end - config.epsilon_start) * done
 
     def act(self, obs: Observation, explore: bool) -> np.ndarray:
-        """Actions [E, 1] of the best choices, as -1 for the first to 1 for the last; exploring by noise of the layers,
-        or with epsilon any choice instead. Raises NonFiniteError."""
-        with torch.inference_mode():
-            x = self._seen(obs)
-            outputs, _ = self.network.trace(x, self.network.head.draw(self.rng) if explore else None)
-            values = self._values(outputs)
-            choice = values.argmax(dim=1, keepdim=True)
-            if explore:
-                epsilon = self._schedule()
-                self.explored += len(x)
-                if epsilon:
-                    u = torch.rand(2, len(x), 1, generator=self.rng, device=self.device)
-                    choice = torch.where(u[0] < epsilon, (u[1] * self.choices).long(), choice)
-            # a value that is not finite would make a sound choice of any
-            sound = torch.isfinite(values).all(dim=1, keepdim=True)
-            return finite_action(torch.where(sound, chosen_action(choice, self.choices), torch.nan))
+        """Actions [E, 1] float32 of the best choices, as -1 for the first to 1 for the last; exploring by noise of the
+        layers, or with epsilon any choice instead. Raises NonFiniteError."""
+        if not explore:
+            return self._actions(self._best(obs))
+        n, epsilon = len(split_observation(obs)[0]), self.epsilon
+        self.explored += n
+        if not epsilon:
+            return self._actions(self._best(obs, self.network.head.draw(self.rng)))
+        u = torch.rand(2, n, generator=self.rng, device=self.device).cpu().numpy()
+        drawn, choice = u[0] < epsilon, (u[1] * self.choices).astype(np.int64)
+        if not drawn.all():
+            choice = np.where(drawn, choice, self._best(obs))
+        return self._actions(choice)
 
-    def _schedule(self) -> float:
-        """Epsilon of now, which the next gradient steps know of too, as of beta."""
-        config, at = self.config, int(self.explored)
-        epsilon = config.epsilon_start + (config.epsilon_end - config.epsilon_start) * min(at / config.epsilon_steps, 1)
-        epsilon = 0.0 if config.noisy else epsilon
-        self._rates[0] = epsilon
-        self._rates[1] = config.beta + (1.0 - config.beta) * min(at / config.beta_steps, 1)
-        return epsilon
+    def _best(self, obs: Observation, noise: Tensor | None = None) -> np.ndarray:
+        """The numbers [E] of the best choices, of equal ones the first. Raises NonFiniteError."""
+        with torch.inference_mode():
+            values: np.ndarray = self._values(self.network.trace(self._seen(obs), noise)[0]).cpu().numpy()
+        if not np.isfinite(values).all():
+            raise NonFiniteError("the value of a choice is not finite")
+        return values.argmax(axis=1)
+
+    def _actions(self, choice: np.ndarray) -> np.ndarray:
+        return chosen_action(choice[:, None].astype(np.float32), self.choices)
 
     def update(self, batch: Batch, turn: Turn | None = None) -> dict[str, Tensor]:
         """One gradient step on raw transitions; metrics under SB3's names. Raises NonFiniteError. Who gives the
@@ -175,8 +184,13 @@ class DQN(NeuralAgent[DQNConfig]):
         return found
 
     def count(self) -> None:
-        """A gradient step was made."""
+        """A gradient step was made: what follows it, and the rates of the next."""
         self.updates += 1
+        done = min(int(self.explored) / self.config.beta_steps, 1.0)
+        rates = self.epsilon, self.config.beta + (1.0 - self.config.beta) * done
+        if rates != self._told:  # which takes its time
+            self._rates.copy_(torch.tensor(rates))
+            self._told = rates
         if int(self.updates) % self.config.target_every == 0:
             self._follower.step()
 
@@ -256,6 +270,11 @@ class DQN(NeuralAgent[DQNConfig]):
             for theirs, weights in zip([*actor.body.parameters(), *actor.head.parameters()], mine, strict=True):
                 theirs.copy_(weights)
         return actor.eval().requires_grad_(False)
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """As the base's."""
+        super().load_state_dict(tensors)
+        self._told = None
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "target": self.target}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Shape = tuple[int, int, int]
-LEAST_SIDE = 36  # [pixels] that the convolutions of `convolutions` leave one of
+LEAST_SIDE = 10  # [pixels]
+SMALL_SIDE = 36  # [pixels] from which on the convolutions of Mnih et al. 2015 leave one or more
 MOST_CHANNELS = 12
 
 
@@ -15,6 +16,11 @@ def is_channels_first(shape: Sequence[int]) -> bool:
     C are colours, frames of a stack, or both: what each one is, only the environment knows.
     """
     return shape[0] < shape[2]
+
+
+def is_small(shape: Sequence[int]) -> bool:
+    """Has an image of this shape too few pixels for the network of Mnih et al. 2015?"""
+    return min(shape[1:] if is_channels_first(shape) else shape[:2]) < SMALL_SIDE
 
 
 def check_image(shape: Sequence[int]) -> Shape:

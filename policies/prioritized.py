@@ -4,7 +4,7 @@
     w_i  = (N P(i))^-beta / max_j w_j           of a batch
 
 A transition's first priority is the highest so far. A batch has one transition of each of as many equal parts of the
-sum (their appendix B.2.1). The sum tree branches by 64, where theirs is binary; a node is added up anew whenever
+sum (their appendix B.2.1). The sum tree branches by 16, where theirs is binary; a node is added up anew whenever
 something below it changes, so that rounding does not gather.
 """
 
@@ -27,7 +27,7 @@ else:
     COMPILED = True
 
 EPSILON = 1e-6
-BRANCHES = 64
+BRANCHES = 16  # more take longer to add up, fewer make more levels
 
 
 class SumTree:
@@ -83,8 +83,8 @@ class SumTree:
         """Priorities of `slots` [B] by float32 `errors` [B]; the highest so far where one is not finite, of which the
         learner tells."""
         if self._arrays is not None:
-            known = slots.numpy(), errors.numpy()
-            self.highest.fill_(sum_tree.judge(self._arrays, *known, EPSILON, exponent, self.highest.item()))
+            at, told = slots.numpy(), errors.numpy()
+            self.highest.fill_(sum_tree.judge(self._arrays, at, told, EPSILON, exponent, self.highest.item()))
             return
         priorities = (errors.abs().double() + EPSILON) ** exponent
         known = priorities.isfinite()

@@ -6,6 +6,8 @@
     p(s, a)   = softmax of n outputs, those of the atoms z_1 ... z_n     (C51, Bellemare et al. 2017, arXiv 1707.06887)
     Q(s, a)   = sum_i z_i p_i(s, a)
 
+`trace` and the gradients by hand are for where autograd is off.
+
 The last of the hidden layers belongs to the head, of which each stream has one of its own: so dueling streams part, and
 noise is, where the papers have them after the convolutions.
 """
@@ -16,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -105,8 +107,7 @@ class NoisyLinear(nn.Linear):
         return [to_weight, to_bias, to_weight * drawn.noise, to_bias * drawn.bias_noise]
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """The weights of a layer, and the noise of each."""
 
     weight: Tensor
@@ -115,8 +116,7 @@ class Drawn:
     bias_noise: Tensor | None
 
 
-@dataclass(frozen=True)
-class StreamTrace:
+class StreamTrace(NamedTuple):
     """What a stream's pass forward leaves for its gradient."""
 
     latent: Tensor  # [B, h]
@@ -163,12 +163,13 @@ class QHead(nn.Module):
         super().__init__()
         self.choices, self.outputs = choices, outputs
         sizes = [choices * outputs, *([outputs] if dueling else [])]  # of the advantages, and of the value
-        self.streams = nn.ModuleList(Stream(width, hidden, size, deviation) for size in sizes)
-        self._noise_sizes = [sum(stream.noise_sizes) for stream in self._each()]
+        self._each = [Stream(width, hidden, size, deviation) for size in sizes]
+        self.streams = nn.ModuleList(self._each)
+        self._noise_sizes = [sum(stream.noise_sizes) for stream in self._each]
         self.noise_size = sum(self._noise_sizes)
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self._joined([stream(latent) for stream in self._each()])
+        return self._joined([stream(latent) for stream in self._each])
 
     def draw(self, rng: torch.Generator) -> Tensor | None:
         """f(e) of all noisy layers, one after the other; None where there is none."""
@@ -177,15 +178,13 @@ class QHead(nn.Module):
         e = torch.randn(self.noise_size, generator=rng, device=rng.device)
         return e.sign() * e.abs().sqrt()
 
-    @torch.no_grad()
     def trace(self, latent: Tensor, noise: Tensor | None) -> tuple[Tensor, list[StreamTrace]]:
         """The outputs under what was drawn, of the means without it, and what the gradients need."""
-        parts = [None] * len(self.streams) if noise is None else noise.split(self._noise_sizes)
-        works = [partial(stream.trace, latent, part) for stream, part in zip(self._each(), parts, strict=True)]
+        parts = [None] * len(self._each) if noise is None else noise.split(self._noise_sizes)
+        works = [partial(stream.trace, latent, part) for stream, part in zip(self._each, parts, strict=True)]
         found = alongside(latent.device, works)
         return self._joined([outputs for outputs, _ in found]), [trace for _, trace in found]
 
-    @torch.no_grad()
     def gradients(self, traces: Sequence[StreamTrace], g: Tensor) -> tuple[list[Tensor], Tensor]:
         """Of the weights, in the order of `parameters()`, and to the features, from the gradient to the outputs
         [B, K, n]."""
@@ -193,7 +192,7 @@ class QHead(nn.Module):
         if len(traces) > 1:
             to_value = g.sum(dim=1, keepdim=True)
             of_each = [g - to_value / self.choices, to_value]
-        each = zip(self._each(), traces, of_each, strict=True)
+        each = zip(self._each, traces, of_each, strict=True)
         found = alongside(g.device, [partial(stream.gradients, trace, part.flatten(1)) for stream, trace, part in each])
         (first, *others) = (to_latent for _, to_latent in found)
         return [weight for weights, _ in found for weight in weights], sum(others, first)
@@ -201,9 +200,6 @@ class QHead(nn.Module):
     def _joined(self, parts: list[Tensor]) -> Tensor:
         advantage, *value = (part.unflatten(1, (-1, self.outputs)) for part in parts)
         return value[0] + advantage - advantage.mean(dim=1, keepdim=True) if value else advantage
-
-    def _each(self) -> list[Stream]:
-        return [stream for stream in self.streams if isinstance(stream, Stream)]
 
 
 class ExpectedReturn(nn.Module):
@@ -220,8 +216,7 @@ class ExpectedReturn(nn.Module):
         return expected(self.head(latent), self.support)
 
 
-@dataclass(frozen=True)
-class QTrace:
+class QTrace(NamedTuple):
     """What a pass forward leaves for the gradient."""
 
     body: Trace
@@ -251,14 +246,12 @@ class QNetwork(nn.Module):
         width = hidden[-2] if len(hidden) > 1 else width
         self.head = QHead(width, hidden[-1], choices, outputs, dueling, deviation)
 
-    @torch.no_grad()
     def trace(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, QTrace]:
         """As `QHead.trace`, of normalized observations."""
         body = self.body.trace(x)
         outputs, streams = self.head.trace(body.output, noise)
         return outputs, QTrace(body, streams)
 
-    @torch.no_grad()
     def weight_gradients(self, trace: QTrace, g: Tensor) -> list[Tensor]:
         """In the order of `parameters()`, from the gradient to the outputs [B, K, n]."""
         of_head, to_latent = self.head.gradients(trace.streams, g)

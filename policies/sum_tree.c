@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdint.h>
 
-enum { BRANCHES = 64, MOST_LEVELS = 10 };
+enum { BRANCHES = 16, MOST_LEVELS = 10 };
 
 typedef struct {
     Py_buffer views[MOST_LEVELS];
@@ -134,11 +134,11 @@ static PyObject *draw(PyObject *self, PyObject *args)
     if (good) {
         double total = sum(tree.levels[tree.count - 1]), part = total / (double)n;
         for (Py_ssize_t i = 0; i < n; i++) {
-            double within = ((double)i + ((const double *)u.buf)[i]) * part, value = 0.0;
+            double within = ((double)i + ((const double *)u.buf)[i]) * part, value = total; /* of the node, too */
             int64_t node = 0;
             for (int level = tree.count - 1; level >= 0; level--) {
                 const double *branch = tree.levels[level] + node * BRANCHES;
-                double most = nextafter(sum(branch), 0.0), until = 0.0, before = 0.0;
+                double most = nextafter(value, 0.0), until = 0.0, before = 0.0;
                 int j = 0;
                 within = within < most ? within : most;
                 for (; j < BRANCHES; j++) {

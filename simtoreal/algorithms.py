@@ -11,6 +11,7 @@ import torch
 from simtoreal import build
 from simtoreal.config import ConfigError, RunConfig, check_names, settings_of
 from simtoreal.policies.dqn import DQN, DQNConfig, RainbowConfig
+from simtoreal.policies.images import is_small
 from simtoreal.policies.libraries import why_not
 from simtoreal.policies.neural import NeuralConfig
 from simtoreal.policies.off_policy import ReplayConfig
@@ -30,12 +31,13 @@ OURS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "rainbow": (DQN, RainbowConfig),
     "qlearning": (QLearning, QLearningConfig),
 }  # algorithm -> its agent and that one's settings
-FOR_IMAGES = ("ppo", "dqn", "rainbow")
-IMAGE_SETTINGS = {
-    "hidden": [512], "activation": "relu", "shared": True, "normalize_observations": False, "compile": False,
-}  # fmt: skip
-"""Those of the network of Mnih et al. 2015, where actor and value share all but their heads."""
+FOR_IMAGES = ("ppo", "dqn", "rainbow", "sb3-ppo", "sb3-dqn")
+IMAGE_SETTINGS = {"activation": "relu", "shared": True, "normalize_observations": False, "compile": False}
+"""Those of the networks of `convolutions`, where actor and value share all but their heads."""
+HIDDEN, SMALL_HIDDEN = [512], [128]  # of these networks
+SB3_IMAGES = 100_000  # in a replay of Stable-Baselines3's, which keeps each frame of a stack eight times
 FOR_CHOICES = ("ppo", "dqn", "rainbow", "reinforce", "qlearning", "sb3-ppo", "sb3-dqn")
+ONLY_CHOICES = ("dqn", "rainbow", "qlearning", "sb3-dqn")
 
 
 def pick_device(wanted: str) -> str:
@@ -113,10 +115,14 @@ def image_defaults(task: str, algorithm: str) -> dict[str, Any]:
         return {}
     env = build.make_env(task)
     try:
-        if not build.image_of(env):
+        image = build.image_of(env)
+        if image is None:
             return {}
+        if algorithm not in OURS:
+            return {"agent": {"buffer_size": SB3_IMAGES}} if algorithm == "sb3-dqn" else {}
+        settings = IMAGE_SETTINGS | {"hidden": SMALL_HIDDEN if is_small(image) else HIDDEN}
         known = OURS[algorithm][1].__dataclass_fields__
-        return {"agent": {name: value for name, value in IMAGE_SETTINGS.items() if name in known}}
+        return {"agent": {name: value for name, value in settings.items() if name in known}}
     finally:
         env.close()
 

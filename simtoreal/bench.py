@@ -28,6 +28,7 @@ BENCHMARKS = {
     "threads": "simtoreal.bench_learners",
     "loop": "simtoreal.bench_learners",
     "inference": "simtoreal.bench_learners",
+    "dqn": "simtoreal.bench_choices",
     "workers": "simtoreal.bench_workers",
     "gpu": "simtoreal.bench_gpu",
 }  # name -> module of `bench_NAME`; those of the learners need no simulator

@@ -46,10 +46,10 @@ PPO_SIZE = f"{PPO_ENVS} environments x {PPO_ROLLOUT} steps, batch {PPO_BATCH}, {
 class FreeVector(VectorEnv[Any, Any, Any]):
     """`n` environments that cost nothing: observations drawn beforehand, reward 1, episodes of 500 steps."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, action_size: int = ACTION) -> None:
         self.num_envs, self.metadata = n, {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
-        self.single_action_space = gym.spaces.Box(-1, 1, (ACTION,), np.float32)
+        self.single_action_space = gym.spaces.Box(-1, 1, (action_size,), np.float32)
         self._drawn = np.random.default_rng(0).standard_normal((501, n, OBSERVATION)).astype(np.float32)
         self._none, self._all, self._reward = np.zeros(n, bool), np.ones(n, bool), np.ones(n)
         self._t = 0
@@ -213,11 +213,11 @@ def bench_loop(rounds: int) -> list[Row]:
                 report_every=100, updates=_updates(agent, replay, compiled),
             )  # fmt: skip
             what = f"{name.upper()} loop, one environment, an update a step, {SIZE}, {said}"
-            rows.append(_loop(what, loop, peer, 100, rounds))
+            rows.append(loop_row(what, loop, peer, 100, rounds))
     theirs = iter(sb3_ppo())
     for compiled, said in ((False, "fp32"), (True, "fp32, compiled")):
         loop = our_ppo(compiled=compiled)[1]
-        rows.append(_loop(f"PPO loop, {PPO_SIZE}, {said}", loop, theirs, PPO_ENVS * PPO_ROLLOUT, rounds))
+        rows.append(loop_row(f"PPO loop, {PPO_SIZE}, {said}", loop, theirs, PPO_ENVS * PPO_ROLLOUT, rounds))
     return rows
 
 
@@ -244,9 +244,10 @@ def sb3_ppo(device: str = "cpu") -> Any:
     return learn_sb3("ppo", FreeVector(PPO_ENVS), settings, steps=10**9, seed=0, report_every=1, device=device)
 
 
-def _loop(what: str, mine: Iterator[Any], theirs: Iterator[Any], steps: int, rounds: int) -> Row:
+def loop_row(what: str, mine: Iterator[Any], theirs: Iterator[Any], steps: int, rounds: int, row: str = "loop") -> Row:
+    """Of two loops that report every so many steps."""
     a, b, ratio = interleaved(lambda: next(mine), lambda: next(theirs), repeat=1, rounds=rounds)
-    return Row("loop", what, steps / a, "Stable-Baselines3", steps / b, "steps/s", ratio)
+    return Row(row, what, steps / a, "Stable-Baselines3", steps / b, "steps/s", ratio)
 
 
 def bench_inference(rounds: int) -> list[Row]:

@@ -30,10 +30,10 @@ def one_cpu() -> Iterator[None]:
 
 
 def learner(name: str, env: Any, batch: int, hidden: tuple[int, ...]) -> Any:
-    """SBX's SAC or TD3 on `env`. Its `train(batch, n)` makes n updates in one call of one compiled function, which is
+    """SBX's SAC, TD3 or DQN on `env`. Its `train(batch, n)` makes n updates in one call of one compiled function,
     where it is fastest."""
     os.environ.setdefault("XLA_FLAGS", ONE_THREAD)
     sbx: Any = importlib.import_module("sbx")
-    return {"sac": sbx.SAC, "td3": sbx.TD3}[name](
+    return {"sac": sbx.SAC, "td3": sbx.TD3, "dqn": sbx.DQN}[name](
         "MlpPolicy", env, batch_size=batch, policy_kwargs={"net_arch": list(hidden)}, learning_starts=0
     )

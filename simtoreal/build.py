@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from simtoreal.config import MOST_CHOICES, ConfigError, RunConfig
 from simtoreal.foreign import MOST_STATES, MOST_STEPS, ChoiceEnv, ForeignEnv, LevelsEnv, image_shape, one_hot_sizes
+from simtoreal.games import as_played, game_options, know_games
 from simtoreal.policies.images import Shape
 from simtoreal.randomization.curriculum import MovingRanges
 from simtoreal.randomization.messages import nearest
@@ -47,7 +48,7 @@ def task_id(task: str) -> str:
     A robot file's is called `FILE:Family`, see `robot_files`.
 
     Raises:
-        ConfigError: no such task.
+        ConfigError: no such task, or the emulator of a game is not installed.
     """
     try:
         task = name_task(task, None)
@@ -58,6 +59,7 @@ def task_id(task: str) -> str:
     ours = task_ids()
     if task in ours:
         return ours[task]
+    know_games(task)
     try:
         return gym.spec(task).id if ":" not in task else task
     except gym.error.Error:
@@ -90,10 +92,12 @@ def make_env(
     privileged: bool | Literal["state"] = False,
     render_mode: str | None = None,
     engine: str = DEFAULT_ENGINE,
+    learning: bool = False,
 ) -> gym.Env[Any, Any]:
     """The environment of a gymnasium id, ours in a physics engine of `ENGINES`; one that is not ours is made to act and
     fail like ours (`ForeignEnv`), gets sensor and actuator parameters (`SignalsEnv`), and ends after 10,000 steps if it
-    has no time limit of its own. Choices are made in [-1, 1] (`ChoiceEnv`), states seen one-hot.
+    has no time limit of its own. Choices are made in [-1, 1] (`ChoiceEnv`), states seen one-hot. Games are played
+    as `games` has them, `learning` or scored.
 
     Raises:
         ConfigError: it cannot be made, there is no such engine, or its spaces are none that a policy here can act in.
@@ -104,7 +108,8 @@ def make_env(
         see_working_folder()
     if engine not in ENGINES:
         raise ConfigError(f"no engine {engine!r}; engines: {', '.join(ENGINES)}")
-    options: dict[str, Any] = {"privileged": privileged} if privileged else {}
+    know_games(task)
+    options: dict[str, Any] = game_options(task) | ({"privileged": privileged} if privileged else {})
     if engine != DEFAULT_ENGINE:
         if not is_ours(task):
             raise ConfigError(
@@ -118,7 +123,7 @@ def make_env(
         found = task_of_file(*made_by_file)
         made = EnvSpec(id=f"{NAMESPACE}{found.__name__}-v0", entry_point=partial(found))
     try:
-        env = gym.make(made, disable_env_checker=True, **options)
+        env = as_played(task, gym.make(made, disable_env_checker=True, **options), learning)
     except (gym.error.Error, TypeError, ValueError, ImportError, AttributeError, SyntaxError) as error:
         if isinstance(error, ModuleNotFoundError) and is_ours(task):
             raise  # a dependency of ours, not a mistake of the user's
@@ -235,9 +240,10 @@ def _check_borne(env: gym.Env[Any, Any], entries: Sequence[Entry], ranges: Mappi
 
 def make_training_env(config: RunConfig, index: int, seed: int, *, learning: bool = False) -> gym.Env[Any, Any]:
     """Environment `index` of a run, every reset keyed by (seed, index, episode); for `learning` with choices for
-    actions, episodes that are cut off, and robots that begin as nominal ones, as the run has it. Raises as `make_env`
+    actions, episodes that are cut off, and robots that begin as nominal ones, as the run has it, and games as
+    `make_env` has them. Raises as `make_env`
     and `make_randomizer`, and ConfigError for choices that this task's actions cannot be."""
-    env = make_env(task_id(config.task), privileged=config.privileged, engine=config.engine)
+    env = make_env(task_id(config.task), privileged=config.privileged, engine=config.engine, learning=learning)
     if learning and config.choices is not None:
         env = _in_levels(env, config.choices, config.task)
     if learning and config.episode_steps is not None:

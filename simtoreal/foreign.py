@@ -20,11 +20,12 @@ MOST_STATES = 65_536  # that an observation can be one of, all its one-hots toge
 
 
 def image_shape(space: spaces.Space[Any]) -> Shape | None:
-    """Of the images that observations are, as `check_image` has it: uint8 from 0 to 255 on three axes. None where they
-    are other numbers. Raises ValueError for images that no policy here takes."""
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) < 3:
+    """Of the images that observations are, as `check_image` has it: on three axes uint8 from 0 to 255, or bool. None
+    where they are other numbers. Raises ValueError for images that no policy here takes."""
+    if not isinstance(space, spaces.Box) or len(space.shape) < 3 or space.dtype not in (np.uint8, np.bool_):
         return None
-    return check_image(space.shape) if (space.low == 0).all() and (space.high == 255).all() else None
+    whole = space.dtype == np.bool_ or ((space.low == 0).all() and (space.high == 255).all())
+    return check_image(space.shape) if whole else None
 
 
 def one_hot_sizes(space: spaces.Space[Any]) -> tuple[int, ...]:
@@ -71,7 +72,7 @@ class LevelsEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
     """Others' environments with actions in [-1, 1]^m, images as they are or else flat float32 observations, and our way
-    to fail.
+    to fail. Of an image of bools False is seen as 0, True as 255.
 
     One of several choices is an action as `ChoiceEnv` takes it. Observations that are one of several states are seen as
     `one_hots` of so many places in a row.
@@ -99,9 +100,11 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
         self._still = np.full(self._shape, -1.0 if isinstance(action, spaces.Discrete) else 0.0, np.float32)
         self.still = self._still.ravel()  # as an action of this environment's
         self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(self._shape)),), np.float32)
-        self._image = image_shape(seen)
+        self._image, self._white = image_shape(seen), np.uint8(255 if seen.dtype == np.bool_ else 1)
         low, high = seen.low.astype(np.float32).ravel(), seen.high.astype(np.float32).ravel()
-        self.observation_space = seen if self._image else spaces.Box(low, high, dtype=np.float32)
+        self.observation_space = spaces.Box(low, high, dtype=np.float32)
+        if self._image:
+            self.observation_space = spaces.Box(0, 255, self._image, np.uint8)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -121,7 +124,7 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
         return seen, score, terminated, truncated, info
 
     def _seen(self, obs: Any) -> NDArray[Any]:
-        return np.asarray(obs, np.uint8) if self._image else np.asarray(obs, np.float32).ravel()
+        return np.asarray(obs, np.uint8) * self._white if self._image else np.asarray(obs, np.float32).ravel()
 
     def _held_still(self) -> float:
         """The sum of the rewards from here on, if nothing more is done."""

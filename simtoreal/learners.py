@@ -14,6 +14,7 @@ from simtoreal import build
 from simtoreal.algorithms import (
     FOR_CHOICES,
     FOR_IMAGES,
+    ONLY_CHOICES,
     OURS,
     agent_class,
     agent_settings,
@@ -23,6 +24,7 @@ from simtoreal.algorithms import (
 )
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import check_reopened
+from simtoreal.policies.actor_critic import OffPolicyConfig
 from simtoreal.policies.agent import prefixed, split_observation, under, with_policy_part
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.deterministic import DeterministicActor
@@ -90,6 +92,11 @@ def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
         raise ConfigError(
             f"{config.algorithm} needs observations that are vectors, {config.task} shows images; "
             f"algorithms for these: {', '.join(FOR_IMAGES)}"
+        )
+    if not choices and config.algorithm in ONLY_CHOICES:
+        raise ConfigError(
+            f"{config.algorithm} takes one of several choices, the actions of {config.task} are continuous; set "
+            "choices to how many even steps each number of an action has"
         )
     try:
         return kind(config, envs, device)
@@ -163,6 +170,8 @@ class OffPolicyLearner(_OwnLearner):
 
         settings: Any = agent_settings(config)
         if config.teacher:
+            if not isinstance(settings, OffPolicyConfig):
+                raise ConfigError(f"teacher: {config.algorithm} learns without; sac and td3 can be teachers")
             settings = replace(settings, teacher_inputs=len(build.parameters_of(envs.prototype)))
         self._settings = settings
         observation, action, privileged = _sizes(envs)
@@ -392,6 +401,7 @@ class BaselineLearner:
             steps=config.steps,
             seed=config.seed,
             choices=build.choices_of(envs.prototype),
+            image=build.image_of(envs.prototype),
             device=device,
             report_every=REPORT_EVERY,
         )

@@ -20,6 +20,8 @@ OWNERS = {
     "viser": ("simtoreal/live_viewer.py",),
     "trimesh": ("simtoreal/live_scene.py", "robots/mesh_files.py"),
     "onnxruntime": ("export/onboard/runtime.py",),
+    "ale_py": ("simtoreal/games.py",),
+    "minatar": ("simtoreal/games.py",),
 }
 ONBOARD = {"numpy", "onnxruntime", *sys.stdlib_module_names}
 

@@ -1,12 +1,16 @@
 import copy
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.baselines import VecEnvAdapter, learn_sb3
+from simtoreal.policies.distributions import chosen_action
+from simtoreal.policies.images import is_channels_first
 
 CONFIG = {"learning_starts": 20, "batch_size": 16, "buffer_size": 500, "policy_kwargs": {"net_arch": [16, 8]}}
 
@@ -24,6 +28,42 @@ def test_the_copied_actor_predicts_what_sb3_predicts(vectorized, name, more):
     obs = np.random.default_rng(0).uniform(-1, 1, (64, 1)).astype(np.float32)
     expected, _ = baseline.model.predict(obs, deterministic=True)
     np.testing.assert_allclose(baseline.actor()(torch.from_numpy(obs)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("image", [(4, 36, 40), (36, 40, 3), (10, 10, 4), (10, 10, 10), (2, 12, 30)])
+@pytest.mark.parametrize(("name", "choices"), [("ppo", 0), ("ppo", 3), ("dqn", 3)])
+def test_the_copied_actor_of_images_predicts_what_sb3_predicts(name, choices, image):
+    envs = SyncVectorEnv([lambda: Shown(image)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    more = {"n_steps": 8} if name == "ppo" else {"learning_starts": 8, "buffer_size": 50}
+    config = {"batch_size": 16} | more
+    baseline = learn_sb3(name, envs, config, steps=32, seed=0, choices=choices, image=image)
+    list(baseline)
+    with torch.no_grad():  # or all choices are alike
+        for parameter in baseline.model.policy.parameters():
+            parameter.mul_(2.0)
+    obs = np.random.default_rng(0).integers(0, 256, (64, *image), np.uint8)
+    theirs = obs if is_channels_first(image) else obs.transpose(0, 3, 1, 2)
+    expected, _ = baseline.model.predict(theirs, deterministic=True)
+    if choices:
+        expected = chosen_action(torch.from_numpy(expected)[:, None].float(), choices).numpy()
+    np.testing.assert_allclose(baseline.actor()(torch.from_numpy(obs)), expected, atol=1e-5)
+
+
+class Shown(gym.Env):
+    """Random pixels; the episodes have three steps."""
+
+    def __init__(self, image):
+        self.observation_space = gym.spaces.Box(0, 255, image, np.uint8)
+        self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observation_space.sample(), float(action[0]), False, self.steps == 3, {}
 
 
 ON_POLICY = {"n_steps": 20, "batch_size": 20, "policy_kwargs": {"net_arch": [16, 8]}}

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import itertools
+import math
 
 import gymnasium as gym
 import numpy as np
@@ -248,11 +249,14 @@ def test_epsilon_falls_and_the_weight_of_priorities_rises_with_the_steps_explore
     agent = DQN(N, 1, config=config, choices=K)
     rates = []
     for _ in range(6):
+        rates.append((agent.epsilon, *agent._rates.tolist()))
         agent.act(np.zeros((2, N), np.float32), explore=True)
         agent.act(np.zeros((2, N), np.float32), explore=False)
-        rates.append(agent._rates.tolist())
-    assert np.allclose([epsilon for epsilon, _ in rates], [0.9, 0.74, 0.58, 0.42, 0.26, 0.1])
-    assert np.allclose([beta for _, beta in rates], [0.5, 0.55, 0.6, 0.65, 0.7, 0.75])
+        agent.update(random_batch(4))
+    epsilon, told, beta = np.transpose(rates)
+    assert np.allclose(epsilon, [0.9, 0.74, 0.58, 0.42, 0.26, 0.1])
+    assert np.allclose(told, epsilon)
+    assert np.allclose(beta, [0.5, 0.55, 0.6, 0.65, 0.7, 0.75])
 
 
 def test_it_explores_any_choice_with_epsilon():
@@ -274,16 +278,17 @@ def test_noisy_layers_explore_instead_of_epsilon():
 
 
 @pytest.mark.parametrize("switches", [(), ("dueling",), ("noisy",), ("categorical",), SWITCHES])
-@pytest.mark.parametrize("image", [None, (2, 40, 36)])
+@pytest.mark.parametrize("image", [None, (2, 40, 36), (2, 20, 16)])
 def test_an_actor_chooses_as_its_agent_and_is_rebuilt_from_its_description(switches, image):
-    size = N if image is None else 2 * 40 * 36
+    size = N if image is None else math.prod(image)
     settings = {"normalize_observations": image is None, "hidden": (16, 8), "batch_size": 4}
     config = DQNConfig(**settings, **dict.fromkeys(switches, True), value_high=20.0)
     agent = DQN(size, 1, config=config, choices=4, image=image)
     rng = np.random.default_rng(0)
     obs = rng.normal(2, 3, (64, N)).astype(np.float32)
     if image:
-        shown = rng.integers(0, 2, (64, 2, 5, 4), np.uint8).repeat(8, axis=2).repeat(9, axis=3)
+        shown = rng.integers(0, 2, (64, 2, 5, 4), np.uint8)
+        shown = shown.repeat(image[1] // 5, axis=2).repeat(image[2] // 4, axis=3)
         obs = rng.integers(0, 256, (64, *image), np.uint8) * shown
     agent.observe(obs)
     with torch.no_grad():  # as far apart as what was learned
@@ -339,11 +344,12 @@ def test_a_number_that_is_none_stops_it_before_any_weight_changes(part, config):
 
 
 def test_a_broken_network_does_not_act():
-    agent = DQN(N, 1, config=DQNConfig(**SMALL), choices=K)
+    agent = DQN(N, 1, config=DQNConfig(**SMALL, epsilon_start=0.0, epsilon_end=0.0), choices=K)
     with torch.no_grad():
         agent.network.head.streams[0].output.bias[0] = torch.inf
-    with pytest.raises(NonFiniteError):
-        agent.act(np.zeros((1, N), np.float32), explore=True)
+    for explore in (True, False):
+        with pytest.raises(NonFiniteError):
+            agent.act(np.zeros((1, N), np.float32), explore=explore)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from scipy.signal import correlate
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch.testing import assert_close
 
@@ -38,6 +39,21 @@ def test_the_features_are_those_of_sb3_s_nature_cnn(shape):
     assert_close(body.trace(x).output, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(10, 10, 4), (10, 10, 10), (3, 12, 35), (35, 80, 1)])
+def test_the_features_of_small_images_are_those_of_scipy_s_correlation(shape):
+    """One layer of 16 filters of 3 x 3 pixels, stride 1, and a ReLU: Young and Tian 2019."""
+    layers = Convolutions(shape)
+    weight, bias = (parameter.detach().double().numpy() for parameter in layers.parameters())
+    x = pixels(2, *shape)
+    images = (x if is_channels_first(shape) else x.permute(0, 3, 1, 2)).double().numpy() / 255
+    assert weight.shape == (16, images.shape[1], 3, 3)
+    filtered = np.stack([[correlate(image, of, "valid")[0] for of in weight] for image in images])
+    expected = np.maximum(filtered + bias[:, None, None], 0).reshape(2, -1)
+    assert layers.features == expected.shape[1]
+    assert_close(layers(x), torch.from_numpy(expected).float(), atol=1e-5, rtol=0)
+    assert_close(ImageLayers(shape, [8], "relu").trace(x).maps[-1].shape, torch.Size([2, *filtered.shape[1:]]))
+
+
 def test_the_channels_are_found_whichever_side_they_are_on():
     assert [is_channels_first(shape) for shape in ((4, 84, 84), (12, 36, 36), (84, 84, 4), (36, 36, 12))] == [
         True,
@@ -50,8 +66,8 @@ def test_the_channels_are_found_whichever_side_they_are_on():
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((3, 35, 80), "at least 36 x 36 pixels, got 35 x 80"),
-        ((80, 20, 3), "at least 36 x 36 pixels, got 80 x 20"),
+        ((3, 9, 80), "at least 10 x 10 pixels, got 9 x 80"),
+        ((80, 9, 3), "at least 10 x 10 pixels, got 80 x 9"),
         ((13, 84, 84), r"from 1 to 12 channels, got \[13, 84, 84\]"),
         ((84, 84, 0), "from 1 to 12 channels"),
         ((4, 84, 84, 3), r"three axes, \[C, H, W\] or \[H, W, C\], got \[4, 84, 84, 3\]"),
@@ -81,7 +97,7 @@ def test_an_image_is_all_of_the_observation_and_for_learners_that_take_it():
         SAC(3888, 1, image=(3, 36, 36))
 
 
-@pytest.mark.parametrize("shape", [(2, 36, 40), (36, 40, 2)])
+@pytest.mark.parametrize("shape", [(2, 36, 40), (36, 40, 2), (12, 20, 12)])
 @pytest.mark.parametrize("shared", [True, False])
 def test_an_actor_acts_as_its_agent_and_is_rebuilt_from_its_description(shape, shared):
     config = PPOConfig(hidden=(32, 16), shared=shared, normalize_observations=False)
@@ -102,7 +118,7 @@ def test_an_actor_acts_as_its_agent_and_is_rebuilt_from_its_description(shape, s
 
 
 @pytest.mark.parametrize(
-    "change", [{"image": [2, 30, 40]}, {"image": 2880}, {"image": [2, 36, True]}, {"kind": "mlp"}, {"more": 1}]
+    "change", [{"image": [2, 9, 40]}, {"image": 2880}, {"image": [2, 36, True]}, {"kind": "mlp"}, {"more": 1}]
 )
 def test_a_foreign_description_of_images_is_refused(change):
     described = DeterministicActor(2880, 1, [8], image=(2, 36, 40)).describe()

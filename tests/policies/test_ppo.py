@@ -62,6 +62,7 @@ def minibatch(agent, n, rows=64, privileged=0, image=None):
         ({"shared": True}, 4, 0),
         ({"image": (3, 36, 40), "shared": True}, 4, 0),
         ({"image": (44, 36, 2), "clip_value": 0.3}, 0, 0),
+        ({"image": (10, 10, 4), "shared": True}, 4, 0),
         ({"image": (3, 36, 40)}, 0, 3),
         ({"image": (3, 36, 40), "estimate_weight": 0.6}, 0, 3),
         ({"estimate_weight": 0.6}, 4, 3),

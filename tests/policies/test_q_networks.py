@@ -79,7 +79,7 @@ def test_noise_is_factorised_and_the_papers_function_of_a_normal_number():
 
 
 @pytest.mark.parametrize("hidden", [(8,), (16, 8), (16, 12, 8)])
-@pytest.mark.parametrize("image", [None, (3, 36, 40), (40, 36, 2)])
+@pytest.mark.parametrize("image", [None, (3, 36, 40), (40, 36, 2), (10, 10, 4)])
 def test_the_gradient_of_a_whole_network_is_autograds(hidden, image):
     torch.manual_seed(0)
     size = 5

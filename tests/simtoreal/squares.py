@@ -9,13 +9,13 @@ class Square(gym.Env):
     """A bright square left, in the middle or right of a dim, noisy image, at any height; naming its place pays 1.
 
     Each step shows another; an episode has eight. With `steering` the place is an action in [-1, 1], which pays by how
-    near it is. `shape` is [C, H, W] or [H, W, C], every channel alike.
+    near it is. `shape` is [C, H, W] or [H, W, C], every channel alike. With `bools` pixels are on or off.
     """
 
     metadata = {"render_modes": [], "render_fps": 10}  # noqa: RUF012
 
-    def __init__(self, shape: tuple[int, int, int] = (36, 36, 1), steering: bool = False) -> None:
-        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+    def __init__(self, shape: tuple[int, int, int] = (36, 36, 1), steering: bool = False, bools: bool = False) -> None:
+        self.observation_space = spaces.Box(0, 1, shape, np.bool_) if bools else spaces.Box(0, 255, shape, np.uint8)
         self.action_space = spaces.Box(-2.0, 2.0, (1,), np.float32) if steering else spaces.Discrete(3)
         self._first, self._sides = shape[0] < shape[2], shape[1:] if shape[0] < shape[2] else shape[:2]
 
@@ -26,7 +26,8 @@ class Square(gym.Env):
         top, left, side = self.np_random.integers(height - height // 4), self._place * width // 3, height // 4
         image[top : top + side, left + 1 : left + 1 + side] = 230
         image = image[None] if self._first else image[..., None]
-        return np.broadcast_to(image, self.observation_space.shape).copy()
+        shown = np.broadcast_to(image, self.observation_space.shape)
+        return shown > 128 if self.observation_space.dtype == np.bool_ else shown.copy()
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -45,3 +46,4 @@ class Square(gym.Env):
 gym.register("Square-v0", Square)
 gym.register("SquareSteered-v0", Square, kwargs={"shape": (2, 40, 36), "steering": True})
 gym.register("SquareStack-v0", Square, kwargs={"shape": (4, 84, 84)})
+gym.register("SquareSmall-v0", Square, kwargs={"shape": (10, 10, 4), "bools": True})

@@ -73,10 +73,10 @@ def test_a_learner_of_continuous_actions_is_refused(algorithm, tmp_path, cli):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("algorithm", "who"), [("sb3-dqn", "SB3 dqn acts by"), ("dqn", "DQN takes")])
-def test_a_learner_of_choices_is_refused_where_there_are_none(algorithm, who, tmp_path, cli):
+@pytest.mark.parametrize("algorithm", ["dqn", "rainbow", "qlearning", "sb3-dqn"])
+def test_a_learner_of_choices_is_refused_where_there_are_none(algorithm, tmp_path, cli):
     said = cli("train", "Pendulum-v1", "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
-    said.refused(f"{who} one of several choices, these actions are continuous")
+    said.refused(f"{algorithm} takes one of several choices, the actions of Pendulum-v1 are continuous; set choices to")
 
 
 def test_a_bundle_of_choices_gives_whole_numbers_and_its_verdict_is_that_of_the_environment(tmp_path):

@@ -45,6 +45,13 @@ FAST_Q = [
     "agent.buffer_size=100", "evaluate_every=120", "evaluate_episodes=1", "save_every=100",
 ]  # fmt: skip
 
+OF = {
+    "ppo": FAST,
+    "rainbow": FAST_Q,
+    "sb3-ppo": ["agent.n_steps=30", "agent.batch_size=20", *FAST[-3:]],
+    "sb3-dqn": ["agent.learning_starts=40", "agent.batch_size=20", "agent.buffer_size=100", *FAST[-3:]],
+}
+
 
 def train(task, out, *, steps=240, envs=2, settings=FAST, algorithm="ppo", **options):
     how = {"algorithm": algorithm, "assignments": settings, **options}
@@ -53,13 +60,14 @@ def train(task, out, *, steps=240, envs=2, settings=FAST, algorithm="ppo", **opt
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("algorithm", "settings"), [("ppo", LEARN), ("dqn", LEARN_Q)])
-def test_it_learns_to_name_what_it_sees(algorithm, settings, seed, tmp_path):
+@pytest.mark.parametrize(("task", "width"), [("Square", 512), ("SquareSmall", 128)])
+def test_it_learns_to_name_what_it_sees(task, width, algorithm, settings, seed, tmp_path):
     """Naming the place of the square at random is worth 8/3 an episode, naming it rightly 8."""
     how = {"algorithm": algorithm, "settings": settings, "seed": seed}
-    run = train("squares:Square-v0", tmp_path / "run", steps=4096, envs=8, **how)
+    run = train(f"squares:{task}-v0", tmp_path / "run", steps=4096, envs=8, **how)
     assert Run.load(run).summary["best"]["mean_return"] >= 7.5
     agent = Run.load(run).config.agent
-    assert list(agent["hidden"]) == [512]
+    assert list(agent["hidden"]) == [width]
     assert (agent.get("activation"), agent.get("shared")) == (("relu", True) if algorithm == "ppo" else (None, None))
 
 
@@ -70,12 +78,16 @@ def test_it_learns_to_name_what_it_sees(algorithm, settings, seed, tmp_path):
         ("SquareSteered", "ppo", [2, 40, 36], "CHW", 3),
         ("SquareStack", "ppo", [4, 84, 84], "CHW", 5),
         ("SquareStack", "rainbow", [4, 84, 84], "CHW", 5),
+        ("SquareSmall", "ppo", [10, 10, 4], "HWC", 5),
+        ("SquareSmall", "sb3-dqn", [10, 10, 4], "HWC", 5),
+        ("Square", "sb3-ppo", [36, 36, 1], "HWC", 5),
+        ("SquareSmall", "rainbow", [10, 10, 4], "HWC", 5),
     ],
 )
 def test_from_training_to_a_verdict(task, algorithm, shape, layout, form, tmp_path):
     """What the bundle earns is what its own commands earn when we step the environment with them."""
     name = f"squares:{task}-v0"
-    how = {"algorithm": algorithm, "settings": FAST if algorithm == "ppo" else FAST_Q}
+    how = {"algorithm": algorithm, "settings": OF[algorithm]}
     bundle = simtoreal.export(train(name, tmp_path / "run", **how), tmp_path / "bundle", checkpoint="last")
     found = simtoreal.verify(bundle)
     assert found.passed, found.checks
@@ -91,7 +103,7 @@ def test_from_training_to_a_verdict(task, algorithm, shape, layout, form, tmp_pa
         obs, _ = env.reset(seed=episode.seed)
         total, over = 0.0, False
         while not over:
-            command = policy.act(obs)
+            command = policy.act(obs * np.uint8(255) if obs.dtype == np.bool_ else obs)
             obs, reward, terminated, truncated, _ = env.step(command if task == "SquareSteered" else int(command[0]))
             total, over = total + reward, terminated or truncated
         assert total == pytest.approx(episode.return_, abs=1e-5)
@@ -129,7 +141,7 @@ def test_pixels_stay_bytes_on_their_way(workers):
         envs.close()
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "td3", "reinforce", "sb3-sac", "sb3-ppo"])
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "reinforce", "sb3-sac", "sb3-td3"])
 def test_a_learner_of_vectors_is_refused(algorithm, tmp_path, cli):
     task = "squares:SquareSteered-v0"
     said = cli("train", task, "--algorithm", algorithm, "--steps", 100, "--out", tmp_path / "run")
@@ -154,7 +166,8 @@ def test_what_images_do_not_have_is_refused(setting, words, tmp_path, cli):
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.Box(0, 255, (3, 30, 84), np.uint8), "images need at least 36 x 36 pixels, got 30 x 84"),
+        (spaces.Box(0, 255, (3, 9, 84), np.uint8), "images need at least 10 x 10 pixels, got 9 x 84"),
+        (spaces.Box(0, 1, (7, 7, 3), np.bool_), "images need at least 10 x 10 pixels, got 7 x 7"),
         (spaces.Box(0, 255, (84, 84, 16), np.uint8), "images need from 1 to 12 channels"),
         (spaces.Box(0, 255, (4, 84, 84, 3), np.uint8), "images need three axes"),
         (

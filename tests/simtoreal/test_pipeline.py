@@ -159,7 +159,7 @@ def test_a_preset_is_shown_with_its_sources(cli):
         (["demo", "Pendulum-v1"], "demos: PandaReach, CartPoleSwingUp"),
         (
             ["bench", "nope"],
-            "no benchmark 'nope'; choices: gpu, inference, loop, overhead, randomization, reset, step, threads, update",
+            "no benchmark 'nope'; choices: dqn, gpu, inference, loop, overhead, randomization, reset, step, threads, u",
         ),
         (["bench", "--rounds", "0"], "must be a whole number from 1"),
     ],

@@ -127,7 +127,7 @@ def test_other_learners_of_choices_see_states_too(algorithm, lake, tmp_path):
 @pytest.mark.parametrize(
     ("task", "settings", "words"),
     [
-        ("Pendulum-v1", {}, "agent: a table is of one of several choices, these actions are continuous"),
+        ("Pendulum-v1", {}, "qlearning takes one of several choices, the actions of Pendulum-v1 are continuous"),
         ("CartPole-v1", {}, "agent.bins must say how finely each of the 4 numbers is cut that CartPole-v1 shows"),
         ("CartPole-v1", {"bins": [3] * 4}, "agent: low must be 4 finite numbers, one for each of bins, got ()"),
         (
