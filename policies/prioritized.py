@@ -124,10 +124,10 @@ class PrioritizedReplay:
         """As the replay's."""
         return self.replay.oldest
 
-    def add(self, **rows: Array | None) -> None:
+    def add(self, **rows: Array) -> None:
         """As `Replay.add`."""
         first = self.replay.added
-        self.replay.add(**rows)  # type: ignore[arg-type]
+        self.replay.add(**rows)
         slots = torch.arange(first, self.replay.added, device=self.device) % self.replay.capacity
         self._tree.set(slots, self._tree.highest.expand(len(slots)))
 

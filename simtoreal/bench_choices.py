@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from simtoreal import bench_sbx
-from simtoreal.bench_learners import MODES, OBSERVATION, FreeVector, loop_row
+from simtoreal.bench_learners import MODES, OBSERVATION, FreeVector, loop_row, update_ours, updates_of
 from simtoreal.measuring import Row, interleaved
 from simtoreal.policies.dqn import DQN, DQNConfig
 from simtoreal.policies.frames import FrameReplay
 from simtoreal.policies.loops import off_policy
-from simtoreal.policies.prioritized import AnyReplay, PrioritizedReplay
+from simtoreal.policies.prioritized import PrioritizedReplay
 from simtoreal.policies.replay import Replay
-from simtoreal.policies.updates import CapturedUpdates, EachUpdate, Updates
+from simtoreal.policies.updates import EachUpdate, Updates
 
 CHOICES = 4
 SIZES = {  # hidden layers, batch, environment steps to an update
@@ -40,11 +40,6 @@ def _agent(hidden: tuple[int, ...], batch: int, every: int, **settings: Any) -> 
     )  # fmt: skip
     size = OBSERVATION if image is None else int(np.prod(image))
     return DQN(size, 1, config=config, choices=CHOICES, image=image)
-
-
-def _updates(agent: DQN, replay: AnyReplay, compiled: bool) -> Updates:
-    batch = agent.config.batch_size
-    return CapturedUpdates(agent, replay, batch, compiled=True) if compiled else EachUpdate(agent, replay, batch)
 
 
 def _peer(hidden: tuple[int, ...], batch: int, every: int, **more: Any) -> Any:
@@ -90,7 +85,7 @@ def _loops(rounds: int) -> list[Row]:
             loop = off_policy(
                 agent, FreeVector(1, 1), replay, steps=10**9, seed=0, batch_size=batch, learning_starts=0,
                 updates_per_step=1 / every, choices=CHOICES, report_every=100,
-                updates=_updates(agent, replay, compiled),
+                updates=updates_of(agent, replay, compiled),
             )  # fmt: skip
             what = f"DQN loop, one environment, {CHOICES} choices, observation {OBSERVATION}, {size}, {said}"
             rows.append(loop_row(what, loop, peer, 100, rounds, row="dqn"))
@@ -110,7 +105,7 @@ def _against_sbx(hidden: tuple[int, ...], batch: int, size: str, rounds: int) ->
         row = rng.standard_normal((2, 1, OBSERVATION)).astype(np.float32)
         theirs.replay_buffer.add(row[0], row[1], rng.integers(0, CHOICES, (1,)), np.zeros(1), np.zeros(1), [{}])
     for compiled, said in ((False, "fp32"), (True, "fp32, compiled")):
-        updates = _updates(_agent(hidden, batch, 1), _filled(FILLED), compiled)
+        updates = updates_of(_agent(hidden, batch, 1), _filled(FILLED), compiled)
         with bench_sbx.one_cpu():
             a, b, ratio = interleaved(
                 _steps(updates, each), partial(theirs.train, each, batch), repeat=10, rounds=rounds
@@ -121,14 +116,7 @@ def _against_sbx(hidden: tuple[int, ...], batch: int, size: str, rounds: int) ->
 
 
 def _steps(updates: Updates, times: int) -> Callable[[], None]:
-    generator = torch.Generator().manual_seed(0)
-
-    def work() -> None:
-        for _ in range(times):
-            updates.step(generator)
-        updates.means()
-
-    return work
+    return partial(update_ours, updates, times, torch.Generator().manual_seed(0))
 
 
 def _priorities(rounds: int) -> list[Row]:
@@ -136,10 +124,10 @@ def _priorities(rounds: int) -> list[Row]:
     rows = []
     for size, (hidden, batch, _) in SIZES.items():
         for compiled, said in ((False, "fp32"), (True, "fp32, compiled")):
-            plain = _updates(_agent(hidden, batch, 1), _filled(HELD), compiled)
+            plain = updates_of(_agent(hidden, batch, 1), _filled(HELD), compiled)
             replay = PrioritizedReplay(Replay(HELD, OBSERVATION, 1), 0.6)
             replay.add(**_filled(HELD).rows(0, HELD // FILLED * FILLED))
-            ranked = _updates(_agent(hidden, batch, 1, prioritized=True), replay, compiled)
+            ranked = updates_of(_agent(hidden, batch, 1, prioritized=True), replay, compiled)
             a, b, ratio = interleaved(_steps(ranked, 20), _steps(plain, 20), repeat=10, rounds=rounds)
             what = f"DQN updates by priority, {size.rpartition(',')[0]}, {HELD:,} held, {said}"
             rows.append(Row("dqn", what, 20 / a, "without priorities", 20 / b, "updates/s", ratio))

@@ -21,9 +21,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from simtoreal import bench_sbx
 from simtoreal.measuring import Row, interleaved
+from simtoreal.policies.dqn import DQN
 from simtoreal.policies.loops import off_policy
 from simtoreal.policies.on_policy import on_policy
 from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.prioritized import AnyReplay
 from simtoreal.policies.products import arithmetic, made_in, product
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.sac import SAC, SACConfig
@@ -154,12 +156,12 @@ def bench_update(rounds: int) -> list[Row]:
             fill(theirs)
             peers["SBX (JAX), 40 updates a call"] = theirs, 40
         for (precision, compiled), said in MODES.items():
-            updates = _updates(ours(name, precision), replay, compiled)
+            updates = updates_of(ours(name, precision), replay, compiled)
             share = multiplications(name) / product_limit(precision)
             for peer, (other, each) in peers.items():
                 with bench_sbx.one_cpu():
                     a, b, ratio = interleaved(
-                        partial(_update_ours, updates, each, torch.Generator().manual_seed(0)),
+                        partial(update_ours, updates, each, torch.Generator().manual_seed(0)),
                         partial(other.train, gradient_steps=each, batch_size=BATCH),
                         repeat=40 // each,
                         rounds=rounds,
@@ -169,11 +171,14 @@ def bench_update(rounds: int) -> list[Row]:
     return rows
 
 
-def _updates(agent: SAC | TD3, replay: Replay, compiled: bool) -> Updates:
-    return CapturedUpdates(agent, replay, BATCH, compiled=True) if compiled else EachUpdate(agent, replay, BATCH)
+def updates_of(agent: SAC | TD3 | DQN, replay: AnyReplay, compiled: bool) -> Updates:
+    """Gradient steps of ours on batches of a replay."""
+    batch = agent.config.batch_size
+    return CapturedUpdates(agent, replay, batch, compiled=True) if compiled else EachUpdate(agent, replay, batch)
 
 
-def _update_ours(updates: Updates, times: int, generator: torch.Generator) -> None:
+def update_ours(updates: Updates, times: int, generator: torch.Generator) -> None:
+    """So many gradient steps, and what they measured."""
     for _ in range(times):
         updates.step(generator)
     updates.means()
@@ -183,7 +188,7 @@ def bench_threads(rounds: int) -> list[Row]:
     """Gradient steps of SAC on two threads against those on one, by the wall clock."""
     rows, replay = [], filled_replay()
     for (precision, compiled), said in MODES.items():
-        two, one = (_on_threads(n, _updates(ours("sac", precision), replay, compiled)) for n in (2, 1))
+        two, one = (_on_threads(n, updates_of(ours("sac", precision), replay, compiled)) for n in (2, 1))
         a, b, ratio = interleaved(two, one, repeat=1, rounds=rounds, clock=time.perf_counter)
         what = f"SAC updates on two threads, {SIZE}, {said}"
         rows.append(Row("threads", what, THREADED / a, "one thread", THREADED / b, "updates/s", ratio))
@@ -196,7 +201,7 @@ def _on_threads(n: int, updates: Updates) -> Callable[[], None]:
 
     def work() -> None:
         torch.set_num_threads(n)
-        _update_ours(updates, THREADED, generator)
+        update_ours(updates, THREADED, generator)
 
     return work
 
@@ -210,7 +215,7 @@ def bench_loop(rounds: int) -> list[Row]:
             agent, replay = ours(name, precision), filled_replay()
             loop = off_policy(
                 agent, FreeVector(1), replay, steps=10**9, seed=0, batch_size=BATCH, learning_starts=0,
-                report_every=100, updates=_updates(agent, replay, compiled),
+                report_every=100, updates=updates_of(agent, replay, compiled),
             )  # fmt: skip
             what = f"{name.upper()} loop, one environment, an update a step, {SIZE}, {said}"
             rows.append(loop_row(what, loop, peer, 100, rounds))

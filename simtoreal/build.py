@@ -241,8 +241,8 @@ def _check_borne(env: gym.Env[Any, Any], entries: Sequence[Entry], ranges: Mappi
 def make_training_env(config: RunConfig, index: int, seed: int, *, learning: bool = False) -> gym.Env[Any, Any]:
     """Environment `index` of a run, every reset keyed by (seed, index, episode); for `learning` with choices for
     actions, episodes that are cut off, and robots that begin as nominal ones, as the run has it, and games as
-    `make_env` has them. Raises as `make_env`
-    and `make_randomizer`, and ConfigError for choices that this task's actions cannot be."""
+    `make_env` has them. Raises as `make_env` and `make_randomizer`, and ConfigError for choices that this task's
+    actions cannot be."""
     env = make_env(task_id(config.task), privileged=config.privileged, engine=config.engine, learning=learning)
     if learning and config.choices is not None:
         env = _in_levels(env, config.choices, config.task)
