@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trained import trained
+from trained import rows_of, trained
 
 from simtoreal.intervals import bootstrap_interval
 from simtoreal.runs import Run
@@ -89,10 +89,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
     path = OUT / f"ablation-{options.task.replace('/', '-')}.csv"
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = rows_of(path)
     done = {(row["part"], int(row["seed"]), int(row["steps"])) for row in rows}
     for seed in options.seeds:
         for part in options.parts:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from results import SLOW, STEPS
-from trained import trained
+from trained import rows_of, trained
 
 import simtoreal
 from simtoreal.intervals import bootstrap_interval
@@ -89,10 +89,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/knowing"))
     options = parser.parse_args()
     path = OUT / f"knowing-{options.task}.csv"
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = rows_of(path)
     for seed in options.seeds:
         for kind in options.kinds:
             if not any((row["kind"], int(row["seed"])) == (kind, seed) for row in rows):

@@ -1,7 +1,8 @@
-"""What the other examples share: a training that goes on where it was stopped and is not done twice."""
+"""What the other examples share: trainings that go on where they were stopped, and tables that are done in parts."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +21,11 @@ def trained(task: str, run: Path, **settings: Any) -> Path:
         begun = any(checkpoints(run / CHECKPOINTS))
         simtoreal.train(task, out=run, **settings, **{"resume" if begun else "force": True})
     return run
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table written before, so that it can be done a part at a time; none where there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
