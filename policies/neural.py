@@ -83,12 +83,14 @@ class NeuralAgent(ABC, Generic[Config]):
         *,
         choices: int = 0,
         image: Shape | None = None,
+        scaled: int = 0,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
         """With `choices` the environment takes one of so many, as -1 for the first to 1 for the last, and `action_size`
         is 1. With `image` an observation is an image uint8 of that shape, [C, H, W] or [H, W, C], of `observation_size`
-        numbers; it is neither normalized nor stacked here, but what is privileged beside it is normalized. Raises
+        numbers; it is neither normalized nor stacked here, but what is privileged beside it is normalized. The last
+        `scaled` numbers of a privileged observation come scaled (parameters of the episode) and are not. Raises
         ValueError for choices or images that are none, or that this learner does not take."""
         if choices and (choices < 2 or action_size != 1):
             raise ValueError(f"choices are 2 or more, of one action, got {choices} and {action_size}")
@@ -100,7 +102,7 @@ class NeuralAgent(ABC, Generic[Config]):
         if image is not None:
             self._check_image(image, privileged_size)
         self.normalizer = Normalizer(0 if image else observation_size).to(self.device)
-        self.privileged_normalizer = Normalizer(privileged_size).to(self.device) if privileged_size else None
+        self.privileged_normalizer = Normalizer(privileged_size, scaled).to(self.device) if privileged_size else None
         self.rng = torch.Generator(self.device).manual_seed(seed)
         self.optimizers: dict[str, Adam] = {}
         with torch.random.fork_rng(devices=[]):

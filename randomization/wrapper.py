@@ -57,6 +57,8 @@ class RandomizedEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         if not 0 <= env_index < 1 << 31:
             raise ValueError(f"env_index must lie in [0, 2^31), got {env_index}")
         self.randomizer = randomizer
+        if env.has_wrapper_attr("scale_parameters"):
+            env.get_wrapper_attr("scale_parameters")(randomizer.ranges)
         self.ranges, self._probes = curriculum, probes
         self.extents: Extents | None = None  # the running episode's
         self._boundary: int | None = None

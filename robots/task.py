@@ -64,8 +64,8 @@ class Task(gym.Env[Observation, Any]):
     Args:
         privileged: observations become {"policy": [n], "privileged": [p]}; privileged holds the observation of ideal
             sensors (of a task that shows images its `state_layout`), the task's `privileged_signals` and every
-            parameter, scaled by its bounds, for critics and teachers; with "state" the parameters are left out. Only
-            "policy" is ever exported.
+            parameter, scaled by its range (`scale_parameters`), for critics and teachers; with "state" the parameters
+            are left out. Only "policy" is ever exported.
         render_mode: None, "rgb_array" or "human".
         engine: one of `engines.ENGINES`.
     """
@@ -141,7 +141,8 @@ class Task(gym.Env[Observation, Any]):
                 *(self._scenery.parameters if self._scenery else ()),
             ]
         )
-        self._scales = {p.name: (p.nominal, (p.high - p.low) or 1.0) for p in self.parameters.values()}
+        self._scales: dict[str, tuple[float, float]] = {}
+        self.scale_parameters({})
         self._ring = StateRing(self.physics_dt, self._substeps, self._loop.longest)
         self._delay = CommandDelay(self.physics_dt, self._substeps)
         self._values: dict[str, float] = {}
@@ -234,7 +235,7 @@ class Task(gym.Env[Observation, Any]):
 
     def _privileged_layout(self, *, parameters: bool) -> Layout:
         names = tuple(self.parameters)
-        drawn = Field("parameters", len(names), "-", "", names, "(value - nominal) / (high - low)")
+        drawn = Field("parameters", len(names), "-", "", names, "(value - nominal) / width of its range")
         return Layout(
             *(
                 replace(field, name=f"true_{field.name}")
@@ -263,6 +264,15 @@ class Task(gym.Env[Observation, Any]):
         if self._privileged:
             self._scaled = [(values[name] - nominal) / width for name, (nominal, width) in self._scales.items()]
         self.apply_bias()
+
+    def scale_parameters(self, ranges: Mapping[str, tuple[float, float]]) -> None:
+        """Let the privileged observation show a parameter less its nominal value by the width of its range from now on;
+        of one without a range, of its bounds."""
+        bounds = {p.name: (p.nominal, p.low, p.high) for p in self.parameters.values()}
+        within = {name: (bounds[name][0], *ends) for name, ends in ranges.items()}
+        self._scales = {
+            name: (nominal, (high - low) or 1.0) for name, (nominal, low, high) in (bounds | within).items()
+        }
 
     def apply_bias(self) -> None:
         """Hook for a drive that shares an encoder with a sensor, and so its bias."""

@@ -94,7 +94,7 @@ def make_env(
     engine: str = DEFAULT_ENGINE,
     learning: bool = False,
 ) -> gym.Env[Any, Any]:
-    """The environment of a gymnasium id, ours in a physics engine of `ENGINES`; one that is not ours is made to act and
+    """The environment of a task (`task_id`), ours in a physics engine of `ENGINES`; one that is not ours is made to act and
     fail like ours (`ForeignEnv`), gets sensor and actuator parameters (`SignalsEnv`), and ends after 10,000 steps if it
     has no time limit of its own. Choices are made in [-1, 1] (`ChoiceEnv`), states seen one-hot. Games are played
     as `games` has them, `learning` or scored.
@@ -103,6 +103,7 @@ def make_env(
         ConfigError: it cannot be made, there is no such engine, or its spaces are none that a policy here can act in.
         ModuleNotFoundError: a task of ours needs what is not installed.
     """
+    task = task_id(task)
     made_by_file = split_task(task)
     if ":" in task and not made_by_file:
         see_working_folder()

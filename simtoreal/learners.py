@@ -152,6 +152,15 @@ class _OwnLearner:
             self._state.observation = with_policy_part(seen, np.concatenate([older, frame], axis=1))
 
 
+def _parameters(envs: TrainingEnvs) -> int:
+    """How many numbers at a privileged observation's end are parameters of the episode, as our tasks show them."""
+    env = envs.prototype
+    if not env.has_wrapper_attr("privileged_layout"):
+        return 0
+    part = env.get_wrapper_attr("privileged_layout").slices.get("parameters", slice(0, 0))
+    return int(part.stop - part.start)
+
+
 def _sizes(envs: TrainingEnvs) -> tuple[int, int, int]:
     """Of the observation, the action and the privileged observation (0: none)."""
     space = envs.single_observation_space
@@ -172,7 +181,9 @@ class OffPolicyLearner(_OwnLearner):
         if config.teacher:
             if not isinstance(settings, OffPolicyConfig):
                 raise ConfigError(f"teacher: {config.algorithm} learns without; sac and td3 can be teachers")
-            settings = replace(settings, teacher_inputs=len(build.parameters_of(envs.prototype)))
+            if not (parameters := _parameters(envs)):
+                raise ConfigError(f"teacher: {config.task} shows no drawn parameters; set teacher to false")
+            settings = replace(settings, teacher_inputs=parameters)
         self._settings = settings
         observation, action, privileged = _sizes(envs)
         self._choices, image = build.choices_of(envs.prototype), build.image_of(envs.prototype)
@@ -183,6 +194,7 @@ class OffPolicyLearner(_OwnLearner):
             settings,
             choices=self._choices,
             image=image,
+            scaled=_parameters(envs),
             seed=config.seed,
             device=device,
         )
@@ -290,6 +302,7 @@ class OnPolicyLearner(_OwnLearner):
             settings,
             choices=choices,
             image=build.image_of(envs.prototype),
+            scaled=_parameters(envs),
             seed=config.seed,
             device=device,
         )

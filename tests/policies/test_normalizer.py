@@ -43,3 +43,11 @@ def test_a_non_finite_observation_changes_nothing():
     with pytest.raises(ValueError, match="non-finite"):
         normalizer.update(np.array([[1.0, np.nan]]))
     assert normalizer.count == 4
+
+
+def test_numbers_that_come_scaled_stay_as_they_are():
+    normalizer = Normalizer(3, scaled=1)
+    rows = np.column_stack([np.arange(8.0), -np.arange(8.0), np.repeat([0.2, -0.4], 4)])
+    normalizer.update(rows)
+    found = normalizer(torch.tensor([[3.5, -3.5, -0.4], [3.5 + np.std(np.arange(8.0)), -3.5, 12.0]]).float())
+    assert_close(found, torch.tensor([[0.0, 0.0, -0.4], [1.0, 0.0, 10.0]]))

@@ -154,3 +154,13 @@ def test_its_spec_builds_it_again(block, randomizer):
 def test_an_index_outside_the_counter_is_refused(index, block, randomizer):
     with pytest.raises(ValueError, match=r"env_index must lie in \[0, 2\^31\), got"):
         RandomizedEnv(block(), randomizer, env_index=index)
+
+
+def test_an_environment_that_shows_its_parameters_is_told_their_ranges(block, randomizer):
+    class Showing(block):
+        def scale_parameters(self, ranges):
+            self.told = ranges
+
+    env = RandomizedEnv(Showing(), randomizer)
+    assert env.unwrapped.told == randomizer.ranges
+    assert env.unwrapped.told

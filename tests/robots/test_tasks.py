@@ -376,6 +376,10 @@ def test_privileged_is_the_true_state_and_every_parameter(make, act):
     assert scaled.pop("actuator.latency") == pytest.approx(0.5)
     assert [scaled.pop(name) for name in blind] == pytest.approx([1.0, 1.0])
     assert set(scaled.values()) == {0.0}
+    env.scale_parameters({"actuator.strength": (0.5, 1.1)})
+    there = env.reset(seed=0, options={"parameters": values})[0]["privileged"][names["parameters"]]
+    assert dict(zip(env.parameters, there, strict=True))["actuator.strength"] == pytest.approx(-0.4 / 0.6)
+    assert dict(zip(env.parameters, there, strict=True))["actuator.latency"] == pytest.approx(0.5)
     state = make(privileged="state")
     alone, _ = state.reset(seed=0, options={"parameters": values | blind})
     for _ in range(3):

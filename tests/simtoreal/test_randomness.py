@@ -194,7 +194,10 @@ def test_a_policy_trained_with_privileged_critics_needs_none_of_it_to_act(tmp_pa
     assert meta["actor"]["observation_size"] == 6
     widths = {shape for name, tensor in tensors.items() if "critic" in name for shape in tensor.shape}
     assert 6 + p + 1 in widths  # observation, privileged, action
-    assert any(name.startswith("agent.") and "privileged" in name for name in tensors)  # the normalizer knows both
+    (scale,) = (each for name, each in tensors.items() if name.endswith("privileged_normalizer.scale"))
+    parameters = env.unwrapped.privileged_layout.slices["parameters"]
+    assert (scale[parameters] == 1).all()  # what is the same for an episode has no running statistics
+    assert (scale[: parameters.start] != 1).any()
     bundle = simtoreal.export(result.run, tmp_path / "bundle")
     assert simtoreal.Runtime(bundle).act(np.zeros(6, np.float32)).shape == (1,)
     assert simtoreal.verify(bundle).passed
