@@ -22,8 +22,8 @@ class Normalizer(nn.Module):
     pair that `forward` uses is a buffer too, so a module that travels holds all it needs. Before the first update
     it is the identity, and of size 0, for images, always. In numpy, whose calls cost a fraction of torch's: most
     batches are one observation, and what is merged comes from the CPU. So there the statistics stay, on whatever device
-    the pair is. The last `scaled` numbers come scaled and stay as they are: statistics of what changes only from episode
-    to episode are of a few episodes for long, and leave what follows the first one by 10 deviations away.
+    the pair is. The last `scaled` numbers come scaled and stay as they are: what changes only from episode to episode
+    has statistics of a few episodes, and at a deviation of 1 tells a network these episodes apart, not what they mean.
     """
 
     count: Tensor
