@@ -95,8 +95,8 @@ def make_env(
     learning: bool = False,
 ) -> gym.Env[Any, Any]:
     """The environment of a task (`task_id`), ours in a physics engine of `ENGINES`; one that is not ours is made to act
-    and fail like ours (`ForeignEnv`), gets sensor and actuator parameters (`SignalsEnv`), and ends after 10,000 steps if it
-    has no time limit of its own. Choices are made in [-1, 1] (`ChoiceEnv`), states seen one-hot. Games are played
+    and fail like ours (`ForeignEnv`), gets sensor and actuator parameters (`SignalsEnv`), and ends after 10,000 steps
+    if it has no time limit of its own. Choices are made in [-1, 1] (`ChoiceEnv`), states seen one-hot. Games are played
     as `games` has them, `learning` or scored.
 
     Raises:
