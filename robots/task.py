@@ -1,51 +1,36 @@
-"""The time base and step order that every task shares; a task adds layouts, reward terms and its robot."""
+"""The time base and step order that every task shares."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import gt
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from simtoreal.robots.actuators import CommandDelay, Drive
-from simtoreal.robots.catalog import Robot
+from simtoreal.robots.actuators import CommandDelay
 from simtoreal.robots.control_clock import ControlClock
 from simtoreal.robots.disturbances import Pushes
 from simtoreal.robots.engines import DEFAULT_ENGINE, make_world
 from simtoreal.robots.goals import check_goal
-from simtoreal.robots.layout import CommandLayout, Field, ImageLayout, Layout
+from simtoreal.robots.layout import Field, ImageLayout, Layout
 from simtoreal.robots.parameters import ParameterTable
 from simtoreal.robots.readers import BASE, StateRing, kept_substeps
 from simtoreal.robots.scenery import Scenery
-from simtoreal.robots.scoring import HoldScorer, Scorer
-from simtoreal.robots.sensors import ChannelSensor, Sensor
 from simtoreal.robots.substeps import advance
-from simtoreal.robots.world import Camera, PhysicsFault, State, World, check_state
-
-
-@dataclass(frozen=True)
-class Start:
-    """How an episode begins: joint positions and velocities, the command that was in force until now, and the base [13]
-    of a floating robot, or the object (position, xyzw, velocities)."""
-
-    position: Sequence[float]
-    velocity: Sequence[float]
-    command: Sequence[float]
-    base: Sequence[float] = ()
-
+from simtoreal.robots.task_definition import TaskDefinition
+from simtoreal.robots.world import PhysicsFault, World, check_state
 
 Observation = NDArray[Any] | dict[str, NDArray[np.float32]]
 Values = Mapping[str, float]
 
 
-class Task(gym.Env[Observation, Any]):
+class Task(TaskDefinition, gym.Env[Observation, Any]):
     """One robot with one goal, as a gymnasium environment.
 
     A control step is: command from the action and the observation it answers; physics substeps, in each of which the
@@ -71,30 +56,6 @@ class Task(gym.Env[Observation, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012 (gymnasium's declaration)
-
-    robot: Robot
-    physics_dt: float  # [s]
-    control_dt: float  # [s]
-    horizon: int  # [control steps]
-    success_hold: float  # [s] for which the success condition must have held when the episode ends
-    velocity_bound: float  # [rad/s or m/s] beyond which physics has failed
-    failure_reward: float = 0.0
-    lowest_reward: float  # of a control step, whatever the robot is commanded
-    observation_layout: Layout
-    command_layout: CommandLayout
-    reward_layout: Layout
-    privileged_signals: tuple[str, ...] = ()  # reward signals that critics may see too
-    state_layout: ClassVar[Layout | None] = None  # of `true_state`, where that is not an observation
-    sensors: tuple[Sensor, ...]
-    more_sensors: ClassVar[tuple[ChannelSensor, ...]] = ()  # of a robot of a family, observed besides what all have
-    timings: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of a robot's sensors by name: latency, period [s]
-    commanded_joints: tuple[str, ...]
-    gains: ClassVar[Mapping[str, Sequence[float]]] = {}  # kp [N m/rad], kd [N m s/rad] of the commanded joints
-    compensates_gravity: bool = False
-    goals: ClassVar[Mapping[str, tuple[Sequence[float], Sequence[float]]]] = {}  # what a reset may be asked for: bounds
-    relabel: ClassVar[Callable[..., dict[str, NDArray[Any]]] | None] = None  # rows under other commands
-    mirrors: ClassVar[bool] = False  # does `augment` hold only for a robot whose left and right are alike?
-    camera: Camera
 
     def __init__(
         self,
@@ -157,24 +118,6 @@ class Task(gym.Env[Observation, Any]):
         )
         self._broken = False
 
-    @abstractmethod
-    def make_drive(self) -> Drive:
-        """The robot's drive; called once."""
-
-    @abstractmethod
-    def start(self, rng: np.random.Generator) -> Start:
-        """Begin an episode."""
-
-    @property
-    def goal(self) -> dict[str, Sequence[float]]:
-        """What is to be reached or followed now, by name of `goals`."""
-        return {}
-
-    @property
-    def marker(self) -> tuple[Sequence[float], float] | None:
-        """Where a viewer should look: middle and radius of a sphere [m]."""
-        return None
-
     def set_goal(self, goal: Mapping[str, Sequence[float]]) -> None:
         """Replace some of the goals now, in mid-episode; the policy sees it one control step later.
 
@@ -195,43 +138,6 @@ class Task(gym.Env[Observation, Any]):
             raise ValueError(f"a push is three finite numbers in m/s, got {list(velocity)}")
         self.world.push(velocity)
         self._state = self.world.state()
-
-    def aim(self, goal: Mapping[str, Sequence[float]]) -> None:
-        """Replace what `start` drew of the goal by these, names of `goals` with values within their bounds."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def signals(self, state: State) -> dict[str, Sequence[float]]:
-        """The reward signals, what a lab could measure, by field of `reward_layout`; called once a control step."""
-
-    def remember(self, readings: Mapping[str, Any]) -> None:
-        """Hook for a controller that keeps something of each control step's readings; called before `observe`."""
-
-    @abstractmethod
-    def observe(
-        self, readings: Mapping[str, Any], command: Sequence[float]
-    ) -> dict[str, Sequence[float] | NDArray[Any]]:
-        """The observation by field of `observation_layout`, from sensor readings and the last command."""
-
-    @staticmethod
-    @abstractmethod
-    def reward_terms(signals: Mapping[str, Sequence[float]], action: Sequence[float]) -> dict[str, float]:
-        """Named terms whose sum is the reward; pure in the reward signals and the action in [-1, 1]."""
-
-    @staticmethod
-    @abstractmethod
-    def succeeds(signals: Mapping[str, Sequence[float]]) -> bool:
-        """Is the goal met at this instant?"""
-
-    @classmethod
-    def scorer(cls) -> Scorer:
-        """What decides whether an episode is a success."""
-        return HoldScorer(cls.succeeds, round(cls.success_hold / cls.control_dt))
-
-    @staticmethod
-    def fails(signals: Mapping[str, Sequence[float]]) -> bool:
-        """Does the episode end here, as a failure?"""
-        return False
 
     def _privileged_layout(self, *, parameters: bool) -> Layout:
         names = tuple(self.parameters)
@@ -273,9 +179,6 @@ class Task(gym.Env[Observation, Any]):
         self._scales = {
             name: (nominal, (high - low) or 1.0) for name, (nominal, low, high) in (bounds | within).items()
         }
-
-    def apply_bias(self) -> None:
-        """Hook for a drive that shares an encoder with a sensor, and so its bias."""
 
     @property
     def torque(self) -> Sequence[float]:
@@ -416,11 +319,6 @@ class Task(gym.Env[Observation, Any]):
             info["unmet"] = "; ".join([*self._scorer.unmet, *(["failed"] if terminated else [])])
         return self._as_space(), sum(terms.values()), terminated, truncated, info
 
-    @classmethod
-    def refusal_reward(cls, steps: int) -> float:
-        """What an action that is not finite is paid after `steps` control steps: no more than going on would be."""
-        return cls.failure_reward + (cls.horizon - steps) * cls.lowest_reward
-
     def _simulate(self, command: list[float]) -> None:
         late = self._values["actuator.latency"], self._values["actuator.jitter"]
         steps = self._loop.steps(self.control_step - 1)
@@ -437,10 +335,6 @@ class Task(gym.Env[Observation, Any]):
         check_state(state, self.velocity_bound)
         self._ring.extend(seen)
         self._state = state
-
-    def violates(self) -> bool:
-        """Does this state break a limit that a real robot's controller would stop at?"""
-        return False
 
     def too_fast(self) -> bool:
         """Is any joint faster than its limit? Where every joint of the world is a commanded one."""

@@ -13,7 +13,8 @@ from simtoreal.robots.actuators import Drive, ForceDrive
 from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.sensors import JointSensor, timed
 from simtoreal.robots.streams import uniform
-from simtoreal.robots.task import Start, Task
+from simtoreal.robots.task import Task
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.world import Camera, State
 
 UPRIGHT = math.radians(12.0)  # [rad]

@@ -14,7 +14,7 @@ from simtoreal.robots import catalog
 from simtoreal.robots.layout import ChoiceLayout, Field, Layout
 from simtoreal.robots.mirror import LeftAndRight, Mirror
 from simtoreal.robots.streams import uniform
-from simtoreal.robots.task import Start
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.tasks.balance import UPRIGHT, Balance, Balancer, Pole
 
 CART = Balancer("slider", "hinge", effort=10.0, room=2.0, names=("cart", "pole"))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from simtoreal.robots import catalog
 from simtoreal.robots.cameras import CameraSensor
 from simtoreal.robots.layout import ImageLayout
-from simtoreal.robots.task import Start
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.tasks.balance import UPRIGHT
 from simtoreal.robots.tasks.cartpole import CART, CartPoleBalance, CartPoleBalanceDiscrete
 from simtoreal.robots.world import Camera

@@ -17,7 +17,8 @@ from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.readers import BASE
 from simtoreal.robots.sensors import BaseSensor, JointSensor
 from simtoreal.robots.streams import uniform
-from simtoreal.robots.task import Start, Task
+from simtoreal.robots.task import Task
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.tools import ToolDrive
 from simtoreal.robots.world import Camera, State
 

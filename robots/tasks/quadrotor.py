@@ -19,7 +19,8 @@ from simtoreal.robots.rotors import RotorDrive, Rotors
 from simtoreal.robots.scoring import ScoredByMeans
 from simtoreal.robots.sensors import BaseSensor, Imu
 from simtoreal.robots.streams import uniform
-from simtoreal.robots.task import Start, Task
+from simtoreal.robots.task import Task
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.world import GRAVITY, Camera, State
 
 XYZ = ("x", "y", "z")

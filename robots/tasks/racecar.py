@@ -19,7 +19,8 @@ from simtoreal.robots.readers import BASE
 from simtoreal.robots.scoring import ScoredByMeans
 from simtoreal.robots.sensors import BaseSensor, JointSensor
 from simtoreal.robots.streams import uniform
-from simtoreal.robots.task import Start, Task
+from simtoreal.robots.task import Task
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.world import Camera, State
 
 MAX_STEER = 0.4  # [rad]

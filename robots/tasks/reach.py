@@ -16,7 +16,8 @@ from simtoreal.robots.layout import CommandLayout, Field, Layout
 from simtoreal.robots.motors import VelocityDrive, position_drive
 from simtoreal.robots.sensors import JointSensor, timed
 from simtoreal.robots.streams import uniform
-from simtoreal.robots.task import Start, Task
+from simtoreal.robots.task import Task
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.world import Camera, State
 
 MAX_STEP = 0.1  # [rad] a target may move in one control step: 2 rad/s

@@ -20,7 +20,8 @@ from simtoreal.robots.motors import position_drive
 from simtoreal.robots.readers import BASE
 from simtoreal.robots.sensors import Imu, JointSensor, timed
 from simtoreal.robots.streams import uniform
-from simtoreal.robots.task import Start, Task
+from simtoreal.robots.task import Task
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.world import Camera, FootState, State
 
 GAIT = 2.5  # [Hz] of the clock that the controller keeps

@@ -16,7 +16,8 @@ from simtoreal.robots.layout import ChoiceLayout, CommandLayout, Field, Layout, 
 from simtoreal.robots.mujoco_world import MuJoCoWorld
 from simtoreal.robots.pybullet_world import PyBulletWorld
 from simtoreal.robots.sensors import JointSensor
-from simtoreal.robots.task import Start, Task
+from simtoreal.robots.task import Task
+from simtoreal.robots.task_definition import Start
 from simtoreal.robots.world import Camera
 
 assert simtoreal.__version__  # importing it registers the ids
