@@ -19,23 +19,26 @@ import mujoco
 from simtoreal.robots.catalog import Box, Robot
 from simtoreal.robots.mesh_files import PLAIN, as_one_object, as_stl
 from simtoreal.robots.model import ModelError
+from simtoreal.robots.patterns import PATTERNS, SIDE, pattern
 from simtoreal.robots.terrain import CELL, GREATEST, MIDDLE, SHAPE
 from simtoreal.robots.world import (
     OBJECT,
     OBJECT_COLOUR,
     TABLE_HALF,
     TABLE_PLACE,
+    UNPAINTED,
     WALL_COLOUR,
     WALL_HALF,
     WALL_PLACE,
     Light,
+    Paint,
 )
 
 COMPILER = (
     '<mujoco><compiler strippath="false" fusestatic="false" balanceinertia="false" discardvisual="{discard}"/></mujoco>'
 )
 GROUND, FIELD, MARKER = "ground", "field", "marker"  # table or plane; heights where it is not flat; where to look
-WALL = "wall"
+WALL, PATTERN = "wall", "pattern "
 UNSAID = (0.5, 0.5, 0.5, 1.0)  # the colour of a shape that says none, in whose place its material's is seen
 VISUAL, HIDDEN = 1, 3  # groups of what a URDF gives for looks alone, and of what no camera sees
 TOUCHES_ROBOT, TOUCHES_OBJECT = 1, 2  # bits of what may touch table or ground
@@ -141,6 +144,7 @@ def _decorate(spec: Any, robot: Robot) -> None:
         spec.add_material(name="matte", rgba=WALL_COLOUR, specular=0.0)
         wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "material": "matte"}
         spec.worldbody.add_geom(name=WALL, contype=0, conaffinity=0, **wall)
+    _lay_out_patterns(spec)
     # anywhere but in the middle: a site that is where its body is stays there
     marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
     spec.worldbody.add_site(name=MARKER, **marker)
@@ -149,6 +153,17 @@ def _decorate(spec: Any, robot: Robot) -> None:
     spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, **sun)
     spec.visual.headlight.ambient, spec.visual.headlight.diffuse = [0.25] * 3, [0.25] * 3
     spec.visual.headlight.specular = [0.0] * 3
+
+
+def _lay_out_patterns(spec: Any) -> None:
+    """A material of each pattern, on every side of a shape."""
+    for number in range(1, PATTERNS + 1):
+        name = f"{PATTERN}{number}"
+        pixels = np.tile(pattern(number)[..., None], (6, 1, 3))
+        texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_CUBE, width=SIDE, height=6 * SIDE)
+        texture.nchannel, texture.data = 3, pixels.tobytes()
+        material = spec.add_material(name=name)
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
 
 
 class Looks:
@@ -160,7 +175,7 @@ class Looks:
 
     def __init__(self, model: Any, bodies: Mapping[int, str]) -> None:
         self._model = model
-        self._shapes: dict[str, list[tuple[int, NDArray[np.float64]]]] = {}
+        self._shapes: dict[str, list[tuple[int, int, NDArray[np.float64]]]] = {}  # geom, its own material, colour
         for geom in range(model.ngeom):
             link = bodies.get(int(model.geom_bodyid[geom]))
             name = WALL if model.geom(geom).name == WALL else link and f"link.{link}"
@@ -168,8 +183,8 @@ class Looks:
                 continue
             material, own = int(model.geom_matid[geom]), model.geom_rgba[geom]
             seen = model.mat_rgba[material] if material >= 0 and (own == UNSAID).all() else own
-            self._shapes.setdefault(name, []).append((geom, seen[:3].copy()))
-        self._painted = dict.fromkeys(self._shapes, (0.0, 0.0, 0.0))
+            self._shapes.setdefault(name, []).append((geom, material, seen[:3].copy()))
+        self._painted: dict[str, Paint] = dict.fromkeys(self._shapes, UNPAINTED)
         head = model.vis.headlight
         self._sun, self._diffuse = -model.light_dir[0], model.light_diffuse[0].copy()
         self._ambient, self._ahead = np.array(head.ambient), np.array(head.diffuse)
@@ -179,13 +194,14 @@ class Looks:
         """What can be painted."""
         return tuple(self._shapes)
 
-    def paint(self, name: str, offset: tuple[float, float, float]) -> None:
+    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
         """As of `World`."""
-        if self._painted[name] == offset:
+        if self._painted[name] == (offset, pattern):
             return
-        for geom, colour in self._shapes[name]:
+        for geom, material, colour in self._shapes[name]:
             self._model.geom_rgba[geom, :3] = np.clip(colour + offset, 0.0, 1.0)
-        self._painted[name] = offset
+            self._model.geom_matid[geom] = self._model.material(f"{PATTERN}{pattern}").id if pattern else material
+        self._painted[name] = offset, pattern
 
     def illuminate(self, light: Light) -> None:
         """As of `World`."""

@@ -374,8 +374,8 @@ class MuJoCoWorld(World):
         self._model.site_pos[site], self._model.site_size[site] = position, radius
         self._model.site_rgba[site, 3] = 1.0
 
-    def paint(self, name: str, offset: tuple[float, float, float]) -> None:
-        self._seen().paint(name, offset)
+    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
+        self._seen().paint(name, offset, pattern)
 
     def illuminate(self, light: Light) -> None:
         self._seen().illuminate(light)

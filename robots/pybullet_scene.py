@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import struct
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from simtoreal.robots.catalog import Box
+from simtoreal.robots.patterns import SIDE, pattern
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import (
     OBJECT_COLOUR,
     TABLE_HALF,
     TABLE_PLACE,
+    UNPAINTED,
     WALL_COLOUR,
     WALL_HALF,
     WALL_PLACE,
     Light,
+    Paint,
 )
 
 with quiet():
@@ -56,6 +61,16 @@ def _box(client: int, half: tuple[float, ...], colour: tuple[float, ...]) -> int
     return look
 
 
+def _texture(client: int, number: int) -> int:
+    """A pattern as PyBullet's renderer knows it, which takes files alone."""
+    header = struct.pack("<3B5x4x2H2B", 0, 0, 3, SIDE, SIDE, 8, 0x20)  # of a TGA: grey, from the top
+    with tempfile.NamedTemporaryFile(suffix=".tga") as file:
+        file.write(header + pattern(number).tobytes())
+        file.flush()
+        texture: int = bullet.loadTexture(file.name, physicsClientId=client)
+    return texture
+
+
 class Looks:
     """Colours and light of what a camera sees.
 
@@ -73,22 +88,25 @@ class Looks:
             for data in bullet.getVisualShapeData(body, physicsClientId=client):
                 found = self._shapes.setdefault(names[body, data[1]], [])
                 found.append((body, data[1], len(found), data[7]))
-        self._painted = dict.fromkeys(self._shapes, (0.0, 0.0, 0.0))
+        self._painted: dict[str, Paint] = dict.fromkeys(self._shapes, UNPAINTED)
+        self._textures = {0: -1}  # of patterns, by their numbers: PyBullet gives none back, and each is loaded once
 
     @property
     def names(self) -> tuple[str, ...]:
         """What can be painted."""
         return tuple(self._shapes)
 
-    def paint(self, name: str, offset: tuple[float, float, float]) -> None:
+    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
         """As of `World`."""
-        if self._painted[name] == offset:
+        if self._painted[name] == (offset, pattern):
             return
+        if pattern not in self._textures:
+            self._textures[pattern] = _texture(self._client, pattern)
         for body, link, shape, (*colour, opacity) in self._shapes[name]:
             mixed = [min(max(a + b, 0.0), 1.0) for a, b in zip(colour, offset, strict=True)]
-            look = {"shapeIndex": shape, "rgbaColor": [*mixed, opacity]}
+            look = {"shapeIndex": shape, "rgbaColor": [*mixed, opacity], "textureUniqueId": self._textures[pattern]}
             bullet.changeVisualShape(body, link, **look, physicsClientId=self._client)
-        self._painted[name] = offset
+        self._painted[name] = offset, pattern
 
     def illuminate(self, light: Light) -> None:
         """As of `World`."""

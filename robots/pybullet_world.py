@@ -420,8 +420,8 @@ class PyBulletWorld(World):
             self._marker = bullet.createMultiBody(0, -1, look, physicsClientId=c)
         bullet.resetBasePositionAndOrientation(self._marker, position, [0, 0, 0, 1], physicsClientId=c)
 
-    def paint(self, name: str, offset: tuple[float, float, float]) -> None:
-        self._seen().paint(name, offset)
+    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
+        self._seen().paint(name, offset, pattern)
 
     def illuminate(self, light: Light) -> None:
         self._seen().illuminate(light)

@@ -1,10 +1,11 @@
-"""What a camera sees of a scene apart from motion: its light, and the colour of each thing in it."""
+"""What a camera sees of a scene apart from motion: its light, and the colour and pattern of each thing in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.patterns import PATTERNS
 from simtoreal.robots.world import Light, World
 
 CHANNELS = ("red", "green", "blue")
@@ -13,11 +14,12 @@ DARKEST, BRIGHTEST = 0.3, 1.7
 
 
 class Scenery:
-    """Light and colours of a world that is rendered, as parameters.
+    """Light, colours and textures of a world that is rendered, as parameters.
 
     `light.yaw` and `.pitch` turn where it comes from, about the vertical and upwards; `light.ambient` and `.diffuse`
     are factors on what comes from everywhere and from there. `NAME.colour.red`, `.green` and `.blue` are added to the
-    colour of each shape of a thing of `World.painted`, from 0 to 1.
+    colour of each shape of a thing of `World.painted`, from 0 to 1; of `NAME.texture` the whole part is the number of a
+    pattern on it (`patterns.pattern`), 0 for none.
     """
 
     def __init__(self, world: World) -> None:
@@ -34,6 +36,12 @@ class Scenery:
                 for channels in self._painted.values()
                 for channel in channels
             ),
+            *(
+                Parameter(
+                    f"{name}.texture", "-", 0.0, 0.0, PATTERNS + 0.99, "whole part: the pattern on it, 0 for none"
+                )
+                for name in self._painted
+            ),
         ]
         self._values = {parameter.name: parameter.nominal for parameter in self.parameters}
 
@@ -43,7 +51,7 @@ class Scenery:
         self._world.illuminate(lit)
         for name, channels in self._painted.items():
             red, green, blue = (values[channel] for channel in channels)
-            self._world.paint(name, (red, green, blue))
+            self._world.paint(name, (red, green, blue), int(values[f"{name}.texture"]))
 
     def read_back(self) -> dict[str, float]:
         return dict(self._values)
