@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,10 +18,11 @@ from simtoreal.algorithms import (
     OURS,
     agent_class,
     agent_settings,
-    baseline_name,
     check_compiling,
     recurrent_units,
 )
+from simtoreal.augmentation import augmentation, mirroring
+from simtoreal.baseline_learner import BaselineLearner
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import check_reopened
 from simtoreal.policies.actor_critic import OffPolicyConfig
@@ -34,10 +35,7 @@ from simtoreal.policies.prioritized import AnyReplay, PrioritizedReplay
 from simtoreal.policies.q_learning import QLearning
 from simtoreal.policies.reinforce import Reinforce
 from simtoreal.policies.stochastic import StochasticAgent
-from simtoreal.policies.transitions import Augment, Mirror, Transition
-from simtoreal.training_envs import TrainingEnvs
-
-REPORT_EVERY = 100  # environment steps between looks at a stop request
+from simtoreal.training_envs import REPORT_EVERY, TrainingEnvs
 
 
 class Learner(Protocol):
@@ -106,17 +104,6 @@ def make_learner(config: RunConfig, envs: TrainingEnvs, device: str) -> Learner:
         raise ConfigError(f"agent: {str(error).splitlines()[0] or type(error).__name__}") from error
 
 
-def _acting(actor: DeterministicActor, envs: TrainingEnvs) -> DeterministicActor:
-    """An actor as it acts where nobody learns: where its choices are the learner's alone, by what they stand for."""
-    levels = build.levels_of(envs.prototype)
-    if not levels:
-        return actor
-    about = {"action_size": len(levels), "levels": list(levels)}
-    found = DeterministicActor.from_description(actor.describe() | about)
-    found.load_state_dict(actor.state_dict())
-    return found.eval().requires_grad_(False)
-
-
 class _OwnLearner:
     """What our learners on a run's environments share: an agent, where its loop stands, and their state."""
 
@@ -131,7 +118,7 @@ class _OwnLearner:
         return NoMemory()
 
     def actor(self) -> DeterministicActor:
-        return _acting(self._agent.actor(), self._envs)
+        return self._envs.acting(self._agent.actor())
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -364,82 +351,3 @@ class TableLearner(_OwnLearner):
             mirror=self._mirror,
             updates=Arrivals(self._agent, self._latest, len(self._latest)),
         )
-
-
-def augmentation(envs: TrainingEnvs, config: RunConfig, rng: np.random.Generator) -> Augment:
-    """`config.augment` further transitions for each, as the task derives them: other goals, a mirror image.
-
-    Raises:
-        ConfigError: the task derives none.
-    """
-    env = envs.prototype
-    if not env.has_wrapper_attr("augment"):
-        raise ConfigError(f"augment: task {config.task} derives no further transitions; set augment to 0")
-    derive = env.get_wrapper_attr("augment")
-    return derived(derive, config.augment, rng)
-
-
-def mirroring(envs: TrainingEnvs, config: RunConfig) -> Mirror:
-    """The mirror image of a task's motions. Raises ConfigError where it has none."""
-    if not envs.prototype.has_wrapper_attr("mirror_image"):
-        raise ConfigError(f"mirror: task {config.task} has no left and right; set mirror to false")
-    image: Mirror = envs.prototype.get_wrapper_attr("mirror_image")
-    return image
-
-
-def derived(derive: Callable[..., Transition], count: int, rng: np.random.Generator) -> Augment:
-    """`count` further transitions for each, as a task's `derive(rows, signals, rng)` makes one."""
-
-    def augment(rows: Transition, infos: Mapping[str, Any]) -> Transition:
-        copies = [derive(rows, infos["reward_signals"], rng) for _ in range(count)]
-        return {name: np.concatenate([copy[name] for copy in copies]) for name in copies[0]}
-
-    return augment
-
-
-class BaselineLearner:
-    """Stable-Baselines3 on a run's environments."""
-
-    def __init__(self, config: RunConfig, envs: TrainingEnvs, device: str) -> None:
-        from simtoreal.policies.baselines import learn_sb3
-
-        for name in ("augment", "mirror", "teacher"):
-            if getattr(config, name):
-                raise ConfigError(f"{name}: {config.algorithm} learns without")
-        self._envs = envs
-        self._baseline = learn_sb3(
-            baseline_name(config),
-            envs,
-            config.agent,
-            steps=config.steps,
-            seed=config.seed,
-            choices=build.choices_of(envs.prototype),
-            image=build.image_of(envs.prototype),
-            device=device,
-            report_every=REPORT_EVERY,
-        )
-
-    def run(self) -> Iterator[Progress]:
-        return iter(self._baseline)
-
-    def actor(self) -> DeterministicActor:
-        return _acting(self._baseline.actor(), self._envs)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            **prefixed("agent", self._baseline.state_dict()),
-            **prefixed("envs", self._envs.state_dict()),
-        }
-
-    def numbers(self) -> dict[str, Any]:
-        return self._baseline.numbers()
-
-    def memory(self) -> Memory:
-        return self._baseline.memory()
-
-    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        agent = under("agent", tensors)
-        self._baseline.load_state_dict(agent, numbers)
-        if "observation" in agent:
-            seen = self._envs.load_state_dict(under("envs", tensors))
-            check_reopened(split_observation(seen)[0], agent["observation"].numpy())

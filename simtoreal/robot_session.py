@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from simtoreal import build
+from simtoreal.augmentation import augmentation, derived, mirroring
 from simtoreal.config import ConfigError, RunConfig
-from simtoreal.learners import augmentation, derived, mirroring
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.finetuning import NEW, OLD, FineTuner
 from simtoreal.policies.history import Driver, next_stack

@@ -12,15 +12,17 @@ import torch
 from gymnasium.vector import VectorWrapper
 from torch import Tensor
 
-from simtoreal.build import make_training_env
+from simtoreal.build import levels_of, make_training_env
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import episode_tensors, open_episodes
 from simtoreal.policies.agent import prefixed, under
+from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.randomization.curriculum import Curriculum, CurriculumSettings, Outcome
 from simtoreal.worker_vector import WorkerVectorEnv
 from simtoreal.workers import LocalVectorEnv, OpenEpisode
 
 CURRICULUM = "curriculum"
+REPORT_EVERY = 100  # environment steps between a learner's looks at a stop request
 
 
 class TrainingEnvs(VectorWrapper):
@@ -77,6 +79,16 @@ class TrainingEnvs(VectorWrapper):
     def cpu_seconds(self) -> float:
         """CPU time of the workers, which is none of this process's."""
         return self.env.cpu_seconds
+
+    def acting(self, actor: DeterministicActor) -> DeterministicActor:
+        """An actor as it acts where nobody learns: choices that are the learner's alone by what they stand for."""
+        levels = levels_of(self.prototype)
+        if not levels:
+            return actor
+        about = {"action_size": len(levels), "levels": list(levels)}
+        found = DeterministicActor.from_description(actor.describe() | about)
+        found.load_state_dict(actor.state_dict())
+        return found.eval().requires_grad_(False)
 
     def open_episodes(self) -> list[OpenEpisode]:
         """As `LocalVectorEnv.open_episodes`."""
