@@ -31,7 +31,7 @@ class ObservationError(ValueError):
 
 
 class CommandError(ArithmeticError):
-    """The policy gave a command that is not finite; it must not reach a robot."""
+    """The policy gave a command that is not finite, or none of its choices; it must not reach a robot."""
 
 
 class Latency(NamedTuple):
@@ -245,6 +245,19 @@ class Runtime:
         """Largest |answer - golden answer|, as a share of each command's range; to be held against `tolerance`."""
         rows, answers = self.golden()
         return float(relative_error(self.answers(rows), answers, self.spec).max())
+
+    def golden_choices(self) -> int:
+        """How many of the contract's choices occur among the golden answers; 0 where it has none. Raises CommandError
+        when one of them is none of these."""
+        spec = self.spec
+        if not spec.choices:
+            return 0
+        rows, answers = self.golden()
+        seen = rows[:, spec.memory[1] :] if spec.command_map.relative_to else [None] * len(rows)
+        try:
+            return len(set(map(self.choice, answers[:, : spec.command_size], seen)))
+        except ValueError as error:
+            raise CommandError(f"a golden answer: {error}") from None
 
     def _joined(self, observation: Mapping[str, Any]) -> np.ndarray:
         unknown = [name for name in observation if name not in self._slices]

@@ -1,7 +1,7 @@
 """`python BUNDLE/onboard --self-test`: is this bundle whole, and does it act here as it did where it was made?
 
-Exit status: 0 yes; 1 no, the commands differ; 2 the bundle is damaged or edited, or the call is wrong;
-3 something failed that is no answer.
+Exit status: 0 yes; 1 no, the commands differ or are none of its choices; 2 the bundle is damaged or edited, or the call
+is wrong; 3 something failed that is no answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="onboard", description="Check the bundle that holds this folder.")
-    parser.add_argument("--self-test", action="store_true", help="hashes, contract, golden vectors and latency")
+    parser.add_argument(
+        "--self-test", action="store_true", help="hashes, contract, golden vectors, choices and latency"
+    )
     parser.add_argument("--json", action="store_true", help="the result on stdout as one JSON object")
     parser.add_argument("--bundle", default=os.path.dirname(FOLDER), help="another bundle folder")
     options = parser.parse_args(arguments)
@@ -30,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         runtime = module.Runtime(options.bundle)
         try:
             error, latency = runtime.golden_error(), runtime.latency()
+            runtime.golden_choices()
         except module.CommandError as problem:
             result = {"passed": False, "bundle": runtime.bundle, "task": runtime.spec.task, "problem": str(problem)}
             print(json.dumps(result) if options.json else f"FAILED: {runtime.bundle} ({runtime.spec.task}): {problem}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,3 +155,12 @@ def test_a_policy_that_gives_other_commands_than_its_contract_lists_is_a_no(
     (check,) = (check for check in verify_bundle(out) if check.name == "choices")
     assert not check.passed
     assert "is none of the 3 choices" in check.detail
+    result = subprocess.run([sys.executable, out / "onboard", "--self-test", "--json"], capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert "a golden answer: " in json.loads(result.stdout)["problem"]
+
+
+def test_the_self_test_of_choices_passes(whole):
+    result = subprocess.run([sys.executable, whole / "onboard", "--self-test"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert Runtime(whole).golden_choices() == 3
