@@ -87,13 +87,13 @@ class Looks:
         self._client, self._light = client, Light()
         names = {(robot, index): f"link.{name}" for index, name in links.items()}
         names |= {(body, -1): name for name, body in things.items()}
-        self._shapes: dict[str, list[tuple[int, int, int, tuple[float, ...]]]] = {}
+        self._shapes: dict[str, list[tuple[int, int, int, int, tuple[float, ...]]]] = {}  # and its own texture, colour
         for body in (robot, *things.values()):
-            for data in bullet.getVisualShapeData(body, physicsClientId=client):
+            for data in bullet.getVisualShapeData(body, bullet.VISUAL_SHAPE_DATA_TEXTURE_UNIQUE_IDS, client):
                 found = self._shapes.setdefault(names[body, data[1]], [])
-                found.append((body, data[1], len(found), data[7]))
+                found.append((body, data[1], len(found), data[8], data[7]))
         self._painted: dict[str, Paint] = dict.fromkeys(self._shapes, UNPAINTED)
-        self._loaded = {BARE: -1}  # PyBullet gives no texture back, so each is loaded once
+        self._loaded: dict[Texture, int] = {}  # PyBullet gives no texture back, so each is loaded once
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,13 +104,13 @@ class Looks:
         """As of `World`."""
         if self._painted[name] == (offset, texture):
             return
-        if texture not in self._loaded:
+        if texture != BARE and texture not in self._loaded:
             self._loaded[texture] = _load(self._client, texture)
-        for body, link, shape, (*colour, opacity) in self._shapes[name]:
+        for body, link, shape, own, (*colour, opacity) in self._shapes[name]:
             mixed = [min(max(a + b, 0.0), 1.0) for a, b in zip(colour, offset, strict=True)]
             look = {"shapeIndex": shape, "rgbaColor": [*brightened(mixed, texture), opacity]}
             bullet.changeVisualShape(
-                body, link, **look, textureUniqueId=self._loaded[texture], physicsClientId=self._client
+                body, link, **look, textureUniqueId=self._loaded.get(texture, own), physicsClientId=self._client
             )
         self._painted[name] = offset, texture
 

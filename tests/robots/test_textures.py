@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from simtoreal.robots import catalog
+from simtoreal.robots.engines import make_world
 from simtoreal.robots.patterns import PATTERNS, SIDE, STEPS, Texture, brightened, pattern, pixels
 from simtoreal.robots.tasks.pixels import PixelCartPoleRGB
 from simtoreal.robots.world import WALL_HALF, WALL_PLACE, Camera
@@ -111,6 +113,22 @@ def test_nothing_of_a_texture_outlives_its_episode(env):
     again = [shown(env, all_of_it, view) for view in views]
     after = [shown(env, {}, view) for view in views]
     assert all((a == b).all() for a, b in zip(again + after, dressed + before, strict=True))
+
+
+@pytest.mark.parametrize(("robot", "engine"), [("a1", "pybullet"), ("a1", "mujoco"), ("panda", "pybullet")])
+def test_a_mesh_gets_back_what_its_file_has_on_it(robot, engine):
+    world = make_world(engine, getattr(catalog, robot)(), 0.004, rendering=True)
+    world.apply({parameter.name: parameter.nominal for parameter in world.parameters})
+    view = Camera((0.0, 0.0, 0.3), 1.0, 40.0, -15.0, width=160, height=160)
+    before = world.render(view)
+    for offset, texture in (((0.1, 0.0, 0.0), Texture()), ((0.0, 0.0, 0.0), Texture(STEPS, LARGE))):
+        for name in world.painted:
+            world.paint(name, offset, texture)
+        assert (world.render(view) != before).any(axis=-1).mean() > 0.02
+        for name in world.painted:
+            world.paint(name, (0.0, 0.0, 0.0))
+        assert (world.render(view) == before).all()
+    world.close()
 
 
 def test_resets_with_other_textures_need_no_more_memory(env, resident):
