@@ -121,7 +121,7 @@ def test_a_mesh_gets_back_what_its_file_has_on_it(robot, engine):
     world.apply({parameter.name: parameter.nominal for parameter in world.parameters})
     view = Camera((0.0, 0.0, 0.3), 1.0, 40.0, -15.0, width=160, height=160)
     before = world.render(view)
-    for offset, texture in (((0.1, 0.0, 0.0), Texture()), ((0.0, 0.0, 0.0), Texture(STEPS, LARGE))):
+    for offset, texture in (((-0.3, 0.0, 0.0), Texture()), ((0.0, 0.0, 0.0), Texture(STEPS, LARGE))):
         for name in world.painted:
             world.paint(name, offset, texture)
         assert (world.render(view) != before).any(axis=-1).mean() > 0.02
