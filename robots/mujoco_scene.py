@@ -19,7 +19,7 @@ import mujoco
 from simtoreal.robots.catalog import Box, Robot
 from simtoreal.robots.mesh_files import PLAIN, as_one_object, as_stl
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.patterns import PATTERNS, SIDE, pattern
+from simtoreal.robots.patterns import BARE, SIDE, Texture, brightened, pixels
 from simtoreal.robots.terrain import CELL, GREATEST, MIDDLE, SHAPE
 from simtoreal.robots.world import (
     OBJECT,
@@ -38,10 +38,11 @@ COMPILER = (
     '<mujoco><compiler strippath="false" fusestatic="false" balanceinertia="false" discardvisual="{discard}"/></mujoco>'
 )
 GROUND, FIELD, MARKER = "ground", "field", "marker"  # table or plane; heights where it is not flat; where to look
-WALL, PATTERN = "wall", "pattern "
+WALL, TEXTURE = "wall", "texture of "
 UNSAID = (0.5, 0.5, 0.5, 1.0)  # the colour of a shape that says none, in whose place its material's is seen
 VISUAL, HIDDEN = 1, 3  # groups of what a URDF gives for looks alone, and of what no camera sees
 TOUCHES_ROBOT, TOUCHES_OBJECT = 1, 2  # bits of what may touch table or ground
+TEXELS = 4  # a side of each pixel of a texture: between them it is blurred
 BASE = 0.1  # [m] thickness of a field of heights below its lowest
 
 
@@ -144,7 +145,7 @@ def _decorate(spec: Any, robot: Robot) -> None:
         spec.add_material(name="matte", rgba=WALL_COLOUR, specular=0.0)
         wall = {"type": mujoco.mjtGeom.mjGEOM_BOX, "size": WALL_HALF, "pos": WALL_PLACE, "material": "matte"}
         spec.worldbody.add_geom(name=WALL, contype=0, conaffinity=0, **wall)
-    _lay_out_patterns(spec)
+    _make_textures(spec)
     # anywhere but in the middle: a site that is where its body is stays there
     marker = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "rgba": [0.1, 0.7, 0.25, 0.0], "pos": [1.0, 1.0, 1.0]}
     spec.worldbody.add_site(name=MARKER, **marker)
@@ -155,13 +156,12 @@ def _decorate(spec: Any, robot: Robot) -> None:
     spec.visual.headlight.specular = [0.0] * 3
 
 
-def _lay_out_patterns(spec: Any) -> None:
-    """A material of each pattern, on every side of a shape."""
-    for number in range(1, PATTERNS + 1):
-        name = f"{PATTERN}{number}"
-        pixels = np.tile(pattern(number)[..., None], (6, 1, 3))
-        texture = spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_CUBE, width=SIDE, height=6 * SIDE)
-        texture.nchannel, texture.data = 3, pixels.tobytes()
+def _make_textures(spec: Any) -> None:
+    """A material of each body that is seen, to lie on every side of a shape; what it shows is drawn later."""
+    for body in {geom.parent.name: None for geom in spec.geoms if geom.group != HIDDEN}:
+        name = TEXTURE + body
+        side, cube, flat = TEXELS * SIDE, mujoco.mjtTexture.mjTEXTURE_CUBE, mujoco.mjtBuiltin.mjBUILTIN_FLAT
+        spec.add_texture(name=name, type=cube, builtin=flat, width=side, height=side)
         material = spec.add_material(name=name)
         material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
 
@@ -176,6 +176,8 @@ class Looks:
     def __init__(self, model: Any, bodies: Mapping[int, str]) -> None:
         self._model = model
         self._shapes: dict[str, list[tuple[int, int, NDArray[np.float64]]]] = {}  # geom, its own material, colour
+        self._materials: dict[str, Any] = {}  # with its texture
+        self.redrawn: set[int] = set()  # textures that are not yet shown
         for geom in range(model.ngeom):
             link = bodies.get(int(model.geom_bodyid[geom]))
             name = WALL if model.geom(geom).name == WALL else link and f"link.{link}"
@@ -184,6 +186,7 @@ class Looks:
             material, own = int(model.geom_matid[geom]), model.geom_rgba[geom]
             seen = model.mat_rgba[material] if material >= 0 and (own == UNSAID).all() else own
             self._shapes.setdefault(name, []).append((geom, material, seen[:3].copy()))
+            self._materials[name] = model.material(TEXTURE + model.body(model.geom_bodyid[geom]).name)
         self._painted: dict[str, Paint] = dict.fromkeys(self._shapes, UNPAINTED)
         head = model.vis.headlight
         self._sun, self._diffuse = -model.light_dir[0], model.light_diffuse[0].copy()
@@ -194,14 +197,27 @@ class Looks:
         """What can be painted."""
         return tuple(self._shapes)
 
-    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
+    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
         """As of `World`."""
-        if self._painted[name] == (offset, pattern):
+        if self._painted[name] == (offset, texture):
             return
+        patterned = self._materials[name]
+        if texture not in (BARE, self._painted[name][1]):
+            self._draw(int(patterned.texid[mujoco.mjtTextureRole.mjTEXROLE_RGB]), texture)
         for geom, material, colour in self._shapes[name]:
-            self._model.geom_rgba[geom, :3] = np.clip(colour + offset, 0.0, 1.0)
-            self._model.geom_matid[geom] = self._model.material(f"{PATTERN}{pattern}").id if pattern else material
-        self._painted[name] = offset, pattern
+            mixed = np.clip(colour + offset, 0.0, 1.0).tolist()
+            self._model.geom_rgba[geom, :3] = brightened(mixed, texture)
+            if (self._model.geom_rgba[geom] == UNSAID).all():
+                self._model.geom_rgba[geom, 0] += 1e-6
+            self._model.geom_matid[geom] = material if texture == BARE else patterned.id
+        self._painted[name] = offset, texture
+
+    def _draw(self, number: int, texture: Texture) -> None:
+        found = self._model.tex(number)
+        shown = np.kron(pixels(texture)[..., None], np.ones((TEXELS, TEXELS, int(found.nchannel[0])), np.uint8))
+        first = int(found.adr[0])
+        self._model.tex_data[first : first + 6 * shown.size] = np.tile(shown.ravel(), 6)  # the sides of a cube
+        self.redrawn.add(number)
 
     def illuminate(self, light: Light) -> None:
         """As of `World`."""

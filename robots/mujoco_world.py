@@ -28,6 +28,7 @@ from simtoreal.robots.engine_fields import (
     movable_masses,
     recalled,
 )
+from simtoreal.robots.patterns import BARE, Texture
 from simtoreal.robots.terrain import GREATEST, Terrain, terrain
 from simtoreal.robots.world import (
     OBJECT,
@@ -374,8 +375,8 @@ class MuJoCoWorld(World):
         self._model.site_pos[site], self._model.site_size[site] = position, radius
         self._model.site_rgba[site, 3] = 1.0
 
-    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
-        self._seen().paint(name, offset, pattern)
+    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
+        self._seen().paint(name, offset, texture)
 
     def illuminate(self, light: Light) -> None:
         self._seen().illuminate(light)
@@ -387,7 +388,7 @@ class MuJoCoWorld(World):
         return self._looks
 
     def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
-        self._seen()
+        looks = self._seen()
         model, data = self._model, self._data
         if position is not None:
             data = self._scratch
@@ -395,6 +396,7 @@ class MuJoCoWorld(World):
             data.qpos[self._q] = position
         size = camera.height, camera.width
         renderer = self._renderers.get(size) or self._make_renderer(size)
+        self._upload(looks.redrawn)
         view = mujoco.MjvCamera()
         view.lookat[:] = camera.aimed(data.qpos[:3].tolist()) if self._robot.floating else camera.target
         view.distance, view.azimuth, view.elevation = camera.distance, camera.yaw + 90.0, camera.pitch
@@ -416,6 +418,14 @@ class MuJoCoWorld(World):
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._renderers[size] = renderer
         return renderer
+
+    def _upload(self, textures: set[int]) -> None:
+        """Show what has been drawn anew in every renderer, each of which keeps textures as it got them."""
+        while textures:
+            texture = textures.pop()
+            for renderer in self._renderers.values():
+                renderer._gl_context.make_current()
+                mujoco.mjr_uploadTexture(self._model, renderer._mjr_context, texture)
 
     def close(self) -> None:
         self._close_renderers()

@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from simtoreal.robots.catalog import Box
-from simtoreal.robots.patterns import SIDE, pattern
+from simtoreal.robots.patterns import BARE, Texture, brightened, pixels
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.world import (
     OBJECT_COLOUR,
@@ -30,6 +32,7 @@ TABLE_COLOUR = (0.75, 0.72, 0.68, 1.0)
 ALOFT = 10.0  # [m] above any contact
 SUN = (-50.0, 30.0, 100.0)  # towards the light, and how much of it: as PyBullet has them if nothing is said
 AMBIENT, DIFFUSE = 0.6, 0.35
+TILES = 4  # a side of a texture: a box shows on each of its sides a sixteenth
 
 
 def make_table(client: int, *, rendering: bool) -> int:
@@ -61,14 +64,15 @@ def _box(client: int, half: tuple[float, ...], colour: tuple[float, ...]) -> int
     return look
 
 
-def _texture(client: int, number: int) -> int:
-    """A pattern as PyBullet's renderer knows it, which takes files alone."""
-    header = struct.pack("<3B5x4x2H2B", 0, 0, 3, SIDE, SIDE, 8, 0x20)  # of a TGA: grey, from the top
+def _load(client: int, texture: Texture) -> int:
+    """A texture as PyBullet's renderer knows it, which takes files alone."""
+    tiles = np.tile(pixels(texture), (TILES, TILES))
+    header = struct.pack("<3B5x4x2H2B", 0, 0, 3, *tiles.shape, 8, 0)  # of a TGA: grey
     with tempfile.NamedTemporaryFile(suffix=".tga") as file:
-        file.write(header + pattern(number).tobytes())
+        file.write(header + tiles.tobytes())
         file.flush()
-        texture: int = bullet.loadTexture(file.name, physicsClientId=client)
-    return texture
+        number: int = bullet.loadTexture(file.name, physicsClientId=client)
+    return number
 
 
 class Looks:
@@ -83,30 +87,32 @@ class Looks:
         self._client, self._light = client, Light()
         names = {(robot, index): f"link.{name}" for index, name in links.items()}
         names |= {(body, -1): name for name, body in things.items()}
-        self._shapes: dict[str, list[tuple[int, int, int, tuple[float, ...]]]] = {}
+        self._shapes: dict[str, list[tuple[int, int, int, int, tuple[float, ...]]]] = {}  # and its own texture, colour
         for body in (robot, *things.values()):
-            for data in bullet.getVisualShapeData(body, physicsClientId=client):
+            for data in bullet.getVisualShapeData(body, bullet.VISUAL_SHAPE_DATA_TEXTURE_UNIQUE_IDS, client):
                 found = self._shapes.setdefault(names[body, data[1]], [])
-                found.append((body, data[1], len(found), data[7]))
+                found.append((body, data[1], len(found), data[8], data[7]))
         self._painted: dict[str, Paint] = dict.fromkeys(self._shapes, UNPAINTED)
-        self._textures = {0: -1}  # of patterns, by their numbers: PyBullet gives none back, and each is loaded once
+        self._loaded: dict[Texture, int] = {}  # PyBullet gives no texture back, so each is loaded once
 
     @property
     def names(self) -> tuple[str, ...]:
         """What can be painted."""
         return tuple(self._shapes)
 
-    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
+    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
         """As of `World`."""
-        if self._painted[name] == (offset, pattern):
+        if self._painted[name] == (offset, texture):
             return
-        if pattern not in self._textures:
-            self._textures[pattern] = _texture(self._client, pattern)
-        for body, link, shape, (*colour, opacity) in self._shapes[name]:
+        if texture != BARE and texture not in self._loaded:
+            self._loaded[texture] = _load(self._client, texture)
+        for body, link, shape, own, (*colour, opacity) in self._shapes[name]:
             mixed = [min(max(a + b, 0.0), 1.0) for a, b in zip(colour, offset, strict=True)]
-            look = {"shapeIndex": shape, "rgbaColor": [*mixed, opacity], "textureUniqueId": self._textures[pattern]}
-            bullet.changeVisualShape(body, link, **look, physicsClientId=self._client)
-        self._painted[name] = offset, pattern
+            look = {"shapeIndex": shape, "rgbaColor": [*brightened(mixed, texture), opacity]}
+            bullet.changeVisualShape(
+                body, link, **look, textureUniqueId=self._loaded.get(texture, own), physicsClientId=self._client
+            )
+        self._painted[name] = offset, texture
 
     def illuminate(self, light: Light) -> None:
         """As of `World`."""

@@ -25,6 +25,7 @@ from simtoreal.robots.engine_fields import (
     recalled,
 )
 from simtoreal.robots.model import ModelError
+from simtoreal.robots.patterns import BARE, Texture
 from simtoreal.robots.pybullet_ground import PyBulletGround
 from simtoreal.robots.pybullet_scene import ALOFT, Looks, make_object, make_table, make_wall
 from simtoreal.robots.quiet import quiet
@@ -420,8 +421,8 @@ class PyBulletWorld(World):
             self._marker = bullet.createMultiBody(0, -1, look, physicsClientId=c)
         bullet.resetBasePositionAndOrientation(self._marker, position, [0, 0, 0, 1], physicsClientId=c)
 
-    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
-        self._seen().paint(name, offset, pattern)
+    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
+        self._seen().paint(name, offset, texture)
 
     def illuminate(self, light: Light) -> None:
         self._seen().illuminate(light)

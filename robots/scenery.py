@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from simtoreal.robots.parameters import Parameter
-from simtoreal.robots.patterns import PATTERNS
+from simtoreal.robots.patterns import PATTERNS, texture
 from simtoreal.robots.world import Light, World
 
 CHANNELS = ("red", "green", "blue")
@@ -18,8 +18,9 @@ class Scenery:
 
     `light.yaw` and `.pitch` turn where it comes from, about the vertical and upwards; `light.ambient` and `.diffuse`
     are factors on what comes from everywhere and from there. `NAME.colour.red`, `.green` and `.blue` are added to the
-    colour of each shape of a thing of `World.painted`, from 0 to 1; of `NAME.texture` the whole part is the number of a
-    pattern on it (`patterns.pattern`), 0 for none.
+    colour of each shape of a thing of `World.painted`, from 0 to 1. On each lies the pattern of `NAME.texture.variant`
+    (`patterns.pattern`, by its whole part), which makes it brighter and darker by at most `NAME.texture.contrast` of
+    its colour, to a tenth.
     """
 
     def __init__(self, world: World) -> None:
@@ -37,10 +38,12 @@ class Scenery:
                 for channel in channels
             ),
             *(
-                Parameter(
-                    f"{name}.texture", "-", 0.0, 0.0, PATTERNS + 0.99, "whole part: the pattern on it, 0 for none"
-                )
+                parameter
                 for name in self._painted
+                for parameter in (
+                    Parameter(f"{name}.texture.contrast", "-", 0.0, 0.0, 1.0, "of a pattern on it, of its colour"),
+                    Parameter(f"{name}.texture.variant", "-", 0.0, 0.0, PATTERNS - 0.01, "whole part: which pattern"),
+                )
             ),
         ]
         self._values = {parameter.name: parameter.nominal for parameter in self.parameters}
@@ -51,7 +54,8 @@ class Scenery:
         self._world.illuminate(lit)
         for name, channels in self._painted.items():
             red, green, blue = (values[channel] for channel in channels)
-            self._world.paint(name, (red, green, blue), int(values[f"{name}.texture"]))
+            laid = texture(values[f"{name}.texture.contrast"], values[f"{name}.texture.variant"])
+            self._world.paint(name, (red, green, blue), laid)
 
     def read_back(self) -> dict[str, float]:
         return dict(self._values)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtoreal.robots.parameters import Parameter
+from simtoreal.robots.patterns import BARE, Texture
 from simtoreal.robots.terrain import Terrain
 
 State = tuple[list[float], ...]
@@ -41,8 +42,8 @@ OBJECT_COLOUR = (0.85, 0.45, 0.15, 1.0)
 WALL_HALF = (4.0, 0.05, 3.0)  # [m] half its lengths
 WALL_PLACE = (0.0, 1.0, 0.5)  # [m] of its middle
 WALL_COLOUR = (0.05, 0.05, 0.05, 1.0)
-Paint = tuple[tuple[float, float, float], int]  # added red, green, blue; the number of a pattern
-UNPAINTED: Paint = ((0.0, 0.0, 0.0), 0)
+Paint = tuple[tuple[float, float, float], Texture]  # added red, green, blue; and what lies on it
+UNPAINTED: Paint = ((0.0, 0.0, 0.0), BARE)
 
 FIELD_OF_VIEW = 50.0  # [deg] of a camera, from top to bottom, unless it says another
 
@@ -144,9 +145,9 @@ class World(ABC):
     torque: Sequence[float] = ()
     painted: Sequence[str] = ()
 
-    def paint(self, name: str, offset: tuple[float, float, float], pattern: int = 0) -> None:
-        """Add so much red, green and blue to the colours of a thing, from 0 to 1, and lay one of `patterns` on it; what
-        was added and lay there before is gone. Raises ValueError where the world is not made for rendering."""
+    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
+        """Add so much red, green and blue to the colours of a thing, from 0 to 1, and lay a texture on it; what was
+        added and lay there before is gone. Raises ValueError where the world is not made for rendering."""
         raise ValueError("this world shows nothing")
 
     def illuminate(self, light: Light) -> None:

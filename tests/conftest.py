@@ -2,6 +2,10 @@
 that no process waits for another at the end."""
 
 import os
+import resource
+from pathlib import Path
+
+import pytest
 
 FIRST = (
     *("policies/test_compiled", "robots/test_tasks", "simtoreal/test_resume", "simtoreal/test_randomness"),
@@ -19,3 +23,9 @@ def pytest_collection_modifyitems(config, items):
         return FIRST.index(file) if file in FIRST else len(FIRST)
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def resident():
+    """Says how much memory this process has [bytes]."""
+    return lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -216,6 +216,7 @@ def test_every_parameter_at_each_bound_changes_something_and_leaks_nothing(make,
             for name in env.parameters
             if name.endswith((".payload.x", ".payload.y", ".payload.z"))
         },
+        **{name: {name.replace("variant", "contrast"): 1.0} for name in env.parameters if "texture.variant" in name},
     }
     with_others = {
         name: {other: min(value, env.parameters[other].high) for other, value in others.items()}

@@ -2,11 +2,9 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,13 +202,8 @@ def test_a_policy_trained_with_privileged_critics_needs_none_of_it_to_act(tmp_pa
     env.close()
 
 
-def resident() -> int:
-    """Memory of this process [bytes]."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 @pytest.mark.parametrize("terrain", [{}, {"ground.roughness": [0.01, 0.05], "ground.variant": [-999, 999]}])
-def test_ten_thousand_resets_need_no_more_memory(terrain, tmp_path):
+def test_ten_thousand_resets_need_no_more_memory(terrain, tmp_path, resident):
     """On new ground each time a reset takes a thirtieth of a second: ten thousand in `make soak`."""
     preset = load_yaml(preset_paths()["A1Walk"])
     preset["entries"] |= {name: {"uniform": span} for name, span in terrain.items()}
