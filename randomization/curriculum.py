@@ -172,6 +172,8 @@ class CurriculumSettings:
             raise ValueError("high and low must be given where the metric is the return: they are of its size")
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"low must lie below high, got low {self.low!r} and high {self.high!r}")
+        if self.metric == "success" and not 0.0 < self.high <= 1.0:
+            raise ValueError(f"high of successes must lie in (0, 1], got {self.high!r}")
         if not 0.0 < self.share <= 1.0:
             raise ValueError(f"share must lie in (0, 1], got {self.share!r}")
         if not 1 <= self.queue <= LONGEST_QUEUE:

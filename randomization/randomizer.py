@@ -24,7 +24,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -34,7 +34,7 @@ import numpy as np
 from simtoreal.randomization.distributions import KINDS, Affine, Constant, Distribution, from_data, line, to_data
 from simtoreal.randomization.messages import nearest, shown
 from simtoreal.randomization.philox import uniforms
-from simtoreal.randomization.schedules import Moving, Pace, Schedule
+from simtoreal.randomization.schedules import SCHEDULES, Moving, Pace, Schedule
 from simtoreal.randomization.yaml_files import ConfigFileError, YamlFile, parse_yaml, read_yaml
 
 How = Literal["absolute", "scale", "offset", "span"]
@@ -115,7 +115,7 @@ class Entry:
         draw = to_data(self.distribution)
         data: dict[str, Any] = draw if self.how == "absolute" else {self.how: draw}
         if self.pace is not None:
-            data |= asdict(self.pace)
+            data |= self.pace.to_data()
         if self.shared:
             data["shared"] = True if self.shared == self.pattern else self.shared
         if self.optional:
@@ -177,13 +177,13 @@ class Randomizer:
         chosen = assign(preset.entries, table)
         self.distributions: dict[str, Distribution] = {}
         self._paces: dict[str, Pace] = {}
-        streams = []
+        streams: dict[str, Entry] = {}  # the first that draws by it
         for name, entry in chosen.items():
             self.distributions[name] = entry.resolve(name, table[name])
-            streams.append(entry.shared or name)
+            _check_shared(entry, streams.setdefault(entry.shared or name, entry))
             if entry.pace is not None:
                 self._paces[name] = entry.pace
-        self._streams = tuple(streams)
+        self._streams = tuple(entry.shared or name for name, entry in chosen.items())
         self._nominal = np.array([table[name].nominal for name in self.distributions])
         self._prepare()
 
@@ -257,6 +257,15 @@ class Randomizer:
         return max(low, least), min(high, greatest)
 
 
+def _check_shared(entry: Entry, first: Entry) -> None:
+    """Refuse an entry that cannot share the random number of another."""
+    place = f"{first.pattern} ({first.place or 'above'})"
+    if bool(entry.shared) != bool(first.shared):
+        raise entry.error(f"{entry.shared or first.shared} is shared and a parameter drawn by itself, see {place}")
+    if entry.pace != first.pace:
+        raise entry.error(f"shares {entry.shared} with {place}: every, schedule and step must be alike")
+
+
 def is_pattern(name: str) -> bool:
     """Whether `name` may mean several parameters."""
     return any(c in name for c in "*?[")
@@ -283,6 +292,8 @@ def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
     pattern = keys[-1]
     if is_number(data):
         return Entry(pattern, Constant(float(data)))
+    if not isinstance(data, dict):
+        raise file.error(f"{pattern} must be a number or a draw, {{uniform: [low, high]}}, got {shown(data)}", *keys)
     kinds = (*KINDS, *RELATIVE)
     file.mapping(*keys, allowed=(*kinds, "shared", "optional", "source", *PACE))
     given = [key for key in data if key in kinds]
@@ -314,6 +325,8 @@ def _read_entry(file: YamlFile, keys: tuple[str, ...], data: Any) -> Entry:
         raise file.error(f"optional of {pattern} must be true or false, got {shown(optional)}", *keys, "optional")
     stream = pattern if shared is True else shared or ""
     pace = _read_pace(file, keys, data)
+    if pace is not None and isinstance(distribution, Constant):
+        raise file.error(f"every of {pattern} is for what is drawn; a constant does not change", *keys, "every")
     return Entry(pattern, distribution, how, stream, source, optional, pace)  # type: ignore[arg-type]
 
 
@@ -323,6 +336,9 @@ def _read_pace(file: YamlFile, keys: tuple[str, ...], data: Mapping[str, Any]) -
         return None
     if "every" not in given:
         raise file.error(f"{next(iter(given))} of {keys[-1]} is for what changes: say every how many seconds", *keys)
+    if "step" in given and given.get("schedule", SCHEDULES[0]) == SCHEDULES[0]:
+        named = ", ".join(SCHEDULES[1:])
+        raise file.error(f"step of {keys[-1]} is of a schedule that moves by steps: {named}", *keys, "step")
     for key in ("every", "step"):
         if key in given and not is_number(given[key]):
             raise file.error(f"{key} of {keys[-1]} must be a number, got {shown(given[key])}", *keys, key)

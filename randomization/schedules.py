@@ -43,6 +43,11 @@ class Pace:
         if not 0.0 < self.step <= 1.0:
             raise ValueError(f"step must be a share of the range in (0, 1], got {self.step!r}")
 
+    def to_data(self) -> dict[str, float | str]:
+        """As a file holds it."""
+        steps = {} if self.schedule == SCHEDULES[0] else {"step": self.step}
+        return {"every": self.every, "schedule": self.schedule, **steps}
+
     def follow(self, u: float, first: float, rising: bool, chance: float) -> tuple[float, bool]:
         """The next u, and whether a saw rises then; `chance` in [0, 1) is that of the change."""
         if self.schedule == "redraw":

@@ -21,7 +21,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,7 @@ def heldout(preset: Preset, table: Table) -> dict[str, Any]:
         if tails is not None:
             row = to_data(tails)
             if entry.pace is not None:
-                row |= asdict(entry.pace)
+                row |= entry.pace.to_data()
             if entry.shared:
                 row["shared"] = entry.shared
             groups.setdefault(entry, {})[name] = row

@@ -63,7 +63,9 @@ def task_id(task: str) -> str:
     try:
         return gym.spec(task).id if ":" not in task else task
     except gym.error.Error:
-        raise ConfigError(f"no task {task!r}; {nearest(task, ours)} (or any gymnasium id)") from None
+        raise ConfigError(
+            f"no task {task!r}; {nearest(task, ours)} (or any gymnasium id; module:Id-v0 of what a module registers)"
+        ) from None
 
 
 def short_name(task: str) -> str:

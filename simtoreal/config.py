@@ -110,6 +110,11 @@ class RunConfig(BaseModel):
     def _known(cls, curriculum: Any) -> Any:
         if isinstance(curriculum, Mapping):
             check_names(curriculum, inspect.signature(CurriculumSettings).parameters)
+            for name, value in curriculum.items():
+                if isinstance(value, bool):
+                    raise ValueError(f"{name} is neither true nor false, got {str(value).lower()}")
+        elif not isinstance(curriculum, CurriculumSettings | None):
+            raise ValueError(f"settings of a curriculum are needed (curriculum.kind=adr), got {curriculum!r}")
         return curriculum
 
     @field_validator("curriculum")

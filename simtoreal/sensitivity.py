@@ -164,8 +164,8 @@ def sensitivity(
         randomizer = build.make_randomizer(build.find_randomization(randomization, full), env, build.short_name(full))
     finally:
         env.close()
-    if randomizer is None or not randomizer.names:
-        raise ConfigError(f"there is nothing to vary: no preset of {build.display_name(full)}, or an empty one")
+    if randomizer is None or all(low == high for low, high in randomizer.ranges.values()):
+        raise ConfigError(f"there is nothing to vary: no preset of {build.display_name(full)}, or one without a range")
     space = _Space(randomizer, table)
     design = _design(space, method, trajectories, seed)
     cases = [*_screened(space, design, method, seed), *_one_at_a_time(space, episodes, seed)]

@@ -155,7 +155,8 @@ def _bench(verbs: Any) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="step, reset, overhead, update, threads, loop, inference, workers, gpu (default: all that can be)",
+        help="step, reset, randomization, overhead, update, threads, loop, inference, dqn, workers, gpu "
+        "(default: all that can be)",
     )
     verb.add_argument("--rounds", type=count, default=5, help="interleaved repetitions (default 5)")
 

@@ -25,6 +25,8 @@ def _tasks(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> Outcome:
         from simtoreal.listing import print_listing, print_preset, tasks
 
+        if options.parameters is not None and options.preset is not None:
+            raise ValueError("tasks: name --preset or --parameters, not both")
         if options.parameters is not None:
             from simtoreal.parameter_list import parameters, print_parameters
 

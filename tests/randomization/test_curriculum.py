@@ -189,6 +189,7 @@ def test_anothers_state_is_refused(ranges):
         ({"share": 0.0}, "share must lie in"),
         ({"queue": 0}, "queue must be from 1 to 10000"),
         ({"high": 0.2}, "low must lie below high"),
+        ({"high": 1.5}, r"high of successes must lie in \(0, 1\], got 1.5"),
         ({"high": math.nan}, "low must lie below high"),
         ({"step": 2.0}, "step and limit"),
         ({"metric": "return"}, "high and low must be given"),

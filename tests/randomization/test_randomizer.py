@@ -159,8 +159,8 @@ REFUSED = [
     ("ground.friction: {scale: {}}", "toy.yaml:4: scale of ground.friction needs exactly one of uniform"),
     ("ground.friction: {scale: {scale: 2}}", 'toy.yaml:4: unknown key "scale" in entries.ground.friction.scale; '),
     ("ground.friction: {}", "got none"),
-    ("ground.friction:", "toy.yaml:4: entries.ground.friction must be a mapping (key: value), got None"),
-    ("ground.friction: no", 'toy.yaml:4: entries.ground.friction must be a mapping (key: value), got "no"'),
+    ("ground.friction:", "toy.yaml:4: ground.friction must be a number or a draw, {uniform: [low, high]}, got None"),
+    ("ground.friction: no", 'toy.yaml:4: ground.friction must be a number or a draw, {uniform: [low, high]}, got "no"'),
     ("ground.friction: {uniform:\n    [2, 1]}", "toy.yaml:4: ground.friction: low must not exceed high, got [2.0, "),
     ("ground.friction:\n    uniform: [a, 1]", 'toy.yaml:5: ground.friction: uniform needs [low, high], got "a"'),
     ("ground.friction: {uniform: [1, 1e999]}", 'toy.yaml:4: "1e999" is not a finite number'),
@@ -168,6 +168,10 @@ REFUSED = [
     ("ground.friction: {constant: 1, optional: 3}", "optional of ground.friction must be true or false, got 3"),
     ("ground.friction: {constant: 1, source: 3}", "toy.yaml:4: source of ground.friction must be text, got 3"),
     ("actuator.latency: {scale: {uniform: [1, 2]}}", "scale of actuator.latency, whose nominal is 0, changes nothing"),
+    (
+        "ground.friction: {uniform: [0.5, 1], shared: actuator.latency}\n  actuator.latency: {uniform: [0, 0.1]}",
+        "toy.yaml:5: actuator.latency: actuator.latency is shared and a parameter drawn by itself, see ground.friction",
+    ),
     (
         "'*.friction': 1\n  'ground.*': 1",
         "toy.yaml:5: ground.*: ground.friction is matched by *.friction too (toy.yaml:4); give it an entry of its own",

@@ -112,7 +112,16 @@ def test_of_a_width_it_is_that_share_of_the_way_from_nominal():
             "a: {uniform: [0, 1], every: 1, schedule: sine}",
             "schedule must be one of redraw, random_walk, .*, got 'sine'",
         ),
-        ("a: {uniform: [0, 1], every: 1, step: 2}", r"step must be a share of the range in \(0, 1\], got 2"),
+        (
+            "a: {uniform: [0, 1], every: 1, schedule: saw, step: 2}",
+            r"step must be a share of the range in \(0, 1\], got 2",
+        ),
+        ("a: {uniform: [0, 1], every: 1, step: 0.2}", "step of a is of a schedule that moves by steps: random_walk, "),
+        ("a: {constant: 1, every: 1}", "<text>:4: every of a is for what is drawn; a constant does not change"),
+        (
+            "a: {uniform: [0, 1], every: 1, shared: s}\n  b: {uniform: [0, 1], every: 2, shared: s}",
+            r"<text>:5: b: shares s with a \(<text>:4\): every, schedule and step must be alike",
+        ),
         ("a: {uniform: [0, 1], schedule: saw}", "schedule of a is for what changes: say every how many seconds"),
         ("a: {uniform: [0, 1], evry: 1}", "evry"),
     ],

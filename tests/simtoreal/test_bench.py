@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from simtoreal import bench_gpu, bench_learners, bench_workers, benchmarks
+from simtoreal.bench import BENCHMARKS
 from simtoreal.build import make_env
 from simtoreal.randomization import Preset, RandomizedEnv, Randomizer
 
@@ -105,6 +106,11 @@ def test_what_randomization_costs_is_told_of_resets_and_steps(cli, monkeypatch):
     assert (reset["unit"], step["unit"]) == ("ms", "us")
     assert 0.0 < reset["ours"] < reset["peer"] * 5
     assert step["ratio"] == pytest.approx(step["peer"] / step["ours"], rel=0.5)
+
+
+def test_its_help_names_all(cli):
+    said = " ".join(cli("bench", "--help").out.split())
+    assert ", ".join(BENCHMARKS) in said
 
 
 def test_what_is_left_out_for_want_of_a_peer_is_said(cli, monkeypatch):

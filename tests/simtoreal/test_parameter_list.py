@@ -43,4 +43,6 @@ def test_a_task_s_parameters_are_shown(cli):
         "sensor.dropout", "actuator.latency", "actuator.repeat",
     ]  # fmt: skip
     cli("tasks", "--parameters", "PandaReach", "--engine", "ode").refused("no engine 'ode'")
+    cli("tasks", "--parameters", "A1Walk", "--preset", "A1Walk").refused("--preset or --parameters, not both")
+    cli("tasks", "--parameters", "Ant-v9").refused("module:Id-v0 of what a module registers")
     cli("tasks", "--parameters", "Walk").refused("name one with --robot FILE")

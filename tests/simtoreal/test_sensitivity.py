@@ -118,6 +118,13 @@ def test_a_preset_of_another_task_is_refused(plain, tmp_path, cli):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_fixed_ranks_nothing(plain, tmp_path, cli):
+    fixed = tmp_path / "fixed.yaml"
+    fixed.write_text("task: CartPoleSwingUp\nversion: 1\nentries:\n  gravity: 9.0\n")
+    said = cli("sensitivity", plain.bundle, "--out", tmp_path / "out", "--randomization", fixed)
+    said.refused("there is nothing to vary: no preset of CartPoleSwingUp, or one without a range")
+
+
 def test_an_earlier_one_is_kept(known, tmp_path):
     known("Linear", LINEAR, trajectories=2, episodes=2)
     with pytest.raises(ValueError, match="exists; choose another folder or pass --force"):
