@@ -35,12 +35,12 @@ def find_suite(task: str, name: str) -> Path:
     return _find(f"suite of {task}", name, suite_paths(task))
 
 
-def write_suites(preset: Preset, table: Table, folder: Path | None = None) -> list[Path]:
+def write_suites(preset: Preset, table: Table, folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Write the suites nominal, train and heldout of a preset into `folder` (by default where shipped ones lie).
 
     Raises ValueError, with nothing written, when the preset does not fit `table` or leaves nothing to hold out.
     """
-    folder = folder or FOLDER / "suites" / preset.task
+    folder = FOLDER / "suites" / preset.task if folder is None else Path(folder)
     made = {"nominal": nominal(preset.task), "train": train(preset), "heldout": heldout(preset, table)}
     headers = {
         "nominal": "The robot as modelled.",
@@ -54,8 +54,13 @@ def write_suites(preset: Preset, table: Table, folder: Path | None = None) -> li
     return [folder / f"{name}.yaml" for name in made]
 
 
+def is_path(name: str) -> bool:
+    """Does it have a separator or end in .yaml, as no shipped name does?"""
+    return os.sep in name or name.endswith((".yaml", ".yml"))
+
+
 def _find(what: str, name: str, shipped: dict[str, Path]) -> Path:
-    if os.sep in name or name.endswith((".yaml", ".yml")):
+    if is_path(name):
         return Path(name)
     if name not in shipped:
         raise FileNotFoundError(f"no {what} named {shown(name)}, and no path of a .yaml file; {nearest(name, shipped)}")

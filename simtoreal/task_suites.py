@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from simtoreal.config import ConfigError
+from simtoreal.randomization.messages import nearest, shown
 from simtoreal.randomization.randomizer import Preset, Randomizer
-from simtoreal.randomization.shipped import find_suite, preset_paths, suite_paths
+from simtoreal.randomization.shipped import find_suite, is_path, preset_paths, suite_paths
 from simtoreal.randomization.suites import Ranges, Suite, heldout, nominal, severity, train
 from simtoreal.randomization.yaml_files import parse_yaml, read_yaml
 
@@ -24,6 +25,10 @@ def load_suite(task: str, name: str, table: Mapping[str, Any]) -> Suite:
     """A suite by name or file. Raises FileNotFoundError, ConfigFileError, or ConfigError where it is another task's."""
     if not suite_paths(task) and (made := _made_suite(task, name, table)) is not None:
         return Suite.parse(parse_yaml(json.dumps(made), name), table)
+    if not suite_paths(task) and not is_path(name):
+        raise ConfigError(
+            f"no suite of {task} named {shown(name)}; {nearest(name, default_suites(task))}, or a .yaml file"
+        )
     suite = Suite.parse(read_yaml(find_suite(task, name)), table)
     if suite.task.rpartition(":")[2] != task:
         raise ConfigError(f"suite {name} is for {suite.task}, not for {task}")

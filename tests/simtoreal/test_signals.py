@@ -7,6 +7,7 @@ import csv
 import pytest
 
 import simtoreal
+from simtoreal.randomization import Preset, write_suites
 from simtoreal.runs import Run
 
 PRESET = """\
@@ -67,7 +68,21 @@ def test_its_cases_are_held_out_and_come_again(folder, cli):
         assert "identical" in cli("replay", folder / "verdict", case).out
 
 
+def test_suites_follow_from_its_preset(folder, tmp_path):
+    env = simtoreal.make_env("Pendulum-v1")
+    table = env.get_wrapper_attr("parameters")
+    env.close()
+    made = write_suites(Preset.load(folder / "preset.yaml"), table, str(tmp_path / "suites"))
+    verdict = simtoreal.evaluate(folder / "bundle", out=tmp_path / "verdict", suites=list(map(str, made)), episodes=1)
+    heldout = next(s for s in verdict.summary.suites if s.held_out)
+    assert [c.condition for c in heldout.conditions] == ["sensor._.noise", "actuator.latency", "actuator.noise", "all"]
+
+
 def test_what_it_has_not_is_refused(folder, tmp_path, cli):
+    out = ["--out", tmp_path / "verdict"]
+    cli("evaluate", folder / "bundle", "--suite", "heldout", *out).refused(
+        'no suite of Pendulum-v1 named "heldout"; choices: nominal'
+    )
     (tmp_path / "wrong.yaml").write_text(PRESET.replace("sensor.?.noise", "sensor.speed.noise"))
     cli(
         "train", "Pendulum-v1", "--steps", 100, "--out", tmp_path / "run", "--randomization", tmp_path / "wrong.yaml"
