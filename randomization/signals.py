@@ -243,11 +243,20 @@ class _Rows:
 
 
 def offered_parameters(env: gymnasium.Env[Any, Any]) -> Table:
-    """The table of named parameters that an environment offers, none if what it calls `parameters` is none."""
+    """The table of named parameters that an environment offers, none if what it calls `parameters` is none.
+
+    Raises ValueError for a parameter whose nominal value or bounds are no numbers.
+    """
     found = env.get_wrapper_attr("parameters") if env.has_wrapper_attr("parameters") else None
     told = ("unit", "nominal", "low", "high")
     whole = isinstance(found, Mapping) and all(hasattr(p, name) for p in found.values() for name in told)
-    return found if whole and found is not None else {}
+    if not whole or found is None:
+        return {}
+    for name, parameter in found.items():
+        numbers = [parameter.nominal, parameter.low, parameter.high]
+        if not all(map(is_number, numbers)):
+            raise ValueError(f"parameter {name}: nominal, low and high must be numbers, got {shown(numbers)}")
+    return found
 
 
 def _control_dt(env: gymnasium.Env[Any, Any]) -> float:

@@ -121,7 +121,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _something_to_widen(cls, curriculum: CurriculumSettings | None, info: ValidationInfo) -> Any:
         if curriculum is not None and info.data.get("randomization") == "none":
-            raise ValueError("nothing is randomized, so there is nothing to widen")
+            raise ValueError("nothing is randomized, so there is nothing to widen; give a preset by --randomization")
         return curriculum
 
     @field_validator("teacher")

@@ -12,6 +12,7 @@ from rich.table import Table
 from simtoreal import build
 from simtoreal.config import ALGORITHMS, ConfigError
 from simtoreal.contract import Contract
+from simtoreal.integration import check_borne
 from simtoreal.progress import console as make_console
 from simtoreal.randomization.distributions import to_data
 from simtoreal.randomization.randomizer import Preset, Randomizer
@@ -90,6 +91,7 @@ def print_preset(name: str, *, robot: str | None = None, quiet: bool) -> dict[st
 
     Raises:
         ConfigError: it is for any robot of a family, and no `robot` file is given.
+        ConfigFileError: it does not fit its task's robot.
     """
     preset = Preset.load(Path(find_preset(name)))
     if preset.task in FAMILIES and robot is None:
@@ -98,6 +100,7 @@ def print_preset(name: str, *, robot: str | None = None, quiet: bool) -> dict[st
     try:
         parameters = build.parameters_of(env)
         randomizer = Randomizer(preset, parameters)
+        check_borne(env, preset.entries, randomizer.ranges)
     finally:
         env.close()
     rows: list[dict[str, Any]] = [
@@ -105,6 +108,7 @@ def print_preset(name: str, *, robot: str | None = None, quiet: bool) -> dict[st
             "entry": entry.pattern,
             "how": entry.how,
             "draw": to_data(entry.distribution) | ({} if entry.pace is None else asdict(entry.pace)),
+            "shared": entry.shared,
             "ranges": {name: randomizer.ranges[name] for name in names if name in randomizer.ranges},
             "unit": parameters[names[0]].unit,
             "source": entry.source,
@@ -117,7 +121,8 @@ def print_preset(name: str, *, robot: str | None = None, quiet: bool) -> dict[st
         for column in ("parameter", "how", "draw", "unit", "matches", "source"):
             table.add_column(column)
         for row in rows:
-            draw = "; ".join(f"{kind} {value}" for kind, value in row["draw"].items())
+            said = row["draw"] | ({"shared": row["shared"]} if row["shared"] else {})
+            draw = "; ".join(f"{kind} {value}" for kind, value in said.items())
             table.add_row(row["entry"], row["how"], draw, row["unit"], str(len(row["ranges"])), row["source"])
         make_console().print(table)
     return {"task": preset.task, "version": preset.version, "entries": rows}

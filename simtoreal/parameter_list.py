@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
@@ -37,21 +36,27 @@ those of all robots together; `simtoreal tasks --parameters TASK` has one task's
 
 
 def parameters(task: str, *, robot: str | None = None, engine: str = DEFAULT_ENGINE) -> dict[str, Any]:
-    """Every named parameter of a task: its unit, nominal value, bounds and what it is.
+    """Every named parameter of a task: its unit, nominal value, bounds and what it is; of an engine if it is ours.
 
     Raises:
         ConfigError: no such task or engine, or one without named parameters.
     """
-    table = _table(build.task_id(name_task(task, robot)), engine)
+    full = build.task_id(name_task(task, robot))
+    table = _table(full, engine)
     if not table:
         raise ConfigError(f"task {task} has no named parameters")
-    rows = {name: {k: v for k, v in asdict(parameter).items() if k != "name"} for name, parameter in table.items()}
-    return {"task": task, "engine": engine, "parameters": rows}
+    told = ("unit", "nominal", "low", "high")
+    rows = {
+        name: {key: getattr(parameter, key) for key in told} | {"description": getattr(parameter, "description", "")}
+        for name, parameter in table.items()
+    }
+    return {"task": task, "engine": engine if build.is_ours(full) else None, "parameters": rows}
 
 
 def print_parameters(found: Mapping[str, Any]) -> None:
     """As a table on stdout, those that are alike in one row."""
-    table = Table(title=f"{found['task']} in {found['engine']}", title_justify="left")
+    where = f" in {found['engine']}" if found["engine"] else ""
+    table = Table(title=f"{found['task']}{where}", title_justify="left")
     for column in ("parameter", "names", "unit", "nominal", "bounds", "what"):
         table.add_column(column)
     alike: dict[str, list[dict[str, Any]]] = {}

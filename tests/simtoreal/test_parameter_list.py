@@ -5,6 +5,24 @@ from pathlib import Path
 from simtoreal.build import make_env
 from simtoreal.parameter_list import page, pattern
 
+SCALES = """
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+
+
+class Scales(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, mass):
+        self.parameters = {"mass": SimpleNamespace(unit="kg", nominal=mass, low=0.5, high=2.0)}
+
+
+gymnasium.register("Scales-v0", entry_point=Scales, kwargs={"mass": 1.0})
+gymnasium.register("Heavy-v0", entry_point=Scales, kwargs={"mass": "heavy"})
+"""
 PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
 
 
@@ -46,3 +64,25 @@ def test_a_task_s_parameters_are_shown(cli):
     cli("tasks", "--parameters", "A1Walk", "--preset", "A1Walk").refused("--preset or --parameters, not both")
     cli("tasks", "--parameters", "Ant-v9").refused("module:Id-v0 of what a module registers")
     cli("tasks", "--parameters", "Walk").refused("name one with --robot FILE")
+
+
+def test_parameters_of_anyone_s_environment_are_shown(cli, tmp_path, monkeypatch):
+    """Its parameters are any objects that tell unit, nominal, low and high; others' have no engine of ours."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scales.py").write_text(SCALES)
+    said = cli("tasks", "--parameters", "scales:Scales-v0", "--json").result
+    mass = {"unit": "kg", "nominal": 1.0, "low": 0.5, "high": 2.0, "description": ""}
+    assert (said["engine"], said["parameters"]["mass"]) == (None, mass)
+    assert cli("tasks", "--parameters", "scales:Scales-v0").out.startswith("scales:Scales-v0 ")
+    words = "parameter mass: nominal, low and high must be numbers, got ['heavy', 0.5, 2.0]"
+    cli("tasks", "--parameters", "scales:Heavy-v0").refused(words)
+
+
+def test_a_preset_is_shown_with_what_it_shares_or_refused(cli, tmp_path):
+    file = tmp_path / "a1.yaml"
+    head = "task: A1Walk\nversion: 1\nentries:\n"
+    file.write_text(f"{head}  link.?L_*.mass: {{scale: {{uniform: [0.9, 1.1]}}, shared: left}}\n")
+    assert cli("tasks", "--preset", file, "--json").result["entries"][0]["shared"] == "left"
+    assert "shared left" in cli("tasks", "--preset", file).out
+    file.write_text(f"{head}  link.*_*.mass: {{scale: 0.3}}\n  joint.*.damping: {{uniform: [0.0, 1.0]}}\n")
+    cli("tasks", "--preset", file).refused("a1.yaml:5: joint.*.damping: joint.")
