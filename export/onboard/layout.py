@@ -118,9 +118,8 @@ def summands(names: Iterable[str], layout: Iterable[Field], size: int) -> list[l
         found[-1].append(where[name])
         missing -= width
     if missing:
-        raise SpecError(
-            f'command_map.relative_to: after field "{name}" {missing} of the command\'s {size} numbers count from nothing'
-        )
+        left = f"{missing} of the {size} numbers of the command count from nothing"
+        raise SpecError(f'command_map.relative_to: after field "{name}" {left}')
     return found
 
 
