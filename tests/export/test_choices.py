@@ -106,7 +106,7 @@ def test_a_command_is_told_by_what_it_adds_to_the_observation(whole):
 def test_fields_that_are_shorter_than_the_command_are_laid_end_to_end(tmp_path, choosing, chooser, recorded):
     """Of an observation (hip, qd, knee) the command counts from hip and knee; (0.1, -0.2) and half the hip's action on
     top. The graph is held against that, too."""
-    q, qd, height = choosing.observation
+    _, qd, height = choosing.observation
     fields = (replace(height, name="hip"), qd, replace(height, name="knee"), replace(height, name="height"))
     table = replace(choosing.command_map, relative_to=("hip", "knee"))
     spec = replace(choosing, observation=fields, command_map=table)

@@ -234,7 +234,7 @@ CAR = ("RacecarPath", "--algorithm", "ppo")
         ),
         (
             ["PandaReach", "--algorithm", "ppo", "--set=choices=[2,1,1,1,1,1,1]", "--set=choices_change=0.1"],
-            "choices_change: PandaReach: the observation does not show the last command: it has no last_joint_target [7]",
+            "choices_change: PandaReach: the observation does not show the last command: it has no last_joint",
         ),
         (
             ["Pendulum-v1", "--algorithm", "ppo", "--set=choices=3", "--set=choices_change=0.1"],
