@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.export.onboard.checks import SpecError
-from simtoreal.export.onboard.layout import slices
 from simtoreal.export.onboard.runtime import INPUT_NAME, NEXT, OUTPUT_NAME
 from simtoreal.export.onboard.spec import Spec
 
@@ -50,8 +49,7 @@ class PolicyGraph(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(table, name), dtype=torch.float32))
         self.register_buffer("low", torch.from_numpy(_rounded(table.low, np.inf)))
         self.register_buffer("high", torch.from_numpy(_rounded(table.high, -np.inf)))
-        where = slices(spec.observation)
-        self.relative = [(where[name].start, where[name].stop) for name in table.relative_to]
+        self.summands = spec.summands()
         (self.memory, self.memory_width), self.recurrent = spec.memory, spec.recurrent
         self.blank = torch.zeros(*spec.observation_shape, dtype=getattr(torch, spec.observation_dtype))
         self.command_size = spec.command_size
@@ -90,8 +88,8 @@ class PolicyGraph(nn.Module):
             stack = observation if memory is None else torch.cat([memory, observation], dim=-1)
             action, following = self.actor(stack), stack[:, observation.shape[1] :]
         command = self.offset + self.scale * action.to(torch.float32)
-        for start, stop in self.relative:
-            command = command + observation[:, start:stop]
+        for parts in self.summands:
+            command = command + torch.cat([observation[:, part] for part in parts], dim=-1)
         command = torch.minimum(torch.maximum(command, self.low), self.high)
         return command if memory is None else (command, following)
 

@@ -87,7 +87,8 @@ class CommandLayout(Layout):
     Args:
         fields: the command's fields; together m elements.
         scale, low, high: [m] each, in the fields' units; `offset` [m] or None for zeros.
-        relative_to: observation fields of size m that are added to the command, e.g. the last target.
+        relative_to: observation fields that are added to the command, e.g. the last target: laid end to end, as long as
+            the command or a whole number of times so long; each m elements are one summand.
     """
 
     def __init__(
@@ -125,15 +126,34 @@ class CommandLayout(Layout):
 
     def reference(self, observation: FloatArray, layout: Layout) -> FloatArray:
         """The part [m] of the command that the observation brings along."""
-        total = self.offset
+        total, at = self.offset, 0
+        if self.relative_to:
+            total = total.copy()
         for name in self.relative_to:
-            total = total + observation[layout.slices[name]].astype(float)
+            seen = observation[layout.slices[name]]
+            total[at : at + len(seen)] += seen
+            at = (at + len(seen)) % self.size
         return total
 
     def command(self, action: FloatArray, observation: FloatArray, layout: Layout) -> FloatArray:
         """SI command [m] of an action [m] in [-1, 1], given the observation it answers."""
         command = self.reference(observation, layout) + self.scale * _clip(action, self._least, self._most)
         return _clip(command, self.low, self.high)
+
+    def changing(self, most: Sequence[float], layout: Layout) -> CommandLayout:
+        """The same command, counted from the last one: 1 adds `most` [m] > 0 times what it adds here.
+
+        Raises ValueError where an observation of `layout` does not show the last command: for each field of it one of
+        its size with `last_` before the name.
+        """
+        shown = [f"last_{field.name}" for field in self.fields]
+        sizes = {field.name: field.size for field in layout.fields}
+        for name, field in zip(shown, self.fields, strict=True):
+            if sizes.get(name) != field.size:
+                raise ValueError(f"the observation does not show the last command: it has no {name} [{field.size}]")
+        scale = np.multiply(self.scale, most).tolist()
+        low, high = self.low.tolist(), self.high.tolist()
+        return CommandLayout(*self.fields, scale=scale, low=low, high=high, relative_to=shown)
 
     def action(self, command: FloatArray, observation: FloatArray, layout: Layout) -> FloatArray:
         """The action [m] that stands for an SI command [m]: the inverse of `command`."""

@@ -16,7 +16,16 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from numpy.typing import NDArray
 
 from simtoreal.config import MOST_CHOICES, ConfigError, RunConfig
-from simtoreal.foreign import MOST_STATES, MOST_STEPS, ChoiceEnv, ForeignEnv, LevelsEnv, image_shape, one_hot_sizes
+from simtoreal.foreign import (
+    MOST_STATES,
+    MOST_STEPS,
+    ChangesEnv,
+    ChoiceEnv,
+    ForeignEnv,
+    LevelsEnv,
+    image_shape,
+    one_hot_sizes,
+)
 from simtoreal.games import as_played, game_options, know_games
 from simtoreal.policies.images import Shape
 from simtoreal.randomization.curriculum import MovingRanges
@@ -245,8 +254,10 @@ def make_training_env(config: RunConfig, index: int, seed: int, *, learning: boo
     """Environment `index` of a run, every reset keyed by (seed, index, episode); for `learning` with choices for
     actions, episodes that are cut off, and robots that begin as nominal ones, as the run has it, and games as
     `make_env` has them. Raises as `make_env` and `make_randomizer`, and ConfigError for choices that this task's
-    actions cannot be."""
+    actions cannot be. Where choices change the last command so does who is judged (`ChangesEnv`)."""
     env = make_env(task_id(config.task), privileged=config.privileged, engine=config.engine, learning=learning)
+    if config.choices_change is not None:
+        env = _by_changes(env, config.choices_change, config.task)
     if learning and config.choices is not None:
         env = _in_levels(env, config.choices, config.task)
     if learning and config.episode_steps is not None:
@@ -275,6 +286,22 @@ def _in_levels(env: gym.Env[Any, Any], choices: int | Sequence[int], task: str) 
     if not 2 <= (count := math.prod(levels)) <= MOST_CHOICES:
         raise ConfigError(f"choices: from 2 to {MOST_CHOICES} combinations, {list(levels)} are {count}")
     return LevelsEnv(env, levels)
+
+
+def _by_changes(env: gym.Env[Any, Any], most: float | Sequence[float], task: str) -> ChangesEnv:
+    """An environment whose action changes the last command, by `most` of each number, one or one for all."""
+    size = math.prod(env.action_space.shape or ())
+    shares = (most,) * size if isinstance(most, int | float) else tuple(most)
+    if len(shares) != size:
+        raise ConfigError(
+            f"choices_change: one for each of the {size} numbers of an action of {task}, got {list(shares)}"
+        )
+    if choices_of(env) or not env.has_wrapper_attr("command_layout"):
+        raise ConfigError(f"choices_change: {task} does not show its last command; set choices_change to null")
+    try:
+        return ChangesEnv(env, shares)
+    except ValueError as error:
+        raise ConfigError(f"choices_change: {task}: {error}; set choices_change to null") from None
 
 
 def task_class(task: str) -> type[Task]:

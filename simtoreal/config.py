@@ -87,6 +87,9 @@ class RunConfig(BaseModel):
     )  # further transitions the task derives from each: mirrored, other goals
     mirror: bool = False  # learn from the mirror image of each motion too, where a task has sides
     choices: int | tuple[int, ...] | None = None  # even steps of each number of an action: one combination is chosen
+    choices_change: float | tuple[float, ...] | None = (
+        None  # choices count from the last command: the most that 1 adds to each number of an action
+    )
     episode_steps: int | None = Field(default=None, ge=1)  # that cut off what is learned from; never what is judged
     evaluate_every: int = Field(default=2_500, ge=1)
     evaluate_episodes: int = Field(default=20, ge=1)
@@ -143,6 +146,21 @@ class RunConfig(BaseModel):
                 f"an action, got {choices!r}"
             )
         return choices
+
+    @field_validator("choices_change", mode="before")
+    @classmethod
+    def _most_of_each(cls, change: Any, info: ValidationInfo) -> Any:
+        if change is None:
+            return None
+        shares = change if isinstance(change, list | tuple) else [change]
+        if not shares or not all(type(share) in (int, float) and 0 < share <= 2 for share in shares):
+            raise ValueError(
+                f"above 0 and at most 2, what a choice adds to an action from -1 to 1 at most, or a list of that for "
+                f"each number of it, got {change!r}"
+            )
+        if info.data.get("choices") is None:
+            raise ValueError("choices say in how many steps; set them, or choices_change to null")
+        return change
 
     @field_validator("workers")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -104,19 +104,22 @@ class Contract:
         return self.command.action(np.asarray(command, float), observation, self.observation)
 
     def check(self, spec: Spec, name: str) -> None:
-        """Raises ConfigError when a bundle's observation or command is not this contract's."""
+        """Raises ConfigError when a bundle's observation or command is not this contract's. Choices may count from the
+        last command instead, by as much as they were learned with."""
         for what, difference in (
             ("observation", _other_field(spec.observation, _fields(self.observation))),
             ("command", _other_field(spec.command, _fields(self.command))),
-            ("command", self._other_map(spec.command_map)),
+            ("command", self._other_map(spec.command_map, bool(spec.choices))),
             ("image", "" if spec.image == self._image() else f"{spec.image}, now {self._image()}"),
         ):
             if difference:
                 raise ConfigError(f"{name} was made for another {self.task}: {what} {difference}")
 
-    def _other_map(self, theirs: CommandMap) -> str:
+    def _other_map(self, theirs: CommandMap, choices: bool) -> str:
         """What differs first between a bundle's command map, of fields as these, and this one; empty: nothing."""
         ours = self.command_map()
+        if choices and theirs.relative_to != ours.relative_to:
+            ours = self._changing(theirs) or ours
         if theirs.relative_to != ours.relative_to:
             before, now = (" + ".join(m.relative_to) or "nothing" for m in (theirs, ours))
             return f"counts from {before}, now from {now}"
@@ -133,11 +136,18 @@ class Contract:
     def _image(self) -> Image | None:
         return self.image and Image(self.image, "CHW" if is_channels_first(self.image) else "HWC")
 
+    def _changing(self, theirs: CommandMap) -> CommandMap | None:
+        """This command's map as one that counts from the last command by the scale of `theirs`; None where that counts
+        from something else."""
+        try:
+            ours = self.command.changing([1.0] * self.command.size, self.observation)
+        except ValueError:
+            return None
+        return replace(_map(ours), scale=theirs.scale) if ours.relative_to == theirs.relative_to else None
+
     def command_map(self) -> CommandMap:
         """The command's map as a bundle carries it."""
-        c = self.command
-        offset, scale, low, high = (tuple(map(float, values)) for values in (c.offset, c.scale, c.low, c.high))
-        return CommandMap(offset, scale, low, high, relative_to=c.relative_to)
+        return _map(self.command)
 
     def _choices(self, actions: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
         """Actions [K, m] as commands, or where these count from the observation what each adds to it; rounded to nine
@@ -212,6 +222,13 @@ def _other_field(theirs: Sequence[SpecField], ours: Sequence[SpecField]) -> str:
                 a, b = (", ".join(v) if isinstance(v, tuple) else v for v in (a, b))
                 return f"field {before.name}: {what} {a}, now {b}"
     return ""
+
+
+def _map(command: CommandLayout) -> CommandMap:
+    offset, scale, low, high = (
+        tuple(map(float, values)) for values in (command.offset, command.scale, command.low, command.high)
+    )
+    return CommandMap(offset, scale, low, high, relative_to=command.relative_to)
 
 
 def _fields(layout: Layout) -> tuple[SpecField, ...]:

@@ -11,9 +11,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from simtoreal.policies.agent import split_observation
 from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.levels import grid
-from simtoreal.robots.layout import nearest_choice
+from simtoreal.robots.layout import CommandLayout, Layout, nearest_choice
 
 MOST_STEPS = 10_000  # of an episode without a time limit of its own
 MOST_STATES = 65_536  # that an observation can be one of, all its one-hots together
@@ -68,6 +69,31 @@ class LevelsEnv(gym.Wrapper[Any, Any, Any, Any]):
         if not math.isfinite(number):
             return self.env.step(np.full(len(self.command_levels), number, np.float32))
         return self.env.step(self._commands[nearest_choice(number, self.choices)].copy())
+
+
+class ChangesEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment of ours, for who says how the last command changes: 1 adds `most` [m] of what 1 means to it.
+
+    Raises ValueError where its observation does not show the last command (`CommandLayout.changing`).
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], most: Sequence[float]) -> None:
+        super().__init__(env)
+        self._absolute: CommandLayout = env.get_wrapper_attr("command_layout")
+        self._layout: Layout = env.get_wrapper_attr("observation_layout")
+        self.command_layout = self._absolute.changing(most, self._layout)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._seen = split_observation(obs)[0]
+        return obs, info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        command = self.command_layout.command(action, self._seen, self._layout)
+        given = self._absolute.action(command, self._seen, self._layout).astype(np.float32)
+        obs, reward, terminated, truncated, info = self.env.step(given)
+        self._seen = split_observation(obs)[0]
+        return obs, reward, terminated, truncated, info
 
 
 class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):

@@ -63,7 +63,8 @@ class Image:
 class CommandMap:
     """From the action a in [-1, 1]^m to the command in SI: clip(offset + scale * a + observed, low, high), each [m].
 
-    `observed` is the sum of the observation fields named in `relative_to`, each of size m (none: an absolute command).
+    `observed` is the sum of the observation fields named in `relative_to` (none: an absolute command): laid end to end
+    they are a whole number of times as long as the command, and each m elements are one summand.
     """
 
     offset: tuple[float, ...]
@@ -98,6 +99,28 @@ def checked_layout(entries: Any, where: str, empty: bool) -> tuple[Field, ...]:
     if not (names or empty):
         raise SpecError(f"{where} has no fields")
     return layout
+
+
+def summands(names: Iterable[str], layout: Iterable[Field], size: int) -> list[list[slice]]:
+    """Where what a command of `size` elements counts from lies in the observation: for each summand the places of the
+    fields that make it, end to end. SpecError for an unknown field, and for fields that do not fit the command."""
+    where, found, missing = slices(layout), list[list[slice]](), 0
+    for name in names:
+        if name not in where:
+            raise SpecError(f'command_map.relative_to: no observation field "{name}"; fields: {", ".join(where)}')
+        width = where[name].stop - where[name].start
+        if not missing:
+            found.append([])
+            missing = size
+        if width > missing:
+            before = f", of which {missing} are left" if missing < size else ""
+            raise SpecError(f'command_map.relative_to: field "{name}" has size {width}, the command {size}{before}')
+        found[-1].append(where[name])
+        missing -= width
+    if missing:
+        left = f"{missing} of the {size} numbers of the command count from nothing"
+        raise SpecError(f'command_map.relative_to: after field "{name}" {left}')
+    return found
 
 
 def slices(layout: Iterable[Field]) -> dict[str, slice]:

@@ -189,7 +189,8 @@ class Runtime:
             seen = self._checked(self._taken(observation), self._shape)
             if seen.ndim > 1:
                 raise ObservationError(f'"{INPUT_NAME}" must be [{self._width}], got {list(seen.shape)}')
-            commands = commands + sum(seen[self._slices[name]].astype(np.float64) for name in table.relative_to)
+            for parts in self.spec.summands():
+                commands = commands + np.concatenate([seen[part] for part in parts]).astype(np.float64)
         error = relative_error(np.clip(commands, table.low, table.high), given, self.spec).max(axis=1)
         found = int(np.argmin(error))
         if not error[found] <= self.spec.tolerance:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .checks import SpecError, items, mapping, number, numbers_of, text, with_keys
-from .layout import CommandMap, Field, Image, checked_layout
+from .layout import CommandMap, Field, Image, checked_layout, summands
 
 FORMAT_VERSION = 5  # the newest, of choices, with every key; 4 is of recurrent policies, 3 of images, 2 of a history
 PARAMETER_KEYS = ("unit", "nominal", "low", "high")
@@ -108,14 +108,7 @@ class Spec:
             raise SpecError(f"command_map must be a CommandMap, got {self.command_map!r}")
         if len(self.command_map.offset) != self.command_size:
             raise SpecError(f"command has {self.command_size} values but command_map {len(self.command_map.offset)}")
-        sizes = {entry.name: entry.size for entry in self.observation}
-        for name in self.command_map.relative_to:
-            if name not in sizes:
-                raise SpecError(f'command_map.relative_to: no observation field "{name}"; fields: {", ".join(sizes)}')
-            if sizes[name] != self.command_size:
-                raise SpecError(
-                    f'command_map.relative_to: field "{name}" has size {sizes[name]}, the command {self.command_size}'
-                )
+        self.summands()  # raises
 
     def _check_choices(self) -> None:
         rows = tuple(numbers_of(row, f"choices[{index}]") for index, row in enumerate(items(self.choices, "choices")))
@@ -189,6 +182,10 @@ class Spec:
     def command_size(self) -> int:
         """Width m of a command."""
         return sum(entry.size for entry in self.command)
+
+    def summands(self) -> list[list[slice]]:
+        """What is added to a command by the observation (`layout.summands`)."""
+        return summands(self.command_map.relative_to, self.observation, self.command_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in spec.json."""

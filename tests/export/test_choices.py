@@ -103,6 +103,23 @@ def test_a_command_is_told_by_what_it_adds_to_the_observation(whole):
     assert runtime.choice([0.3, 0.0], named) == 2
 
 
+def test_fields_that_are_shorter_than_the_command_are_laid_end_to_end(tmp_path, choosing, chooser, recorded):
+    """Of an observation (hip, qd, knee) the command counts from hip and knee; (0.1, -0.2) and half the hip's action on
+    top. The graph is held against that, too."""
+    _, qd, height = choosing.observation
+    fields = (replace(height, name="hip"), qd, replace(height, name="knee"), replace(height, name="height"))
+    table = replace(choosing.command_map, relative_to=("hip", "knee"))
+    spec = replace(choosing, observation=fields, command_map=table)
+    runtime = Runtime(write_bundle(tmp_path / "bundle", actor=chooser, spec=spec, recorded_observations=recorded))
+    observation = np.array([0.2, 7.0, 7.0, -0.3, 7.0], np.float32)
+    for number, command in enumerate(([-0.2, -0.5], [0.8, -0.5], [0.3, 0.0])):
+        assert runtime.choice(command, observation) == number
+    given = runtime.act(observation)
+    expected = ([-0.2, -0.5], [0.8, -0.5], [0.3, 0.0])[runtime.choice(given, observation)]
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+    assert {check.name: check.passed for check in verify_bundle(runtime.bundle)}["choices"]
+
+
 def test_of_choices_that_the_range_makes_equal_it_is_the_first(whole):
     """At a hip of 0.5 the second and the third are 1.1 and 0.6; at one of 1 both are clipped to 1."""
     runtime = Runtime(whole)

@@ -63,8 +63,15 @@ def test_the_contract_hash_ignores_files_and_key_order_only(spec):
         (lambda d: d["command"][0].update(size=3, labels=[]), "command has 3 values but command_map 2"),
         (lambda d: d["command_map"].update(scale=[1.0]), "command_map.scale has 1 values, offset has 2"),
         (lambda d: d["command_map"].update(low=[1.0, -1.5]), r"low\[0\] = 1.0 must be below high\[0\] = 1.0"),
+        (
+            lambda d: d["command_map"].update(relative_to=["height", "q"]),
+            '"q" has size 2, the command 2, of which 1 are',
+        ),
         (lambda d: d["command_map"].update(relative_to=["p"]), 'no observation field "p"; fields: q, qd, height'),
-        (lambda d: d["command_map"].update(relative_to=["height"]), 'field "height" has size 1, the command 2'),
+        (
+            lambda d: d["command_map"].update(relative_to=["height"]),
+            'after field "height" 1 of the 2 numbers of the command count',
+        ),
         (lambda d: d["gains"].update(kp=[60.0]), "gains.kp has 1 values for 2 joints"),
         (lambda d: d.update(joints=["hip", "hip"]), "joints: a name occurs twice"),
         (lambda d: d["training_ranges"].update({"ground.friction": [1.25, 0.5]}), "training_ranges.ground.friction"),

@@ -52,6 +52,46 @@ def test_a_command_is_offset_scale_and_reference_within_limits():
     assert COMMAND.command(np.array([0.0, 0.0]), far, OBSERVATION).tolist() == [1.0, -1.0]
 
 
+CAR = CommandLayout(
+    Field("angle", 1, "rad"),
+    Field("speed", 1, "m/s"),
+    scale=[0.4, 1.25],
+    offset=[0.0, 1.25],
+    low=[-0.4, 0],
+    high=[0.4, 2.5],
+)
+SHOWN = Layout(Field("last_angle", 1, "rad"), Field("height", 1, "m"), Field("last_speed", 1, "m/s"))
+
+
+def test_a_command_that_changes_the_last_one_counts_from_the_fields_that_show_it():
+    """From 0.1 rad and 2.4 m/s: 0.5 * 0.4 * 0.5 more, and up to 0.2 * 1.25 m/s, cut at 2.5."""
+    changing = CAR.changing([0.5, 0.2], SHOWN)
+    assert changing.relative_to == ("last_angle", "last_speed")
+    obs = np.array([0.1, 7.0, 2.4], np.float32)
+    for action, command in (([0.0, 0.0], [0.1, 2.4]), ([0.5, -1.0], [0.2, 2.15]), ([-1.0, 1.0], [-0.1, 2.5])):
+        np.testing.assert_allclose(changing.command(np.array(action), obs, SHOWN), command, atol=1e-7)
+    np.testing.assert_allclose(changing.action(np.array([0.2, 2.15]), obs, SHOWN), [0.5, -1.0], atol=1e-6)
+    assert CAR.offset.tolist() == [0.0, 1.25]
+
+
+def test_fields_that_are_shorter_than_the_command_are_laid_end_to_end():
+    """One number each of (1, 2) and the two of (10, 20) on top."""
+    layout = Layout(Field("b", 1, "m"), Field("both", 2, "m"), Field("a", 1, "m"))
+    command = CommandLayout(
+        Field("x", 2, "m"), scale=[1, 1], low=[-99, -99], high=[99, 99], relative_to=("a", "b", "both")
+    )
+    obs = np.array([2.0, 10.0, 20.0, 1.0], np.float32)
+    assert command.command(np.zeros(2), obs, layout).tolist() == [11.0, 22.0]
+
+
+@pytest.mark.parametrize(
+    "fields", [[Field("last_angle", 1, "rad")], [Field("last_angle", 1, "rad"), Field("last_speed", 2, "m/s")]]
+)
+def test_a_last_command_that_is_not_shown_cannot_be_changed(fields):
+    with pytest.raises(ValueError, match=r"does not show the last command: it has no last_speed \[1\]"):
+        CAR.changing([0.5, 0.2], Layout(*fields))
+
+
 def test_an_action_beyond_one_counts_as_one():
     obs = np.zeros(5, np.float32)
     a = COMMAND.command(np.array([7.0, -7.0]), obs, OBSERVATION)

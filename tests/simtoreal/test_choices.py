@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ import simtoreal
 from simtoreal.build import choices_of, make_env
 from simtoreal.config import ConfigError
 from simtoreal.contract import Contract
-from simtoreal.foreign import LevelsEnv
+from simtoreal.foreign import ChangesEnv, LevelsEnv
 
 sys.path.insert(0, str(Path(__file__).parent))
 from killing import checkpoint, odd
@@ -189,6 +190,23 @@ def test_a_continuous_task_is_commanded_by_every_combination_of_its_levels():
     env.close()
 
 
+def test_choices_of_change_count_from_the_last_command():
+    """A number of the action is 0.4 rad or 1.25 m/s, of which a choice adds a half or a fifth; the car starts at 0."""
+    env = LevelsEnv(ChangesEnv(make_env("simtoreal/RacecarPath-v0"), [0.5, 0.2]), [3, 2])
+    given = []
+    env.reset(seed=0)
+    for number in (5, 5, 3, 1, 0):  # (+, +), (+, +), (0, +), (-, +), (-, -)
+        env.step(np.array([2 * number / 5 - 1], np.float32))
+        given.append(np.asarray(env.unwrapped.last_command).tolist())
+    np.testing.assert_allclose(given, [[0.2, 0.25], [0.4, 0.5], [0.4, 0.75], [0.2, 1.0], [0.0, 0.75]], atol=1e-6)
+    env.reset(seed=0)
+    env.step(np.array([1.0], np.float32))
+    np.testing.assert_allclose(env.unwrapped.last_command, [0.2, 0.25], atol=1e-6)
+    _, _, terminated, _, info = env.step(np.array([np.nan], np.float32))
+    assert (terminated, info["invalid_action"]) == (True, True)
+    env.close()
+
+
 CAR = ("RacecarPath", "--algorithm", "ppo")
 
 
@@ -207,6 +225,21 @@ CAR = ("RacecarPath", "--algorithm", "ppo")
         ([*CAR, "--set=choices=[]"], "for each number of an action, got []"),
         ([*CAR, "--set=choices=3", "--set=mirror=true"], "mirror: with choices ppo learns without"),
         ([*CAR, "--set=choices=3", "--set=augment=1"], "augment: with choices ppo learns without"),
+        ([*CAR, "--set=choices_change=0.1"], "choices_change: choices say in how many steps; set them"),
+        ([*CAR, "--set=choices=3", "--set=choices_change=0"], "choices_change: above 0 and at most 2, what a choice"),
+        ([*CAR, "--set=choices=3", "--set=choices_change=[1,x]"], "for each number of it, got [1, 'x']"),
+        (
+            [*CAR, "--set=choices=3", "--set=choices_change=[0.1]"],
+            "choices_change: one for each of the 2 numbers of an action of RacecarPath, got [0.1]",
+        ),
+        (
+            ["PandaReach", "--algorithm", "ppo", "--set=choices=[2,1,1,1,1,1,1]", "--set=choices_change=0.1"],
+            "choices_change: PandaReach: the observation does not show the last command: it has no last_joint",
+        ),
+        (
+            ["Pendulum-v1", "--algorithm", "ppo", "--set=choices=3", "--set=choices_change=0.1"],
+            "choices_change: Pendulum-v1 does not show its last command",
+        ),
         (
             ["RacecarPath", "--algorithm", "sac", "--set=choices=3"],
             "choices: sac acts continuously; set choices to null",
@@ -252,6 +285,58 @@ def test_a_continuous_task_learned_by_choices_goes_the_whole_way(algorithm, work
     env.close()
     said = cli("finetune", run, "--target", "t.yaml", "--robot-seconds", 100, "--out", tmp_path / "tuned")
     said.refused("fine-tuning is for policies that see vectors and act continuously")
+
+
+@pytest.mark.parametrize(("algorithm", "workers"), [("rainbow", 2), ("ppo", 0), ("sb3-dqn", 0)])
+def test_choices_that_change_the_last_command_go_the_whole_way(algorithm, workers, tmp_path, cli):
+    """By 0.1 of 0.4 rad and 1.25 m/s: the bundle says so in SI, each command is that far from the last, and it earns
+    what these commands earn on the task as it is."""
+    run, bundle, verdict = (tmp_path / name for name in ("run", "bundle", "verdict"))
+    settings = (*SMALL[algorithm], "evaluate_episodes=1", "choices=[3,2]", "choices_change=0.1")
+    how = ("--algorithm", algorithm, "--envs", 2, "--workers", workers, *(f"--set={setting}" for setting in settings))
+    assert cli("train", "RacecarPath", *how, "--steps", 600, "--out", run).code == 0
+    assert cli("export", run, "--out", bundle).code == 0
+    said = cli("verify", bundle)
+    assert (said.code, "golden answers are of 6, " in said.out) == (0, True)
+    policy = simtoreal.Runtime(bundle)
+    assert policy.spec.command_map.relative_to == ("last_steering_angle", "last_speed")
+    np.testing.assert_allclose(
+        policy.spec.choices, [[angle, speed] for angle in (-0.04, 0, 0.04) for speed in (-0.125, 0.125)]
+    )
+    (episode,) = simtoreal.evaluate(bundle, suites=["train"], episodes=1, out=verdict).episodes
+    env = gym.make("simtoreal/RacecarPath-v0", disable_env_checker=True)
+    obs, _ = env.reset(seed=episode.seed, options={"parameters": episode.parameters})
+    total, over, last = 0.0, False, np.zeros(2)
+    while not over:
+        command = policy.act(obs)
+        changed = np.clip(last + policy.spec.choices[policy.choice(command, obs)], [-0.4, 0.0], [0.4, 2.5])
+        np.testing.assert_allclose(command, changed, atol=1e-5)
+        obs, reward, terminated, truncated, _ = env.step((command / [0.4, 1.25] - [0.0, 1.0]).astype(np.float32))
+        total, over, last = total + reward, terminated or truncated, command
+    assert total == pytest.approx(episode.return_, rel=1e-4)
+    env.close()
+    assert cli("replay", verdict, f"{episode.suite}/train/0").code == 0
+    assert simtoreal.verify(bundle, run=run).passed
+
+
+def test_a_bundle_of_changes_of_another_command_is_refused(tmp_path):
+    env = make_env("simtoreal/RacecarPath-v0")
+    contract = Contract.of("simtoreal/RacecarPath-v0", env)
+    env.close()
+    changing = replace(contract, command=contract.command.changing([0.1, 0.2], contract.observation))
+    spec = changing.spec(algorithm="dqn", training_ranges={}, provenance={}, choices=np.array([[-1.0, 0], [1, 0]]))
+    contract.check(spec, "bundle")
+    for change, words in (
+        ({"choices": ()}, "command counts from last_steering_angle \\+ last_speed, now from nothing"),
+        ({"command_map": replace(spec.command_map, high=(0.4, 3.0))}, "speed: range 0.0 to 3.0, now 0.0 to 2.5 m/s"),
+        ({"command_map": replace(spec.command_map, offset=(0.1, 0.0))}, "steering_angle: middle 0.1, now 0.0 rad"),
+        (
+            {"command_map": replace(spec.command_map, relative_to=("steering_angle", "wheel_speed"))},
+            "command counts from steering_angle \\+ wheel_speed, now from nothing",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            contract.check(replace(spec, **change), "bundle")
 
 
 def test_commands_that_count_from_the_observation_are_listed_by_what_they_add(tmp_path):
