@@ -38,6 +38,7 @@ KINDS = ("adr", "success")
 NARROWEST = 0.01  # of the preset's width: what a range counts in the entropy at least, as that of a point is -inf
 SAME = 1e-9  # of two extents
 LONGEST_QUEUE = 10_000  # episodes
+LEAST_STEP = 1e-3
 STREAMS = ("curriculum.probes", "curriculum.boundary")
 
 
@@ -178,8 +179,10 @@ class CurriculumSettings:
             raise ValueError(f"share must lie in (0, 1], got {self.share!r}")
         if not 1 <= self.queue <= LONGEST_QUEUE:
             raise ValueError(f"queue must be from 1 to {LONGEST_QUEUE}, got {self.queue!r}")
-        if not 0.0 < self.step <= self.limit < math.inf:
-            raise ValueError(f"step and limit must be above 0, the step not more, got {self.step!r} and {self.limit!r}")
+        if not LEAST_STEP <= self.step <= self.limit < math.inf:
+            raise ValueError(
+                f"step must be from {LEAST_STEP} to the limit, got step {self.step!r} and limit {self.limit!r}"
+            )
 
     @property
     def thresholds(self) -> tuple[float, float]:

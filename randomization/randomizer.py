@@ -23,6 +23,7 @@ import copy
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -84,8 +85,11 @@ class Entry:
         """The names of `table` this entry means; ConfigFileError when there are none, unless it is optional."""
         names = [self.pattern] if self.pattern in table else [n for n in table if fnmatchcase(n, self.pattern)]
         if not names and not self.optional:
-            what = "pattern matches no parameter" if is_pattern(self.pattern) else "no such parameter"
-            raise self.error(f"{what}; {nearest(self.pattern, table)}")
+            if not is_pattern(self.pattern):
+                raise self.error(f"no such parameter; {nearest(self.pattern, table)}")
+            begun = re.split(r"[*?[]", self.pattern)[0]
+            alike = [name for name in table if name.startswith(begun)]
+            raise self.error(f"pattern matches no parameter; {nearest(self.pattern, alike or table)}")
         return names
 
     def resolve(self, name: str, parameter: Parameter) -> Distribution:

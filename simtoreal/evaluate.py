@@ -136,10 +136,11 @@ def evaluate(
     full = judged_task(sources, specs, task, robot)
     short = build.family(full)
     robot_now = fingerprint(full)
+    tables = []
     for name in engines:
         env = build.make_env(full, engine=name)
         try:
-            table = build.parameters_of(env)
+            tables.append(build.parameters_of(env))
             contract = Contract.of(full, env)
         finally:
             env.close()
@@ -149,6 +150,7 @@ def evaluate(
                 if found := changed(spec.provenance.get("robot", robot_now), robot_now):
                     what = f"{source.text} was made with another version of this robot: {found}"
                     warnings.warn(what, OtherRobot, stacklevel=2)
+    table = {name: found for name, found in tables[0].items() if all(name in other for other in tables)}
     loaded = [load_suite(short, name, table) for name in suites or default_suites(short)]
     for condition in (condition for suite in loaded for condition in suite.conditions.values()):
         check_borne(env, condition.entries, condition.ranges)

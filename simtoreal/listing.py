@@ -19,6 +19,7 @@ from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths, suite_paths
 from simtoreal.robot_files import known_robots, name_task
 from simtoreal.robot_making import FAMILIES
+from simtoreal.robots.engines import DEFAULT_ENGINE
 
 
 def tasks() -> dict[str, Any]:
@@ -86,17 +87,22 @@ def print_listing(found: dict[str, Any]) -> None:
     console.print(f"presets: {', '.join(found['presets'])}; see one with --preset NAME")
 
 
-def print_preset(name: str, *, robot: str | None = None, quiet: bool) -> dict[str, Any]:
-    """One preset, resolved on its task's robot: each entry's range in SI, how it applies, and its source.
+def print_preset(name: str, *, robot: str | None = None, engine: str = DEFAULT_ENGINE, quiet: bool) -> dict[str, Any]:
+    """One preset, resolved on its task's robot in a physics engine: each entry's range in SI, how it applies, and its
+    source.
 
     Raises:
-        ConfigError: it is for any robot of a family, and no `robot` file is given.
+        ConfigError: it is for any robot of a family, and no `robot` file is given; there is no such task or engine.
         ConfigFileError: it does not fit its task's robot.
     """
     preset = Preset.load(Path(find_preset(name)))
     if preset.task in FAMILIES and robot is None:
         raise ConfigError(f"{name} is for any {preset.task}: name a robot with --robot FILE")
-    env = build.make_env(build.task_id(name_task(preset.task, robot)))
+    try:
+        task = build.task_id(name_task(preset.task, robot))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    env = build.make_env(task, engine=engine)
     try:
         parameters = build.parameters_of(env)
         randomizer = Randomizer(preset, parameters)

@@ -35,7 +35,8 @@ def _tasks(verbs: Any) -> None:
                 print_parameters(shown)
             return shown, DONE
         if options.preset is not None:
-            return print_preset(options.preset, robot=options.robot, quiet=options.json), DONE
+            told = print_preset(options.preset, robot=options.robot, engine=options.engine, quiet=options.json)
+            return told, DONE
         if options.robot is not None:
             raise ValueError("tasks: --robot is of a preset or a family: name --preset or --parameters too")
         found = tasks()

@@ -145,6 +145,7 @@ def test_presets_are_written_as_they_are_read(preset_text, table):
 
 REFUSED = [
     ("ground.frction: 1", 'toy.yaml:4: ground.frction: no such parameter; did you mean ground.friction?'),
+    ("'joint.*.armature': 1", "matches no parameter; choices: joint.left.damping, joint.right.damping"),
     ("'wheel.*': 1", "toy.yaml:4: wheel.*: pattern matches no parameter; choices: actuator.latency, ground.friction, "),
     (
         "ground.friction: {uniform: [0.5, 9]}",

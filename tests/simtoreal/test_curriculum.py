@@ -87,7 +87,9 @@ def test_what_cannot_widen_is_refused(tmp_path, cli):
     train = ["train", "PandaReach", "--steps", 100, "--out", tmp_path / "run"]
     cli(*train, "--curriculum", "adr", "--randomization", "none").refused("give a preset by --randomization")
     cli(*train, "--set", "curriculum={speed: 1}").refused("curriculum: no setting speed; choices: high")
-    cli(*train, "--set", "curriculum={step: -1}").refused("curriculum: step and limit must be above 0")
+    cli(*train, "--set", "curriculum={step: -1}").refused(
+        "curriculum: step must be from 0.001 to the limit, got step -1"
+    )
     cli(*train, "--set", "curriculum={kind: fast}").refused("curriculum.kind: Input should be 'adr' or 'success'")
     cli(*train, "--set", "curriculum=adr").refused(
         "settings of a curriculum are needed (curriculum.kind=adr), got 'adr'"

@@ -222,6 +222,19 @@ def test_a_walk_that_fails_says_which_command_was_not_followed_and_why(controlle
     assert "command 1: touchdowns" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_suite_names_what_every_engine_has_that_is_asked(controllers, tmp_path, cli):
+    name, rotors = controllers(STILL), tmp_path / "rotors.yaml"
+    rotors.write_text(
+        "task: CartPoleSwingUp\nname: rotors\nversion: 1\nconditions: {a: {joint.hinge.armature: 0.001}}\n"
+    )
+    asked = ("evaluate", name, "--task", "CartPoleSwingUp", "--suite", rotors, "--episodes", 1, "--out", tmp_path / "v")
+    for engines in (("pybullet", "mujoco"), ("mujoco", "pybullet")):
+        cli(*asked, *(part for engine in engines for part in ("--engine", engine))).refused(
+            "rotors.yaml:4: joint.hinge.armature: no such parameter"
+        )
+    assert cli(*asked, "--engine", "mujoco").code == 0
+
+
 def test_someone_elses_task_has_a_nominal_suite(controllers, tmp_path):
     found = evaluate([controllers(STILL)], out=tmp_path / "v", episodes=2, task="Pendulum-v1")
     assert [s.suite for s in found.summary.suites] == ["nominal"]

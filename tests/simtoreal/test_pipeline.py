@@ -153,6 +153,17 @@ def test_a_preset_is_shown_with_its_sources(cli):
     assert "source" in cli("tasks", "--preset", "CartPoleSwingUp").out
 
 
+def test_a_preset_is_of_an_engine_and_of_a_task_that_is_there(tmp_path, cli):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("task: PandaReach\nversion: 1\nentries:\n  joint.*.armature: {uniform: [0.0, 0.1]}\n")
+    shown = ("tasks", "--preset", preset, "--json")
+    cli(*shown).refused("mine.yaml:4: joint.*.armature: pattern matches no parameter; choices: joint.")
+    assert cli(*shown, "--engine", "mujoco").result["entries"][0]["unit"] == "kg m^2"
+    cli(*shown, "--engine", "ode").refused("no engine 'ode'")
+    preset.write_text("task: Nonsense\nversion: 1\nentries: {gravity: 9.0}\n")
+    cli(*shown).refused(f"{preset}: no task 'Nonsense'; choices: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
