@@ -13,14 +13,13 @@ at a time.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trained import rows_of, trained
+from trained import rows_of, trained, write_rows
 
 from simtoreal.intervals import bootstrap_interval
 from simtoreal.runs import Run
@@ -97,13 +96,7 @@ def main() -> None:
                 continue
             row = measured(options.task, part, seed, options.steps, options.folder)
             rows.append(row)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = not path.exists()
-            with path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=FIELDS)
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            write_rows(path, rows)
             print(json.dumps(row), flush=True)
     mine = [row for row in rows if int(row["steps"]) == options.steps]
     for number in ("area", "last_return"):

@@ -12,14 +12,13 @@ examples/results.py, if they lie in the same folder.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from results import SLOW, STEPS, train
-from trained import trained
+from trained import trained, write_rows
 
 import simtoreal
 from simtoreal.statistics import Episode
@@ -116,11 +115,7 @@ def main() -> None:
             "high": round(high, 4),
         }
     )
-    OUT.mkdir(parents=True, exist_ok=True)
-    with (OUT / f"curriculum-{task}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(OUT / f"curriculum-{task}.csv", rows)
     for row in rows:
         print("  ".join(f"{value}" for value in row.values()))
 

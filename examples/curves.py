@@ -9,11 +9,10 @@ is trained already is not trained again.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
-from trained import trained
+from trained import trained, write_rows
 
 from simtoreal.runs import METRICS
 
@@ -47,11 +46,7 @@ def main() -> None:
                 if "eval/success_rate" in line:
                     rows[-1]["success"] = line["eval/success_rate"]
                 print(*rows[-1].values())
-    OUT.mkdir(parents=True, exist_ok=True)
-    with (OUT / f"curve-{options.task}-{options.algorithm}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(OUT / f"curve-{options.task}-{options.algorithm}.csv", rows)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ gets the pole up there.
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from trained import trained
+from trained import trained, write_rows
 
 import simtoreal
 from simtoreal import build
@@ -189,12 +188,7 @@ def main() -> None:
     folder = options.folder / options.task
     runs = policies(options.task, options.seeds, folder)
     table = rows(options.task, runs, judge(runs, folder))
-    names = list(dict.fromkeys(key for row in table for key in row))
-    OUT.mkdir(parents=True, exist_ok=True)
-    with (OUT / f"finetune-{options.task}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=names)
-        writer.writeheader()
-        writer.writerows(table)
+    write_rows(OUT / f"finetune-{options.task}.csv", table)
     for row in table:
         print("  ".join(f"{name}={value}" for name, value in row.items() if value != ""))
 

@@ -17,23 +17,19 @@ What is judged already stays in the table, so that kinds and seeds can be done o
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from results import SLOW, STEPS
-from trained import rows_of, trained
+from trained import judged, print_success, rows_of, trained, write_rows
 
 import simtoreal
-from simtoreal.intervals import bootstrap_interval
 from simtoreal.runs import is_finished
 
 HISTORY = {"CartPoleSwingUp": 8, "A1Walk": 16}
 KINDS = ("plain", "history", "state", "asymmetric", "distilled")
 EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
 OUT = Path(__file__).parent.parent / "docs" / "results"
-FIELDS = ("task", "kind", "seed", "suite", "episodes", "success")
 
 
 def finished(task: str, kind: str, seed: int, folder: Path) -> Path:
@@ -64,20 +60,12 @@ def finished(task: str, kind: str, seed: int, folder: Path) -> Path:
     return run
 
 
-def judged(task: str, kind: str, seed: int, folder: Path) -> list[dict[str, Any]]:
+def rows_for(task: str, kind: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     """A row a suite."""
     run = finished(task, kind, seed, folder)
     bundle = simtoreal.export(run, folder / task / f"{kind}-{seed}", checkpoint="last", force=True)
-    assert simtoreal.verify(bundle).passed, bundle
-    rows = []
-    for suite, count in (EPISODES | SLOW.get(task, {})).items():
-        out = folder / task / f"verdict-{kind}-{seed}-{suite}"
-        verdict = simtoreal.evaluate(bundle, out=out, suites=[suite], episodes=count, force=True)
-        done = [bool(e.success) for e in verdict.episodes]
-        rows.append(
-            dict(zip(FIELDS, (task, kind, seed, suite, len(done), round(sum(done) / len(done), 4)), strict=True))
-        )
-    return rows
+    rows = judged(bundle, folder / task / f"verdict-{kind}-{seed}", EPISODES | SLOW.get(task, {}))
+    return [{"task": task, "kind": kind, "seed": seed} | row for row in rows]
 
 
 def main() -> None:
@@ -93,17 +81,9 @@ def main() -> None:
     for seed in options.seeds:
         for kind in options.kinds:
             if not any((row["kind"], int(row["seed"])) == (kind, seed) for row in rows):
-                rows += judged(options.task, kind, seed, options.folder)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, fieldnames=FIELDS)
-                    writer.writeheader()
-                    writer.writerows(rows)
-    for kind in options.kinds:
-        for suite in EPISODES:
-            found = [float(row["success"]) for row in rows if (row["kind"], row["suite"]) == (kind, suite)]
-            low, high = bootstrap_interval(found, np.mean, 0) if len(found) > 1 else (np.nan, np.nan)
-            print(f"{kind:10} {suite:8} {np.mean(found):.3f} [{low:.3f}, {high:.3f}] of seeds {found}")
+                rows += rows_for(options.task, kind, seed, options.folder)
+                write_rows(path, rows)
+    print_success([row for row in rows if row["kind"] in options.kinds], "kind")
 
 
 if __name__ == "__main__":

@@ -10,20 +10,18 @@ not trained again, what was measured stays in the table.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from trained import trained
+from trained import rows_of, trained, write_rows
 
 from simtoreal.runs import METRICS
 
 TASK = "PendulumWithoutVelocity-v0"
 OUT = Path(__file__).parent.parent / "docs" / "results" / "memory.csv"
-FIELDS = ("algorithm", "memory", "seed", "step", "return")
 EVALUATIONS = 5
 STEPS = {"sac": 20_000, "ppo": 262_144}
 COMMON = {
@@ -73,10 +71,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/memory"))
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if OUT.exists():
-        with OUT.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = rows_of(OUT)
     for algorithm, memory, seed in (
         (algorithm, memory, seed) for algorithm in options.algorithms for memory in MEMORIES for seed in options.seeds
     ):
@@ -85,10 +80,7 @@ def main() -> None:
         if not found:
             found = measured(options.folder / f"{algorithm}-{memory}-{seed}", algorithm, memory, seed)
             rows += found
-            with OUT.open("w", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                writer.writeheader()
-                writer.writerows(rows)
+            write_rows(OUT, rows)
         print(f"{algorithm}, {memory}, seed {seed}: {found[-1]['return']}", flush=True)
 
 

@@ -12,7 +12,6 @@ is not trained again.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from trained import trained
+from trained import trained, write_rows
 
 from simtoreal.runs import Run
 
@@ -96,10 +95,7 @@ def main() -> None:
                 }
             )
             print(*rows[-1].values(), flush=True)
-    with OUT.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(OUT, rows)
 
 
 if __name__ == "__main__":

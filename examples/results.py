@@ -10,12 +10,11 @@ suite) and prints it. A seed takes about a quarter of an hour on one core, of A1
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trained import trained
+from trained import trained, write_rows
 
 import simtoreal
 from simtoreal.differences import paired_difference
@@ -198,11 +197,7 @@ def main() -> None:
                 "high": round(d.high, 4),
             }
         )
-    OUT.mkdir(parents=True, exist_ok=True)
-    with (OUT / f"{options.task}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(OUT / f"{options.task}.csv", rows)
     if compared:
         figure(options.task, options.seeds, episodes, OUT / f"{options.task}.svg")
     for row in rows:

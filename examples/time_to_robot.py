@@ -12,7 +12,6 @@ machine code, which is made before the clock starts, as it is once on a machine 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from results import commands_followed
+from trained import write_rows
 
 import simtoreal
 from simtoreal.build import make_env
@@ -141,11 +141,7 @@ def main() -> None:
             print(*rows[-1].values(), flush=True)
         reached.append(rows[-1]["cpu_seconds"] if rows[-1]["success"] >= ENOUGH else math.inf)
     print(f"median {statistics.median(reached):.1f} CPU s to {ENOUGH:.0%} (inf: not by {case.steps} steps)")
-    OUT.mkdir(parents=True, exist_ok=True)
-    with (OUT / f"time-{options.case}-{options.algorithm}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(OUT / f"time-{options.case}-{options.algorithm}.csv", rows)
 
 
 if __name__ == "__main__":

@@ -82,10 +82,11 @@ class DeterministicActor(nn.Module):
         if levels:
             self.register_buffer("commands", torch.from_numpy(grid(levels)).float(), persistent=False)
         self.normalizer = FrozenNormalizer(0 if image or bins else observation_size)
-        sizes = [history * observation_size, *hidden]
+        layers = hidden[:-1] if atoms else hidden  # the last is that head's own
+        sizes = [history * observation_size, *layers]
         self.body: nn.Module
         if image is not None:
-            self.body = nn.Sequential(image_layers(image, hidden, activation, nn.Sequential))
+            self.body = nn.Sequential(image_layers(image, layers, activation, nn.Sequential))
         elif recurrent:
             self.body = RecurrentLayers(observation_size, recurrent, hidden, activation, nn.Sequential)
         elif encoder:
@@ -97,7 +98,7 @@ class DeterministicActor(nn.Module):
         self.head: Any = nn.Identity() if bins else nn.Linear(sizes[-1], choices or action_size)
         if atoms:
             network = QNetwork(sizes[0], hidden, choices, atoms.count, dueling, image=image)
-            self.body, self.head = network.body, ExpectedReturn(network.head, atoms)
+            self.head = ExpectedReturn(network.head, atoms)
 
     def forward(self, obs: Tensor, hidden_state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """The action, of a recurrent actor with the next hidden state; None at an episode's start."""

@@ -186,6 +186,8 @@ class Randomizer:
             self.distributions[name] = entry.resolve(name, table[name])
             _check_shared(entry, streams.setdefault(entry.shared or name, entry))
             if entry.pace is not None:
+                if getattr(table[name], "fixed", False):
+                    raise entry.error(f"{name} is set at a reset alone: its environment has no set_parameters")
                 self._paces[name] = entry.pace
         self._streams = tuple(entry.shared or name for name, entry in chosen.items())
         self._nominal = np.array([table[name].nominal for name in self.distributions])

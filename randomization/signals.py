@@ -39,6 +39,7 @@ class Signal:
     low: float
     high: float
     description: str
+    fixed: bool = False  # within an episode
 
 
 class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -243,7 +244,8 @@ class _Rows:
 
 
 def offered_parameters(env: gymnasium.Env[Any, Any]) -> Table:
-    """The table of named parameters that an environment offers, none if what it calls `parameters` is none.
+    """The table of named parameters that an environment offers, none if what it calls `parameters` is none. Without a
+    `set_parameters` they are `fixed` within an episode.
 
     Raises ValueError for a parameter whose nominal value or bounds are no numbers.
     """
@@ -256,7 +258,12 @@ def offered_parameters(env: gymnasium.Env[Any, Any]) -> Table:
         numbers = [parameter.nominal, parameter.low, parameter.high]
         if not all(map(is_number, numbers)):
             raise ValueError(f"parameter {name}: nominal, low and high must be numbers, got {shown(numbers)}")
-    return found
+    if env.has_wrapper_attr("set_parameters"):
+        return found
+    return {
+        name: Signal(p.unit, p.nominal, p.low, p.high, str(getattr(p, "description", "")), fixed=True)
+        for name, p in found.items()
+    }
 
 
 def _control_dt(env: gymnasium.Env[Any, Any]) -> float:

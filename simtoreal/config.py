@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -101,6 +101,15 @@ class RunConfig(BaseModel):
         None  # what tells the robot file of the task from other versions of it: written, not set
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        kinds = (kind, *get_args(kind))
+        if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
+            raise ValueError(f"a number is needed, got {str(value).lower()}")
+        return value
+
     @field_validator("randomization_ramp")
     @classmethod
     def _one_after_the_other(cls, ramp: tuple[int, int]) -> tuple[int, int]:
@@ -132,6 +141,8 @@ class RunConfig(BaseModel):
     def _something_to_know(cls, teacher: bool, info: ValidationInfo) -> bool:
         if teacher and info.data.get("privileged") is not True:
             raise ValueError("a teacher sees the drawn parameters, so it needs privileged: true")
+        if teacher and info.data.get("randomization") == "none":
+            raise ValueError("nothing is randomized, so there is nothing to know; give a preset by --randomization")
         return teacher
 
     @field_validator("choices", mode="before")

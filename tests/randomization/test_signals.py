@@ -151,6 +151,22 @@ def test_an_environments_own_parameters_stay():
     assert env.unwrapped.mass == 0.7
 
 
+def test_what_is_set_at_a_reset_alone_is_drawn_once_an_episode():
+    class Fixed(Named):
+        set_parameters = property()  # hasattr is False
+
+    def randomizer(table, mass):
+        text = f"task: Counter\nversion: 1\nentries:\n  mass: {mass}\n  sensor.latency: {{choice: [0.1], every: 0.5}}\n"
+        return Randomizer(Preset.loads(text), table)
+
+    own, whole = Fixed(), SignalsEnv(Fixed())
+    assert randomizer(whole.parameters, "{uniform: [0, 1]}").draw(0, 0, 0).keys() == {"mass", "sensor.latency"}
+    for table in (offered_parameters(own) | whole.parameters, whole.parameters):
+        with pytest.raises(ValueError, match=r":4: mass: mass is set at a reset alone: its environment has no set_"):
+            randomizer(table, "{uniform: [0, 1], every: 1.0}")
+    randomizer(SignalsEnv(Named()).parameters, "{uniform: [0, 1], every: 1.0}")
+
+
 def test_images_and_states_have_no_noise():
     class Sees(Counter):
         observation_space = spaces.Box(0, 255, (8, 8, 1), np.uint8)

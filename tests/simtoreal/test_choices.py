@@ -114,7 +114,7 @@ def test_a_space_that_no_policy_acts_in_is_refused():
 OURS = "CartPoleBalanceDiscrete"
 SMALL = {
     "ppo": ["agent.hidden=[16]", "agent.rollout=50", "agent.epochs=2"],
-    "rainbow": ["agent.hidden=[16]", "agent.learning_starts=50", "agent.batch_size=32"],
+    "rainbow": ["agent.hidden=[16, 16]", "agent.learning_starts=50", "agent.batch_size=32"],
     "sb3-ppo": ["agent.policy_kwargs.net_arch=[16]", "agent.n_steps=50", "agent.batch_size=50"],
     "sb3-dqn": ["agent.policy_kwargs.net_arch=[16]", "agent.learning_starts=50"],
 }

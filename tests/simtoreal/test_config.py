@@ -233,3 +233,17 @@ def test_a_file_in_the_working_folder_shadows_nothing(tmp_path, monkeypatch, cli
 )
 def test_a_task_is_learned_by_the_first_of_its_recipe(task, algorithm):
     assert default_algorithm(task) == algorithm
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (("envs=true",), "envs: a number is needed, got true"),
+        (("checkpoint_every=false",), "checkpoint_every: a number is needed, got false"),
+        (("teacher=true",), "teacher: a teacher sees the drawn parameters, so it needs privileged: true"),
+        (("teacher=true", "privileged=true"), "teacher: nothing is randomized, so there is nothing to know; give a"),
+    ],
+)
+def test_switches_and_numbers_are_not_mixed_up_and_a_teacher_has_something_to_know(assignments, words):
+    with pytest.raises(ConfigError, match=f"^{words}"):
+        make_config("CartPoleSwingUp", algorithm="sac", overrides={"steps": 10}, assignments=assignments)

@@ -57,10 +57,10 @@ def check(notebook):
     shown = figures(notebook)
     assert len(shown) == sum("plt.show()" in cell.source for cell in notebook.cells) >= 10
     assert all(np.ptp(figure[..., :3]) > 100 for figure in shown)
-    for choice in (  # nine steps of 0.4 a rad and of 1.25 (1 + a) m/s, the speed varies fastest
-        "choice 0: steering_angle -0.4 rad, speed 0 m/s",
-        "choice 1: steering_angle -0.4 rad, speed 0.3125 m/s",
-        "choice 80: steering_angle 0.4 rad, speed 2.5 m/s",
+    for choice in (  # changes of 0.15 of 0.4 rad and of 1.25 m/s, the speed varies fastest
+        "choice 0: steering_angle -0.06 rad, speed -0.1875 m/s",
+        "choice 4: steering_angle 0 rad, speed 0 m/s",
+        "choice 8: steering_angle 0.06 rad, speed 0.1875 m/s",
         "verified: True",
     ):
         assert f"{choice}\n" in printed(notebook)

@@ -1,0 +1,51 @@
+"""Robots by discrete commands: docs/results/choices.csv.
+
+    python examples/choices.py TASK [--algorithm dqn] [--seeds 0 1 2] [--folder runs/choices]
+
+DQN by the task's recipe on its preset; each seed is exported, verified and judged as any other policy. What is judged
+already stays in the table, so that tasks and seeds can be done one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trained import judged, print_success, rows_of, trained, write_rows
+
+import simtoreal
+
+STEPS = {"CartPoleBalanceDiscrete": 30_000, "CartPoleSwingUp": 60_000, "PixelCartPole": 40_000, "RacecarPath": 32_000}
+EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
+TABLE = Path(__file__).parent.parent / "docs" / "results" / "choices.csv"
+
+
+def rows_for(task: str, algorithm: str, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """A row a suite."""
+    name = f"{task}-{algorithm}-{seed}"
+    run = trained(task, folder / f"run-{name}", algorithm=algorithm, steps=STEPS[task], seed=seed, randomization=task)
+    bundle = simtoreal.export(run, folder / name, checkpoint="best", force=True)
+    rows = judged(bundle, folder / f"verdict-{name}", EPISODES)
+    return [{"task": task, "algorithm": algorithm, "seed": seed} | row for row in rows]
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=STEPS)
+    parser.add_argument("--algorithm", choices=("dqn", "rainbow"), default="dqn")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("runs/choices"))
+    options = parser.parse_args()
+    rows = rows_of(TABLE)
+    for seed in options.seeds:
+        key = (options.task, options.algorithm, str(seed))
+        if not any((row["task"], row["algorithm"], str(row["seed"])) == key for row in rows):
+            rows += rows_for(options.task, options.algorithm, seed, options.folder)
+            write_rows(TABLE, rows)
+    print_success([row for row in rows if (row["task"], row["algorithm"]) == (options.task, options.algorithm)], "task")
+
+
+if __name__ == "__main__":
+    main()
