@@ -56,7 +56,7 @@ def named_numbers(text: str) -> tuple[str, list[float]]:
     try:
         return name, [float(value) for value in values.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, once for each name, got {text!r}") from None
 
 
 def named_number(text: str) -> tuple[str, float]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType
 from typing import Any, NoReturn
 
+from simtoreal.randomization.messages import nearest
 from simtoreal.verbs import ONE_LINE, VERBS
 
 GROUPS = {
@@ -144,6 +145,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            said = f"invalid choice: {value!r}; {nearest(str(value), action.choices, 20)}"
+            raise argparse.ArgumentError(action, said)
 
 
 class _VerbParser(_Parser):
