@@ -317,7 +317,7 @@ def _recipes() -> dict[str, Any]:
 
 
 def recipe(task: str, algorithm: str) -> dict[str, Any]:
-    """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/learners.md. Of
+    """Our settings for a task and an algorithm, empty where there are none: they were tuned, see docs/tuning.md. Of
     `module:Id-v0` they are under the id."""
     found: dict[str, Any] = _recipes_of(task).get(algorithm, {})
     return found
