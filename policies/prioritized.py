@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ class SumTree:
 class Room:
     """Where a batch is put, which slots it is from [B], and how likely it was [B]."""
 
-    rows: Tensor
+    rows: Any
     slots: Tensor
     likelihood: Tensor
 
@@ -113,6 +114,11 @@ class PrioritizedReplay:
 
     def __len__(self) -> int:
         return len(self.replay)
+
+    @property
+    def stays(self) -> bool:
+        """As the replay's."""
+        return self.replay.stays
 
     @property
     def added(self) -> int:

@@ -86,10 +86,10 @@ class CapturedUpdates:
         self._sums.zero_()
 
     def _captured(self, turn: Turn) -> Callable[[], None]:
-        """A gradient step. On a GPU its batch is drawn within it; on a CPU before, so that what is compiled does not
-        depend on how large a replay is."""
+        """A gradient step. On a GPU its batch is drawn within it, if the replay stays where it is; on a CPU before, so
+        that what is compiled does not depend on how large a replay is."""
         agent = self._agent
-        whole = agent.device.type == "cuda"
+        whole = agent.device.type == "cuda" and self._replay.stays
 
         def update() -> None:
             self._update(turn)
