@@ -40,6 +40,8 @@ from simtoreal.policies.q_networks import MOST_ATOMS, Atoms, QNetwork, expected,
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import RATE, is_rate
 
+LEAST_EPS, MOST_DEVIATION, MOST_VALUE = 1e-30, 1e3, 1e30  # with which float32 can still reckon
+
 
 @dataclass(frozen=True, kw_only=True)
 class DQNConfig(ReplayConfig):
@@ -80,16 +82,20 @@ class DQNConfig(ReplayConfig):
             "learning_rate": (is_rate(self.learning_rate), RATE),
             "target_every": (self.target_every >= 1, "at least 1"),
             "max_gradient": (self.max_gradient > 0, "above 0"),
-            "adam_eps": (0 < self.adam_eps <= 1, "above 0 and at most 1"),
+            "adam_eps": (LEAST_EPS <= self.adam_eps <= 1, f"from {LEAST_EPS:g} to 1"),
             "epsilon_start": (0 <= self.epsilon_start <= 1, "from 0 to 1"),
             "epsilon_end": (0 <= self.epsilon_end <= 1, "from 0 to 1"),
             "epsilon_steps": (self.epsilon_steps >= 1, "at least 1"),
-            "deviation": (self.deviation > 0, "above 0"),
+            "deviation": (0 < self.deviation <= MOST_DEVIATION, f"above 0 and at most {MOST_DEVIATION:g}"),
             "priority_exponent": (0 <= self.priority_exponent <= 1, "from 0 to 1"),
             "beta": (0 <= self.beta <= 1, "from 0 to 1"),
             "beta_steps": (self.beta_steps >= 1, "at least 1"),
             "atoms": (2 <= self.atoms <= MOST_ATOMS, f"from 2 to {MOST_ATOMS}"),
-            "value_high": (self.value_low < self.value_high, f"above value_low {self.value_low}"),
+            "value_low": (abs(self.value_low) <= MOST_VALUE, f"from -{MOST_VALUE:g} to {MOST_VALUE:g}"),
+            "value_high": (
+                self.value_low < self.value_high <= MOST_VALUE,
+                f"above value_low {self.value_low} and at most {MOST_VALUE:g}",
+            ),
         }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,21 @@ MOST_PLANES = 2**24  # whose numbers float32 holds
 AT_ONCE = 256  # rows whose images are unpacked together
 
 
+@dataclass(frozen=True)
+class FrameRoom:
+    """Where a batch is put: rows of the table, and of each of `IMAGES` the planes [B C, H, W] that they name."""
+
+    rows: Tensor
+    planes: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 class FrameReplay(Replay):
     """A `Replay` of observations that are images uint8 [C, H, W] or [H, W, C]."""
+
+    stays = False  # a pool that grows is another tensor
 
     def __init__(
         self,
@@ -83,10 +97,25 @@ class FrameReplay(Replay):
         finally:
             self._drop(overwritten)
 
-    def batch(self, rows: Tensor) -> Batch:
-        """Rows of the table with the images that they name."""
+    def room(self, n: int) -> FrameRoom:
+        """As `Replay.room`."""
+        shape = n * self._widths["obs"], *self._sides
+        return FrameRoom(super().room(n), {name: self._pool.new_zeros(shape) for name in IMAGES})
+
+    def take(self, slots: Tensor, room: FrameRoom) -> None:
+        """As `Replay.take`, with the images."""
+        super().take(slots, room.rows)
+        for name, numbers in self._named(room.rows).items():
+            torch.index_select(self._pool, 0, numbers, out=room.planes[name])
+
+    def batch(self, rows: Tensor | FrameRoom) -> Batch:
+        """Rows of the table with the images that they name, or what a room holds."""
+        if isinstance(rows, FrameRoom):
+            planes, rows = rows.planes, rows.rows
+        else:
+            planes = {name: self._pool.index_select(0, numbers) for name, numbers in self._named(rows).items()}
         columns: dict[str, Any] = self._columns(rows)
-        return Batch(**columns | {name: self._images(columns[name].long()) for name in IMAGES})
+        return Batch(**columns | {name: self._shown(found) for name, found in planes.items()})
 
     def rows(self, first: int, last: int) -> dict[str, Tensor]:
         """As `Replay.rows`, but obs and next_obs [n, C] are numbers of "planes" [p, H, W], which come along."""
@@ -114,10 +143,14 @@ class FrameReplay(Replay):
 
         super().restore(first, unpacked())
 
-    def _images(self, numbers: Tensor) -> Tensor:
-        """uint8 [B, *image] of numbers [B, C]."""
-        planes = self._pool.index_select(0, numbers.flatten())
-        return self._arranged(planes.view(*numbers.shape, *self._sides))
+    def _named(self, rows: Tensor) -> dict[str, Tensor]:
+        """Of each of `IMAGES` the numbers [B C] of its planes, of rows of the table."""
+        columns = self._columns(rows)
+        return {name: columns[name].long().flatten() for name in IMAGES}
+
+    def _shown(self, planes: Tensor) -> Tensor:
+        """Images uint8 [B, *image] of their planes [B C, H, W]."""
+        return self._arranged(planes.unflatten(0, (-1, self._widths["obs"])))
 
     def _arranged(self, planes: Tensor) -> Tensor:
         """Planes [B, C, H, W] as the images are shown."""
@@ -159,8 +192,8 @@ class FrameReplay(Replay):
 
     def _uses_of(self, slots: Tensor) -> np.ndarray:
         """The planes that the rows in `slots` name, as often as they do."""
-        columns = self._columns(self._table.index_select(0, slots.to(self.device)))
-        return torch.cat([columns[name] for name in IMAGES]).flatten().cpu().numpy().astype(np.int64)
+        named = self._named(self._table.index_select(0, slots.to(self.device)))
+        return torch.cat(list(named.values())).cpu().numpy()
 
     def _drop(self, numbers: np.ndarray) -> None:
         """These uses of planes are no more."""

@@ -10,8 +10,9 @@ something below it changes, so that rounding does not gather.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -91,12 +92,23 @@ class SumTree:
         torch.maximum(self.highest, torch.where(known, priorities, 0.0).max(), out=self.highest)
         self.set(slots, torch.where(known, priorities, self.highest))
 
+    def kept(self) -> Callable[[], None]:
+        """What puts it back to what it is now."""
+        mine = [*self._levels, self.highest]
+        now = [tensor.clone() for tensor in mine]
+
+        def put_back() -> None:
+            for tensor, before in zip(mine, now, strict=True):
+                tensor.copy_(before)
+
+        return put_back
+
 
 @dataclass(frozen=True)
 class Room:
     """Where a batch is put, which slots it is from [B], and how likely it was [B]."""
 
-    rows: Tensor
+    rows: Any
     slots: Tensor
     likelihood: Tensor
 
@@ -113,6 +125,11 @@ class PrioritizedReplay:
 
     def __len__(self) -> int:
         return len(self.replay)
+
+    @property
+    def stays(self) -> bool:
+        """As the replay's."""
+        return self.replay.stays
 
     @property
     def added(self) -> int:
@@ -145,6 +162,10 @@ class PrioritizedReplay:
         if self._last is None:
             raise ValueError("nothing was drawn yet, so there is nothing to judge")
         self._tree.judge(self._last, errors, self._exponent)
+
+    def kept(self) -> Callable[[], None]:
+        """What puts the priorities back to what they are now."""
+        return self._tree.kept()
 
     def room(self, n: int) -> Room:
         """As `Replay.room`."""

@@ -50,6 +50,8 @@ class Replay:
     Transitions are numbered from 0 in the order in which they were added: number k lies in slot k mod capacity.
     """
 
+    stays = True  # all tensors where they are, so that a captured step may read them
+
     def __init__(
         self,
         capacity: int,
@@ -154,22 +156,22 @@ class Replay:
         """The transitions in `slots` [B]."""
         return self.batch(self._table.index_select(0, slots))
 
-    def room(self, n: int) -> Tensor:
+    def room(self, n: int) -> Any:
         """Where `draw` puts `n` transitions, and `batch` finds them."""
         return self._table.new_zeros(n, self._table.shape[1])
 
-    def draw(self, room: Tensor, generator: torch.Generator) -> None:
+    def draw(self, room: Any, generator: torch.Generator) -> None:
         """As `sample`, as many as there is `room` for, by a generator on the replay's device, which nothing here waits
         for; zeros when empty."""
         at = torch.rand(len(room), generator=generator, dtype=torch.float64, device=self.device) * self.held
         self.take(at.long(), room)
 
-    def take(self, slots: Tensor, room: Tensor) -> None:
+    def take(self, slots: Tensor, room: Any) -> None:
         """As `draw`, those in `slots` [B]."""
         torch.index_select(self._table, 0, slots, out=room)
 
-    def batch(self, rows: Tensor) -> Batch:
-        """Rows of the table as what they are."""
+    def batch(self, rows: Any) -> Batch:
+        """Rows of the table, or what a room holds, as what they are."""
         columns: dict[str, Any] = self._columns(rows)
         return Batch(**columns)
 

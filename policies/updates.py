@@ -80,16 +80,17 @@ class CapturedUpdates:
 
     def _begin(self, turn: Turn) -> None:
         """The sums, which are there before a capture, of what a step measures; that one does not count."""
-        state = self._agent.state_dict()
+        state, put_back = self._agent.state_dict(), self._priorities()
         self._step(lambda: self._update(turn))
         self._agent.load_state_dict(state)
+        put_back()
         self._sums.zero_()
 
     def _captured(self, turn: Turn) -> Callable[[], None]:
-        """A gradient step. On a GPU its batch is drawn within it; on a CPU before, so that what is compiled does not
-        depend on how large a replay is."""
+        """A gradient step. On a GPU its batch is drawn within it, if the replay stays where it is; on a CPU before, so
+        that what is compiled does not depend on how large a replay is."""
         agent = self._agent
-        whole = agent.device.type == "cuda"
+        whole = agent.device.type == "cuda" and self._replay.stays
 
         def update() -> None:
             self._update(turn)
@@ -120,14 +121,19 @@ class CapturedUpdates:
         self._sums += values
 
     def _kept(self) -> Callable[[], None]:
-        """What puts the agent and the sums back to what they are now."""
-        state, sums = self._agent.state_dict(), self._sums.clone()
+        """What puts the agent, the sums and the priorities back to what they are now."""
+        state, sums, put_priorities_back = self._agent.state_dict(), self._sums.clone(), self._priorities()
 
         def put_back() -> None:
             self._agent.load_state_dict(state)
             self._sums.copy_(sums)
+            put_priorities_back()
 
         return put_back
+
+    def _priorities(self) -> Callable[[], None]:
+        """What puts them back to what they are now; nothing where the replay has none."""
+        return self._replay.kept() if isinstance(self._replay, PrioritizedReplay) else lambda: None
 
 
 def _judge(replay: AnyReplay, agent: Agent) -> None:

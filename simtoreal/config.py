@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -104,10 +104,7 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[str(info.field_name)].annotation
-        kinds = (kind, *get_args(kind))
-        if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
-            raise ValueError(f"a number is needed, got {str(value).lower()}")
+        _check_switch(value, cls.model_fields[str(info.field_name)].annotation)
         return value
 
     @field_validator("randomization_ramp")
@@ -271,10 +268,32 @@ def settings_of(kind: type[Settings], given: Mapping[str, Any], prefix: str = ""
     """A dataclass of settings from what a user gave of them. Raises ConfigError naming, after `prefix`, the one that it
     has not or cannot be."""
     check_names(given, inspect.signature(kind).parameters, prefix)
+    hints = get_type_hints(kind)
+    for name, value in given.items():
+        try:
+            _check_switch(value, hints[name])
+        except ValueError as error:
+            raise ConfigError(f"{prefix}{name}: {error}") from None
     try:
         return TypeAdapter(kind).validate_python(given)
     except ValidationError as error:
         raise ConfigError(_said(error, prefix)) from None
+
+
+def _check_switch(value: Any, hint: Any) -> None:
+    """Raises ValueError for true or false, alone or in a list, where a value of type `hint` has numbers."""
+    kinds = set(_parts(hint))
+    given = value if isinstance(value, list | tuple) else [value]
+    switch = next((part for part in given if isinstance(part, bool)), None)
+    if switch is not None and bool not in kinds and {int, float} & kinds:
+        raise ValueError(f"a number is needed, got {str(switch).lower()}")
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """A type, and those that it is made of."""
+    yield hint
+    for part in get_args(hint):
+        yield from _parts(part)
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:

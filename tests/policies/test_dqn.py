@@ -360,7 +360,11 @@ def test_a_broken_network_does_not_act():
         ({"atoms": 1}, "atoms must be from 2"),
         ({"value_high": -10.0}, "value_high must be above value_low"),
         ({"priority_exponent": -0.1}, "priority_exponent must be from 0 to 1"),
+        ({"adam_eps": 1e-300}, "adam_eps must be from 1e-30 to 1, got 1e-300"),
+        ({"value_low": -1e39}, r"value_low must be from -1e\+30 to 1e\+30, got -1e\+39"),
+        ({"value_high": 1e39}, r"value_high must be above value_low -10.0 and at most 1e\+30, got 1e\+39"),
         ({"deviation": 0.0}, "deviation must be above 0"),
+        ({"deviation": 1e39}, r"deviation must be above 0 and at most 1000, got 1e\+39"),
         ({"learning_rate": 2.0}, "learning_rate must be above 0"),
     ],
 )

@@ -117,3 +117,22 @@ def test_frames_by_priority():
     room = replay.room(8)
     replay.draw(room, torch.Generator().manual_seed(0))
     assert np.array_equal(replay.batch(room).obs.numpy(), np.repeat(kept[9]["obs"], 8, axis=0))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_was_drawn_stays_in_its_room_whatever_comes_after(first, monkeypatch):
+    monkeypatch.setattr("simtoreal.policies.frames.FIRST_PLANES", 8)
+    replay, (*kept, last) = FrameReplay(6, shape(first), 1), episodes([6, 40], first=first)
+    for row in kept[:6]:
+        replay.add(**row)
+    room = replay.room(16)
+    replay.draw(room, torch.Generator().manual_seed(0))
+    found = replay.batch(room)
+    which = [row["reward"].item() for row in kept[:6]]
+    before = [which.index(reward) for reward in found.reward.tolist()]
+    for row in [*kept[6:], last]:
+        replay.add(**row)
+    assert len(replay._pool) == 16
+    for name in ("obs", "next_obs"):
+        expected = np.concatenate([kept[number][name] for number in before])
+        assert np.array_equal(getattr(replay.batch(room), name).numpy(), expected)

@@ -10,10 +10,14 @@ from simtoreal.policies import minibatches
 from simtoreal.policies import updates as updates_module
 from simtoreal.policies.adam import Adam
 from simtoreal.policies.agent import NonFiniteError
+from simtoreal.policies.compiled import _Calls
+from simtoreal.policies.dqn import DQN, DQNConfig, RainbowConfig
+from simtoreal.policies.frames import FrameReplay
 from simtoreal.policies.graphs import WARM_UP, Skip
 from simtoreal.policies.loops import off_policy
 from simtoreal.policies.normalizer import Normalizer
 from simtoreal.policies.ppo import PPO, PPOConfig
+from simtoreal.policies.prioritized import PrioritizedReplay
 from simtoreal.policies.replay import Replay
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.sac import SAC, SACConfig
@@ -284,3 +288,58 @@ def test_ppo_makes_no_step_from_a_gradient_that_is_not_finite_on(device, monkeyp
     with pytest.raises(NonFiniteError, match="not finite: the gradient's norm"):
         agent.update(bad)
     assert all(torch.equal(a, b) for a, b in zip(before, agent._parameters, strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_priorities_are_judged_by_the_steps_that_count_alone(device):
+    """And not by those that are made before a capture, of which a resumed training makes some more."""
+    config = RainbowConfig(hidden=(16, 8), batch_size=16, buffer_size=300, n_step=1)
+    agents = [DQN(N, 1, config=config, choices=3, seed=3, device=device) for _ in range(2)]
+    rng = np.random.default_rng(0)
+    rows = {
+        "obs": rng.standard_normal((200, N)),
+        "action": rng.integers(0, 3, (200, 1)) - 1.0,
+        "reward": rng.standard_normal(200),
+        "next_obs": rng.standard_normal((200, N)),
+        "terminated": rng.random(200) < 0.2,
+    }
+    replays = [PrioritizedReplay(Replay(300, N, 1, device=device), 0.5) for _ in agents]
+    for replay in replays:
+        replay.add(**rows)
+    updates, room = CapturedUpdates(agents[1], replays[1], 16), replays[0].room(16)
+    for _ in range(5):
+        replays[0].draw(room, agents[0].rng)
+        agents[0].update(replays[0].batch(room))
+        replays[0].judge(agents[0].errors)
+        updates.step(torch.Generator())
+    mine, theirs = (replay.state_dict() for replay in replays)
+    assert len(mine["priorities"].unique()) > 40
+    for name in mine:
+        assert_close(theirs[name], mine[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_a_captured_step_on_images_reads_no_pool_that_may_grow(device, prioritized, monkeypatch):
+    """On a GPU a graph reads the memory that it was captured with, whatever a replay has since."""
+    works = []
+
+    def captured(work, device, generators, keep, compiled):
+        works.append(work)
+        return work
+
+    monkeypatch.setattr(updates_module, "captured", captured)
+    config = DQNConfig(hidden=(8,), batch_size=4, buffer_size=100, normalize_observations=False)
+    agent = DQN(4 * 36 * 36, 1, config=config, choices=2, image=(4, 36, 36), device=device)
+    frames = FrameReplay(100, (4, 36, 36), 1, device=device)
+    replay = PrioritizedReplay(frames, 0.6) if prioritized else frames
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.integers(0, 256, (2, 8, 4, 36, 36), np.uint8)
+    replay.add(obs=obs, action=np.ones((8, 1)), reward=np.ones(8), next_obs=next_obs, terminated=np.zeros(8))
+    updates = CapturedUpdates(agent, replay, 4)
+    updates.step(torch.Generator())
+    with _Calls() as calls:
+        works[0]()
+    read = {tensor.data_ptr() for tensor in calls.read}
+    assert agent.network.head.streams[0].hidden.weight.data_ptr() in read
+    assert frames._pool.data_ptr() not in read

@@ -240,6 +240,7 @@ def test_a_task_is_learned_by_the_first_of_its_recipe(task, algorithm):
     [
         (("envs=true",), "envs: a number is needed, got true"),
         (("checkpoint_every=false",), "checkpoint_every: a number is needed, got false"),
+        (("randomization_ramp=[true, 5]",), "randomization_ramp: a number is needed, got true"),
         (("teacher=true",), "teacher: a teacher sees the drawn parameters, so it needs privileged: true"),
         (("teacher=true", "privileged=true"), "teacher: nothing is randomized, so there is nothing to know; give a"),
     ],
@@ -247,3 +248,20 @@ def test_a_task_is_learned_by_the_first_of_its_recipe(task, algorithm):
 def test_switches_and_numbers_are_not_mixed_up_and_a_teacher_has_something_to_know(assignments, words):
     with pytest.raises(ConfigError, match=f"^{words}"):
         make_config("CartPoleSwingUp", algorithm="sac", overrides={"steps": 10}, assignments=assignments)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "setting", "words"),
+    [
+        ("dqn", {"gamma": True}, "agent.gamma: a number is needed, got true"),
+        ("sac", {"n_step": False}, "agent.n_step: a number is needed, got false"),
+        ("ppo", {"hidden": [True, 16]}, "agent.hidden: a number is needed, got true"),
+        ("qlearning", {"learning_rate_end": True}, "agent.learning_rate_end: a number is needed, got true"),
+    ],
+)
+def test_no_switch_is_a_number_of_a_learner(algorithm, setting, words):
+    with pytest.raises(ConfigError, match=f"^{words}$"):
+        agent_settings(RunConfig(task="X", algorithm=algorithm, steps=1, agent=setting))
+    assert agent_settings(
+        RunConfig(task="X", algorithm="dqn", steps=1, agent={"double": True, "compile": False})
+    ).double
