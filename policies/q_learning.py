@@ -58,7 +58,7 @@ class QLearningConfig:
     def checks(self) -> dict[str, tuple[bool, str]]:
         """For each setting: does it hold, and what is expected of it."""
         n, last = len(self.bins), self.learning_rate_end
-        ends = [len(side) == n and bool(np.isfinite(side).all()) for side in (self.low, self.high)]
+        ends = [len(side) == n and bool(is_finite(np.array(side, float)).all()) for side in (self.low, self.high)]
         each = f"{n} finite numbers, one for each of bins"
         return {
             "gamma": (0 <= self.gamma <= 1, "from 0 to 1"),

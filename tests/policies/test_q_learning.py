@@ -200,6 +200,8 @@ def test_onnx_and_a_checkpoint_answer_as_the_table(kind, tmp_path):
         ({"bins": (3, 0), "low": (0, 0), "high": (1, 1)}, r"bins must be whole numbers from 1 to 65536, got \(3, 0\)"),
         ({"bins": (3,), "low": (0, 0), "high": (1,)}, "low must be 1 finite numbers, one for each of bins, got"),
         ({"bins": (3,), "low": (np.nan,), "high": (1,)}, "low must be 1 finite numbers"),
+        ({"bins": (3,), "low": (-1e39,), "high": (1,)}, "low must be 1 finite numbers"),
+        ({"bins": (3,), "low": (0,), "high": (1e300,)}, "high must be 1 finite numbers"),
         ({"bins": (3,), "low": (0,), "high": ()}, "high must be 1 finite numbers, one for each of bins, above low"),
         ({"bins": (3,), "low": (1,), "high": (1,)}, "high must be 1 finite numbers, one for each of bins, above low"),
         ({"low": (1,)}, "low must be 0 finite numbers"),
