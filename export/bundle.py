@@ -44,16 +44,22 @@ def write_bundle(
     `actor`: raw SI observation [B, n] -> action [B, m] in [-1, 1]. `recorded_observations` [N, n]: what the policy saw
     in its task. With a history of k both are stacks of so many, [B, k n] and [N, k n], oldest first; under a contract
     of images they are these, uint8. A recurrent actor also takes and gives its hidden state [B, h], and what it saw
-    are observations behind it, [N, h + n]. With random and extreme ones they become the golden vectors. ExportError
-    when `out` exists (`force` replaces a bundle, and nothing else), when the policy holds NaN or infinity, when
-    onnxruntime differs from torch on any golden vector by more than `spec.tolerance` of the command's range, or when
-    the disk refuses.
+    are observations behind it, [N, h + n]. With random and extreme ones they become the golden vectors, of choices but
+    for those where two are worth the same to rounding (`PolicyGraph.alternatives`). ExportError when `out` exists
+    (`force` replaces a bundle, and nothing else), when the policy holds NaN or infinity, when onnxruntime differs from
+    torch on any golden vector by more than `spec.tolerance` of the command's range, or when the disk refuses.
     """
     path = Path(out)
     _check_target(path, force)
     golden = golden_observations(recorded_observations, spec)
     graph = PolicyGraph(actor, spec)
     answers = graph.answers(golden)
+    _check_finite(answers)
+    if spec.choices:
+        error = relative_error(graph.alternatives(golden), answers[:, : spec.command_size], spec)
+        decided = (error <= spec.tolerance).all(axis=(0, 2))
+        if decided.any():
+            golden, answers = golden[decided], answers[decided]
     model = export_onnx(graph, {CONTRACT_KEY: spec.contract_sha256(), "task": spec.task, "algorithm": spec.algorithm})
     _check_parity(model, golden, answers, spec)
     contents = {MODEL_FILE: model, GOLDEN_FILE: _npz(golden, answers, spec), **_onboard_files()}
@@ -125,10 +131,13 @@ def _check_target(path: Path, force: bool) -> None:
         raise ExportError(f"{path} exists and is no bundle folder; it is not replaced")
 
 
-def _check_parity(model: bytes, golden: np.ndarray, answers: np.ndarray, spec: Spec) -> None:
+def _check_finite(answers: np.ndarray) -> None:
     if not np.isfinite(answers).all():
         row = int(np.argwhere(~np.isfinite(answers))[0][0])
         raise ExportError(f"the policy's command for golden vector {row} of {len(answers)} is not finite")
+
+
+def _check_parity(model: bytes, golden: np.ndarray, answers: np.ndarray, spec: Spec) -> None:
     session = open_session(model, "the exported model")
     for batch in (len(answers), *BATCHES):
         found, *remembered = session.run(None, inputs_of(golden[:batch], spec))

@@ -20,6 +20,7 @@ from simtoreal.export.onboard.spec import Spec
 
 TRACE_BATCH = 2  # at a batch of 1 the trace bakes the size in
 BATCHES = (1, 2, 7)  # a policy must take any; these are tried
+TWINS, TWIN_SPREAD = 8, 1e-4  # of weights: a hundred times what rounding makes of a value
 
 
 class ExportError(ValueError):
@@ -105,6 +106,16 @@ class PolicyGraph(nn.Module):
             elif self.memory_width:
                 found = found[0]
             return np.asarray(found.numpy())
+
+    def alternatives(self, rows: np.ndarray) -> np.ndarray:
+        """Commands [TWINS, B, m] of policies whose weights each differ from these by some `TWIN_SPREAD` of it. Where
+        choices are worth the same to rounding these are not all the same."""
+        rng, twin, found = torch.Generator().manual_seed(0), copy.deepcopy(self), []
+        for _ in range(TWINS):
+            for weight, mine in zip(twin.parameters(), self.parameters(), strict=True):
+                weight.copy_(mine * (1.0 + TWIN_SPREAD * torch.randn(mine.shape, generator=rng)))
+            found.append(twin.answers(rows)[:, : self.command_size])
+        return np.stack(found)
 
 
 def _stopped(error: BaseException | None) -> KeyboardInterrupt | None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from simtoreal.export import Image, Runtime, SpecError, verify_bundle, write_bundle
+from simtoreal.export import ClosedLoop, Image, PolicyGraph, Runtime, SpecError, verify_bundle, write_bundle
 from simtoreal.export.onboard.spec import spec_from_dict
 
 ACTIONS = ((-1.0, 0.0), (1.0, 0.0), (0.0, 0.5))
@@ -181,3 +181,51 @@ def test_the_self_test_of_choices_passes(whole):
     result = subprocess.run([sys.executable, whole / "onboard", "--self-test"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert Runtime(whole).golden_choices() == 3
+
+
+class Wavers(nn.Module):
+    """Which of two it chooses the sign of the first number says, unless the last one is below 0."""
+
+    def __init__(self, shift=0.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.tensor([[1.0, 0, 0, 0, 1.0], [-1.0, 0, 0, 0, 1.0], [0, 0, 0, 0, -1.0]]))
+            self.linear.bias.copy_(torch.tensor([shift, 0.0, 0.0]))
+        self.register_buffer("actions", torch.tensor(ACTIONS))
+
+    def forward(self, observation):
+        return self.actions[self.linear(observation).argmax(dim=-1)]
+
+
+@pytest.fixture
+def wavering(recorded):
+    """Observations of which the second half makes the two best choices worth the same to rounding."""
+    rows = recorded.copy()
+    rows[:, 0] = np.where(rows[:, 0] < 0, -0.5, 0.5)
+    rows[:, 4] = 1.0
+    rows[len(rows) // 2 :, 0] *= 2e-8
+    return rows
+
+
+def test_no_golden_vector_is_where_two_choices_are_worth_the_same(tmp_path, choosing, wavering):
+    """So that another machine's rounding does not tell against a bundle; all others stay."""
+    out = write_bundle(tmp_path / "bundle", actor=Wavers(), spec=choosing, recorded_observations=wavering)
+    rows, _ = Runtime(out).golden()
+    clear = np.abs(wavering[:, 0]) > 0.1
+    assert 0 < clear.sum() < len(wavering)
+    assert np.array_equal(rows[: clear.sum()], wavering[clear])
+    assert np.abs(rows[rows[:, 4] > 0, 0]).min() > 1e-6
+
+
+def test_a_closed_loop_takes_either_of_two_choices_that_are_worth_the_same(tmp_path, choosing, wavering):
+    """Torch's weights are shifted as if it rounded otherwise, then by more than that."""
+    out = write_bundle(tmp_path / "bundle", actor=Wavers(), spec=choosing, recorded_observations=wavering)
+    for shift, held in ((-1e-6, True), (-1.5, False)):
+        loop = ClosedLoop(Runtime(out), PolicyGraph(Wavers(shift), choosing))
+        same = [
+            np.array_equal(loop.act(row), PolicyGraph(Wavers(shift), choosing).answers(row[None])[0])
+            for row in wavering
+        ]
+        assert not all(same)
+        assert loop.parity().held == held
