@@ -178,7 +178,10 @@ class Runtime:
         """
         if not self.spec.choices:
             raise ValueError(f"{self.bundle} gives any command of its range, it has no choices")
-        given = np.asarray(command, np.float64)
+        try:
+            given = np.asarray(command, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f'"{OUTPUT_NAME}" must be [{self.spec.command_size}] numbers, got {command!r}') from None
         if given.shape != (self.spec.command_size,):
             raise ValueError(f'"{OUTPUT_NAME}" must be [{self.spec.command_size}], got {list(given.shape)}')
         table = self.spec.command_map

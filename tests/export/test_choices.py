@@ -143,6 +143,8 @@ def test_what_the_policy_answers_is_one_of_them(whole, chooser, recorded):
         (([0.0, 0.0], np.zeros(5)), r'"command" \[0.0, 0.0\] is none of the 3 choices'),
         (([float("nan"), 0.0], np.zeros(5)), "is none of the 3 choices"),
         (([0.0], np.zeros(5)), r'"command" must be \[2\], got \[1\]'),
+        (({}, np.zeros(5)), r'"command" must be \[2\] numbers, got {}'),
+        ((["left", 0.0], np.zeros(5)), r'"command" must be \[2\] numbers, got'),
         (([-0.4, -0.2],), "commands count from q: give the observation too"),
         (([-0.4, -0.2], np.zeros(4)), r'"observation" must be \[5\]'),
         (([-0.4, -0.2], np.zeros((2, 5))), r'"observation" must be \[5\], got \[2, 5\]'),
