@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trained import rows_of, trained, write_rows
+from trained import RESULTS, has_row, rows_of, trained, write_rows
 
 from simtoreal.intervals import bootstrap_interval
 from simtoreal.runs import Run
 
 TASK = "MinAtar/Breakout-v1"
-OUT = Path(__file__).parent.parent / "docs" / "results"
 FIELDS = ("task", "part", "seed", "steps", "last_return", "area", "cpu_seconds")
 WITHOUT: Mapping[str, tuple[str, ...]] = {
     "whole": (),
@@ -87,12 +86,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
-    path = OUT / f"ablation-{options.task.replace('/', '-')}.csv"
+    path = RESULTS / f"ablation-{options.task.replace('/', '-')}.csv"
     rows = rows_of(path)
-    done = {(row["part"], int(row["seed"]), int(row["steps"])) for row in rows}
     for seed in options.seeds:
         for part in options.parts:
-            if (part, seed, options.steps) in done:
+            if has_row(rows, part=part, seed=seed, steps=options.steps):
                 continue
             row = measured(options.task, part, seed, options.steps, options.folder)
             rows.append(row)

@@ -12,39 +12,35 @@ interval a bootstrap over seeds, and over episodes within a seed.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
-from trained import trained
+from trained import RESULTS, rows_of, trained, write_rows
 
 import simtoreal
 from simtoreal.statistics import iqm
 
 EPISODES, DRAWS = 100, 10_000
 FIELDS = ("learner", "seed", "episode", "return")
-OUT = Path(__file__).parent.parent / "docs" / "results"
 Table = dict[tuple[str, int], list[float]]  # learner and seed -> returns
 
 
 def load(path: Path) -> Table:
     """What was judged before."""
     table: Table = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                table.setdefault((row["learner"], int(row["seed"])), []).append(float(row["return"]))
+    for row in rows_of(path):
+        table.setdefault((row["learner"], int(row["seed"])), []).append(float(row["return"]))
     return table
 
 
 def save(path: Path, table: Table) -> None:
     """A row an episode."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(FIELDS)
-        for (learner, seed), returns in sorted(table.items()):
-            writer.writerows((learner, seed, i, round(value, 2)) for i, value in enumerate(returns))
+    rows = [
+        dict(zip(FIELDS, (learner, seed, i, round(value, 2)), strict=True))
+        for (learner, seed), returns in sorted(table.items())
+        for i, value in enumerate(returns)
+    ]
+    write_rows(path, rows)
 
 
 def returns_of(task: str, learner: str, steps: int, seed: int, folder: Path) -> list[float]:
@@ -79,7 +75,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/against-sb3"))
     options = parser.parse_args()
-    path = OUT / f"against-sb3-{options.task.rpartition(':')[2]}-{options.algorithm}.csv"
+    path = RESULTS / f"against-sb3-{options.task.rpartition(':')[2]}-{options.algorithm}.csv"
     learners = (options.algorithm, f"sb3-{options.algorithm}")
     for seed in options.seeds:
         for learner in learners:

@@ -12,13 +12,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trained import judged, print_success, rows_of, trained, write_rows
+from trained import RESULTS, has_row, judged, print_success, rows_of, trained, write_rows
 
 import simtoreal
 
 STEPS = {"CartPoleBalanceDiscrete": 30_000, "CartPoleSwingUp": 60_000, "PixelCartPole": 40_000, "RacecarPath": 32_000}
 EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
-TABLE = Path(__file__).parent.parent / "docs" / "results" / "choices.csv"
+TABLE = RESULTS / "choices.csv"
 
 
 def rows_for(task: str, algorithm: str, seed: int, folder: Path) -> list[dict[str, Any]]:
@@ -40,8 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = rows_of(TABLE)
     for seed in options.seeds:
-        key = (options.task, options.algorithm, str(seed))
-        if not any((row["task"], row["algorithm"], str(row["seed"])) == key for row in rows):
+        if not has_row(rows, task=options.task, algorithm=options.algorithm, seed=seed):
             rows += rows_for(options.task, options.algorithm, seed, options.folder)
             write_rows(TABLE, rows)
     print_success([row for row in rows if (row["task"], row["algorithm"]) == (options.task, options.algorithm)], "task")

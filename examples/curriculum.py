@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from results import SLOW, STEPS, train
-from trained import trained, write_rows
+from trained import RESULTS, trained, write_rows
 
 import simtoreal
 from simtoreal.statistics import Episode
@@ -30,7 +30,6 @@ CURRICULA = {
 """What differs from the defaults. A walk's success, with exploration, comes long after it walks."""
 EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
 DRAWS = 10_000
-OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
 def bundles(task: str, seed: int, folder: Path) -> dict[str, Path]:
@@ -115,7 +114,7 @@ def main() -> None:
             "high": round(high, 4),
         }
     )
-    write_rows(OUT / f"curriculum-{task}.csv", rows)
+    write_rows(RESULTS / f"curriculum-{task}.csv", rows)
     for row in rows:
         print("  ".join(f"{value}" for value in row.values()))
 

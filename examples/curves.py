@@ -12,12 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
-from trained import trained, write_rows
+from trained import RESULTS, trained, write_rows
 
 from simtoreal.runs import METRICS
 
 EVALUATIONS = 10
-OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def main() -> None:
                 if "eval/success_rate" in line:
                     rows[-1]["success"] = line["eval/success_rate"]
                 print(*rows[-1].values())
-    write_rows(OUT / f"curve-{options.task}-{options.algorithm}.csv", rows)
+    write_rows(RESULTS / f"curve-{options.task}-{options.algorithm}.csv", rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trained import trained, write_rows
+from trained import RESULTS, trained, write_rows
 
 import simtoreal
 from simtoreal import build
@@ -55,7 +55,6 @@ BASE = {
 }
 EPISODES = 500
 TARGETS = Path(__file__).parent / "targets"
-OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
 def policies(task: str, seeds: list[int], folder: Path) -> dict[str, Path]:
@@ -188,7 +187,7 @@ def main() -> None:
     folder = options.folder / options.task
     runs = policies(options.task, options.seeds, folder)
     table = rows(options.task, runs, judge(runs, folder))
-    write_rows(OUT / f"finetune-{options.task}.csv", table)
+    write_rows(RESULTS / f"finetune-{options.task}.csv", table)
     for row in table:
         print("  ".join(f"{name}={value}" for name, value in row.items() if value != ""))
 

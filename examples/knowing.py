@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from results import SLOW, STEPS
-from trained import judged, print_success, rows_of, trained, write_rows
+from trained import RESULTS, has_row, judged, print_success, rows_of, trained, write_rows
 
 import simtoreal
 from simtoreal.runs import is_finished
@@ -29,7 +29,6 @@ from simtoreal.runs import is_finished
 HISTORY = {"CartPoleSwingUp": 8, "A1Walk": 16}
 KINDS = ("plain", "history", "state", "asymmetric", "distilled")
 EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
-OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
 def finished(task: str, kind: str, seed: int, folder: Path) -> Path:
@@ -76,11 +75,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/knowing"))
     options = parser.parse_args()
-    path = OUT / f"knowing-{options.task}.csv"
+    path = RESULTS / f"knowing-{options.task}.csv"
     rows = rows_of(path)
     for seed in options.seeds:
         for kind in options.kinds:
-            if not any((row["kind"], int(row["seed"])) == (kind, seed) for row in rows):
+            if not has_row(rows, kind=kind, seed=seed):
                 rows += rows_for(options.task, kind, seed, options.folder)
                 write_rows(path, rows)
     print_success([row for row in rows if row["kind"] in options.kinds], "kind")

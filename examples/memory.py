@@ -16,12 +16,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from trained import rows_of, trained, write_rows
+from trained import RESULTS, rows_of, trained, write_rows
 
 from simtoreal.runs import METRICS
 
 TASK = "PendulumWithoutVelocity-v0"
-OUT = Path(__file__).parent.parent / "docs" / "results" / "memory.csv"
+OUT = RESULTS / "memory.csv"
 EVALUATIONS = 5
 STEPS = {"sac": 20_000, "ppo": 262_144}
 COMMON = {

@@ -19,13 +19,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from trained import trained, write_rows
+from trained import RESULTS, trained, write_rows
 
 from simtoreal.runs import Run
 
 STEPS = {"FrozenLake-v1": 200_000, "Taxi-v4": 300_000}
 FOREVER = 5_000  # steps, after which nothing counts any more
-OUT = Path(__file__).parent.parent / "docs" / "results" / "qlearning.csv"
+OUT = RESULTS / "qlearning.csv"
 Array = NDArray[np.floating]
 
 

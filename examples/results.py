@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trained import trained, write_rows
+from trained import RESULTS, trained, write_rows
 
 import simtoreal
 from simtoreal.differences import paired_difference
@@ -44,7 +44,6 @@ BEST = ("CartPoleSwingUp",)  # a swing-up's return dips at times: the best of a 
 KINDS = ("randomized", "plain")
 EPISODES = {"nominal": 100, "train": 300, "heldout": 20}  # for each condition
 SLOW = {walk: {"train": 100} for walk in WALKS}  # where it would take hours
-OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
 def train(task: str, kind: str, seed: int, folder: Path) -> Path:
@@ -197,9 +196,9 @@ def main() -> None:
                 "high": round(d.high, 4),
             }
         )
-    write_rows(OUT / f"{options.task}.csv", rows)
+    write_rows(RESULTS / f"{options.task}.csv", rows)
     if compared:
-        figure(options.task, options.seeds, episodes, OUT / f"{options.task}.svg")
+        figure(options.task, options.seeds, episodes, RESULTS / f"{options.task}.svg")
     for row in rows:
         print("  ".join(f"{value}" for value in row.values()))
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from results import commands_followed
-from trained import write_rows
+from trained import RESULTS, write_rows
 
 import simtoreal
 from simtoreal.build import make_env
@@ -34,7 +34,6 @@ from simtoreal.runs import is_finished
 
 OURS = ("sac", "td3")  # whose gradient steps can be compiled
 EPISODES, FIRST, HOPEFUL, ENOUGH = 100, 20, 0.75, 0.95
-OUT = Path(__file__).parent.parent / "docs" / "results"
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def main() -> None:
             print(*rows[-1].values(), flush=True)
         reached.append(rows[-1]["cpu_seconds"] if rows[-1]["success"] >= ENOUGH else math.inf)
     print(f"median {statistics.median(reached):.1f} CPU s to {ENOUGH:.0%} (inf: not by {case.steps} steps)")
-    write_rows(OUT / f"time-{options.case}-{options.algorithm}.csv", rows)
+    write_rows(RESULTS / f"time-{options.case}-{options.algorithm}.csv", rows)
 
 
 if __name__ == "__main__":

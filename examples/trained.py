@@ -13,6 +13,8 @@ from simtoreal.intervals import bootstrap_interval
 from simtoreal.policies.checkpoint import checkpoints
 from simtoreal.runs import CHECKPOINTS, is_finished
 
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
 
 def trained(task: str, run: Path, **settings: Any) -> Path:
     """The finished run of `task` at `run`; `settings` are those of `simtoreal.train`.
@@ -32,6 +34,11 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def has_row(rows: list[dict[str, Any]], **key: Any) -> bool:
+    """Whether a table, read or just made, has a row of these values."""
+    return any(all(str(row[name]) == str(value) for name, value in key.items()) for row in rows)
 
 
 def judged(bundle: Path, out: Path, episodes: dict[str, int]) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from time_to_robot import CASES, ENOUGH, OUT, judged, train
+from time_to_robot import CASES, ENOUGH, judged, train
+from trained import RESULTS
 
 Change = tuple[str, ...]  # as of --set
 CHANGES: dict[str, dict[str, Change]] = {
@@ -52,8 +53,8 @@ def main() -> None:
     case = replace(CASES[options.case], steps=options.steps or CASES[options.case].steps)
     best: dict[str, Change] = {}
     best_rank: tuple[float, float] | None = None
-    path = OUT / f"tuning-{options.case}-{options.algorithm}.csv"
-    OUT.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"tuning-{options.case}-{options.algorithm}.csv"
+    RESULTS.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(FIELDS)
