@@ -80,9 +80,8 @@ class CapturedUpdates:
 
     def _begin(self, turn: Turn) -> None:
         """The sums, which are there before a capture, of what a step measures; that one does not count."""
-        state, put_back = self._agent.state_dict(), self._priorities()
+        put_back = self._learned()
         self._step(lambda: self._update(turn))
-        self._agent.load_state_dict(state)
         put_back()
         self._sums.zero_()
 
@@ -122,18 +121,25 @@ class CapturedUpdates:
 
     def _kept(self) -> Callable[[], None]:
         """What puts the agent, the sums and the priorities back to what they are now."""
-        state, sums, put_priorities_back = self._agent.state_dict(), self._sums.clone(), self._priorities()
+        sums, put_learned_back = self._sums.clone(), self._learned()
 
         def put_back() -> None:
-            self._agent.load_state_dict(state)
+            put_learned_back()
             self._sums.copy_(sums)
-            put_priorities_back()
 
         return put_back
 
-    def _priorities(self) -> Callable[[], None]:
-        """What puts them back to what they are now; nothing where the replay has none."""
-        return self._replay.kept() if isinstance(self._replay, PrioritizedReplay) else lambda: None
+    def _learned(self) -> Callable[[], None]:
+        """What puts the agent and, where there are some, the priorities back to what they are now."""
+        state = self._agent.state_dict()
+        priorities = self._replay.kept() if isinstance(self._replay, PrioritizedReplay) else None
+
+        def put_back() -> None:
+            self._agent.load_state_dict(state)
+            if priorities is not None:
+                priorities()
+
+        return put_back
 
 
 def _judge(replay: AnyReplay, agent: Agent) -> None:

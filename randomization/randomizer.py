@@ -45,7 +45,8 @@ _SLACK = 1e-9  # relative room for rounding when a range ends exactly on a bound
 
 
 class Parameter(Protocol):
-    """What the randomizer needs to know of a physical parameter: one float in `unit`, in [low, high]."""
+    """What the randomizer needs to know of a physical parameter: one float in `unit`, in [low, high]. Where it also has
+    a true `fixed`, it does not change within an episode."""
 
     @property
     def unit(self) -> str: ...
