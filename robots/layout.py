@@ -89,6 +89,8 @@ class CommandLayout(Layout):
         scale, low, high: [m] each, in the fields' units; `offset` [m] or None for zeros.
         relative_to: observation fields that are added to the command, e.g. the last target: laid end to end, as long as
             the command or a whole number of times so long; each m elements are one summand.
+        last: the observation fields that show the last command, one of its size for each field of the command; None for
+            those with `last_` before the names.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class CommandLayout(Layout):
         high: Sequence[float],
         offset: Sequence[float] | None = None,
         relative_to: Sequence[str] = (),
+        last: Sequence[str] | None = None,
     ) -> None:
         super().__init__(*fields)
         self.scale = np.asarray(scale, float)
@@ -106,6 +109,7 @@ class CommandLayout(Layout):
         self.high = np.asarray(high, float)
         self.offset = np.zeros(self.size) if offset is None else np.asarray(offset, float)
         self.relative_to = tuple(relative_to)
+        self.last = tuple(f"last_{field.name}" for field in fields) if last is None else tuple(last)
         self._least, self._most = -np.ones(self.size), np.ones(self.size)
         for name in ("scale", "low", "high", "offset"):
             if getattr(self, name).shape != (self.size,):
@@ -143,17 +147,15 @@ class CommandLayout(Layout):
     def changing(self, most: Sequence[float], layout: Layout) -> CommandLayout:
         """The same command, counted from the last one: 1 adds `most` [m] > 0 times what it adds here.
 
-        Raises ValueError where an observation of `layout` does not show the last command: for each field of it one of
-        its size with `last_` before the name.
+        Raises ValueError where an observation of `layout` does not show the last command.
         """
-        shown = [f"last_{field.name}" for field in self.fields]
         sizes = {field.name: field.size for field in layout.fields}
-        for name, field in zip(shown, self.fields, strict=True):
+        for name, field in zip(self.last, self.fields, strict=True):
             if sizes.get(name) != field.size:
                 raise ValueError(f"the observation does not show the last command: it has no {name} [{field.size}]")
         scale = np.multiply(self.scale, most).tolist()
         low, high = self.low.tolist(), self.high.tolist()
-        return CommandLayout(*self.fields, scale=scale, low=low, high=high, relative_to=shown)
+        return CommandLayout(*self.fields, scale=scale, low=low, high=high, relative_to=self.last)
 
     def action(self, command: FloatArray, observation: FloatArray, layout: Layout) -> FloatArray:
         """The action [m] that stands for an SI command [m]: the inverse of `command`."""

@@ -85,6 +85,7 @@ class Legs:
             offset=self.stand,
             low=[low for low, _ in ranges],
             high=[high for _, high in ranges],
+            last=("last_target",),
         )
 
     def rewarded(self) -> Layout:

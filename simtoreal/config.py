@@ -53,6 +53,7 @@ SAME_AS = {
 """Whose recipe a task has, where it is not its own."""
 
 MOST_CHOICES = 4096
+LEAST_CHANGE = 1e-4  # of an action: less is lost in float32 commands
 MAY_DIFFER = ("steps", "workers", "step_timeout", "compile")  # between a run and its resumption
 
 
@@ -161,10 +162,10 @@ class RunConfig(BaseModel):
         if change is None:
             return None
         shares = change if isinstance(change, list | tuple) else [change]
-        if not shares or not all(type(share) in (int, float) and 0 < share <= 2 for share in shares):
+        if not shares or not all(type(share) in (int, float) and LEAST_CHANGE <= share <= 2 for share in shares):
             raise ValueError(
-                f"above 0 and at most 2, what a choice adds to an action from -1 to 1 at most, or a list of that for "
-                f"each number of it, got {change!r}"
+                f"from {LEAST_CHANGE:g} to 2, what a choice adds to an action from -1 to 1 at most, or a list of that "
+                f"for each number of it, got {change!r}"
             )
         if info.data.get("choices") is None:
             raise ValueError("choices say in how many steps; set them, or choices_change to null")

@@ -80,7 +80,8 @@ def _command(robot: catalog.Robot, arm: Arm, speed: float) -> CommandLayout:
     if arm.control == "velocity":
         most = [robot.velocity(joint) for joint in joints]
         field = Field("joint_velocity_target", n, "rad/s", "joint", joints)
-        return CommandLayout(field, scale=[speed] * n, low=[-v for v in most], high=most)
+        shown = ("last_velocity_target",)
+        return CommandLayout(field, scale=[speed] * n, low=[-v for v in most], high=most, last=shown)
     low, high = zip(*(robot.range(joint) for joint in joints), strict=True)
     field = Field("joint_target", n, "rad", "joint", joints)
     relative = ("joint_position", "tracking_error")

@@ -207,6 +207,19 @@ def test_choices_of_change_count_from_the_last_command():
     env.close()
 
 
+def test_a_walk_changes_by_choices_from_its_last_target():
+    """The middle choice of a hip holds the target that was; the last adds a tenth of its scale each time."""
+    legs = make_env("simtoreal/A1Walk-v0")
+    env = LevelsEnv(ChangesEnv(legs, [0.1] * 12), [3, *[1] * 11])
+    env.reset(seed=0)
+    stand, scale = legs.get_wrapper_attr("command_layout").offset, legs.get_wrapper_attr("command_layout").scale
+    for number, steps in ((1, 0), (2, 1), (2, 2), (1, 2), (0, 1)):
+        env.step(np.array([number - 1.0], np.float32))
+        given = np.asarray(env.unwrapped.last_command)
+        np.testing.assert_allclose(given, stand + 0.1 * steps * scale * np.eye(12)[0], atol=1e-6)
+    env.close()
+
+
 CAR = ("RacecarPath", "--algorithm", "ppo")
 
 
@@ -226,7 +239,7 @@ CAR = ("RacecarPath", "--algorithm", "ppo")
         ([*CAR, "--set=choices=3", "--set=mirror=true"], "mirror: with choices ppo learns without"),
         ([*CAR, "--set=choices=3", "--set=augment=1"], "augment: with choices ppo learns without"),
         ([*CAR, "--set=choices_change=0.1"], "choices_change: choices say in how many steps; set them"),
-        ([*CAR, "--set=choices=3", "--set=choices_change=0"], "choices_change: above 0 and at most 2, what a choice"),
+        ([*CAR, "--set=choices=3", "--set=choices_change=0"], "choices_change: from 0.0001 to 2, what a choice"),
         ([*CAR, "--set=choices=3", "--set=choices_change=[1,x]"], "for each number of it, got [1, 'x']"),
         (
             [*CAR, "--set=choices=3", "--set=choices_change=[0.1]"],

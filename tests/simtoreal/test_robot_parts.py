@@ -395,6 +395,7 @@ def test_an_arm_that_is_driven_by_velocities_has_them(write, engine):
         seen = env.step(action)[0]
     assert env.world.state()[1] == pytest.approx(2.0 * action, abs=0.06)
     assert seen[env.observation_layout.slices["last_velocity_target"]] == pytest.approx(2.0 * action)
+    assert env.command_layout.changing([0.1] * 7, env.observation_layout).relative_to == ("last_velocity_target",)
     env.close()
 
 
