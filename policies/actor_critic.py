@@ -42,19 +42,17 @@ class OffPolicyConfig(ReplayConfig):
     """Settings of an off-policy actor-critic, besides those of any learner from a replay; a value out of range raises
     ValueError.
 
-    `actor_average` is the rate of the deployed average of the actor's weights, 0 = off; `smoothness` is the weight of
-    the penalty on the deterministic action's change from a state to the next, 0 = off; `critic_inputs` "privileged"
-    leaves critics that have a privileged observation that alone, "both" the policy's newest too; `dropout` is the share
-    of the critics' units that drop out of an update (DroQ: 0.01 with `layer_norm` and 20 `updates_per_step`);
-    `policy_delay` is critics' steps to one of the actor; `teacher_inputs` is how many of the last numbers of the
-    privileged observation the actor sees too: it is a teacher's then, and cannot leave.
+    `smoothness` is the weight of the penalty on the deterministic action's change from a state to the next, 0 = off;
+    `critic_inputs` "privileged" leaves critics that have a privileged observation that alone, "both" the policy's
+    newest too; `dropout` is the share of the critics' units that drop out of an update (DroQ: 0.01 with `layer_norm`
+    and 20 `updates_per_step`); `policy_delay` is critics' steps to one of the actor; `teacher_inputs` is how many of
+    the last numbers of the privileged observation the actor sees too: it is a teacher's then, and cannot leave.
     """
 
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
     layer_norm: bool = False
     n_critics: int = 2
-    actor_average: float = 0.0
     smoothness: float = 0.0
     critic_inputs: str = "both"
     dropout: float = 0.0
@@ -67,7 +65,6 @@ class OffPolicyConfig(ReplayConfig):
             "actor_lr": (is_rate(self.actor_lr), RATE),
             "critic_lr": (is_rate(self.critic_lr), RATE),
             "n_critics": (1 <= self.n_critics <= MAX_CRITICS, f"from 1 to {MAX_CRITICS}"),
-            "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
             "smoothness": (self.smoothness >= 0, "at least 0"),
             "critic_inputs": (self.critic_inputs in ("both", "privileged"), "both or privileged"),
             "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),

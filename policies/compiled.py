@@ -34,7 +34,10 @@ from simtoreal.policies.libraries import WITHOUT, CompilerError
 from simtoreal.policies.operators import C_FUNCTIONS
 
 Draw = Callable[[], Tensor]
-OPTIONS = {"aot_inductor.custom_ops_to_c_shims": C_FUNCTIONS}
+OPTIONS = {
+    "aot_inductor.custom_ops_to_c_shims": C_FUNCTIONS,
+    "cpp.vec_isa_ok": True,  # a compiler that is new enough for torch's headers knows the vectors; trying costs 8 s
+}
 
 
 class Compiling(UserWarning):

@@ -139,6 +139,8 @@ class DQN(NeuralAgent[DQNConfig]):
         ).to(self.device)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self._follower = Follower(self.target, self.network, config.tau)
+        self.average = copy.deepcopy(self.target) if config.actor_average else self.network
+        self._averager = Follower(self.average, self.network, config.actor_average)
         self.optimizers["q"] = Adam(self.network.parameters(), config.learning_rate, config.adam_eps)
         self.updates, self.explored = (torch.zeros((), dtype=torch.int64) for _ in range(2))
         self.errors = torch.zeros(config.batch_size, device=self.device)  # of the last batch, for priorities
@@ -156,23 +158,23 @@ class DQN(NeuralAgent[DQNConfig]):
 
     def act(self, obs: Observation, explore: bool) -> np.ndarray:
         """Actions [E, 1] float32 of the best choices, as -1 for the first to 1 for the last; exploring by noise of the
-        layers, or with epsilon any choice instead. Raises NonFiniteError."""
+        layers, or with epsilon any choice instead; else those of the averaged network. Raises NonFiniteError."""
         if not explore:
-            return self._actions(self._best(obs))
+            return self._actions(self._best(self.average, obs))
         n, epsilon = len(split_observation(obs)[0]), self.epsilon
         self.explored += n
         if not epsilon:
-            return self._actions(self._best(obs, self.network.head.draw(self.rng)))
+            return self._actions(self._best(self.network, obs, self.network.head.draw(self.rng)))
         u = torch.rand(2, n, generator=self.rng, device=self.device).cpu().numpy()
         drawn, choice = u[0] < epsilon, (u[1] * self.choices).astype(np.int64)
         if not drawn.all():
-            choice = np.where(drawn, choice, self._best(obs))
+            choice = np.where(drawn, choice, self._best(self.network, obs))
         return self._actions(choice)
 
-    def _best(self, obs: Observation, noise: Tensor | None = None) -> np.ndarray:
+    def _best(self, network: QNetwork, obs: Observation, noise: Tensor | None = None) -> np.ndarray:
         """The numbers [E] of the best choices, of equal ones the first. Raises NonFiniteError."""
         with torch.inference_mode():
-            values: np.ndarray = self._values(self.network.trace(self._seen(obs), noise)[0]).cpu().numpy()
+            values: np.ndarray = self._values(network.trace(self._seen(obs), noise)[0]).cpu().numpy()
         if not np.isfinite(values).all():
             raise NonFiniteError("the value of a choice is not finite")
         return values.argmax(axis=1)
@@ -199,6 +201,8 @@ class DQN(NeuralAgent[DQNConfig]):
             self._told = rates
         if int(self.updates) % self.config.target_every == 0:
             self._follower.step()
+        if self.config.actor_average:
+            self._averager.step()
 
     @torch.no_grad()
     def _update(self, batch: Batch, turn: Turn) -> dict[str, Tensor]:
@@ -255,11 +259,12 @@ class DQN(NeuralAgent[DQNConfig]):
         return choice[:, None, None].expand(-1, 1, self.network.head.outputs)
 
     def actor(self) -> DeterministicActor:
-        """A copy of the best choice by the means of the weights, with the normalizer inside: raw [B, k n] -> [B, 1].
+        """A copy of the best choice by the means of the (averaged) weights, with the normalizer inside: raw [B, k n] ->
+        [B, 1].
 
         Of two streams the advantages are enough to tell which is the best, but not of distributions.
         """
-        config, network = self.config, self.network
+        config, network = self.config, self.average
         actor = DeterministicActor(
             self._actor_size(), 1, config.hidden, "relu", "choice", config.history, self.choices, self.image,
             atoms=self.atoms, dueling=config.dueling and self.atoms is not None,
@@ -283,7 +288,8 @@ class DQN(NeuralAgent[DQNConfig]):
         self._told = None
 
     def _networks(self) -> dict[str, nn.Module]:
-        return {"network": self.network, "target": self.target}
+        networks: dict[str, nn.Module] = {"network": self.network, "target": self.target}
+        return networks | ({"average": self.average} if self.config.actor_average else {})
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"updates": self.updates, "explored": self.explored, "rates": self._rates}

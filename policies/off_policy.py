@@ -22,8 +22,9 @@ class ReplayConfig(NeuralConfig):
     """Settings of a learner from a replay, besides those of any learner; a value out of range raises ValueError.
 
     `updates_per_step` is gradient steps per environment step; `tau` is how far the targets go to what they follow in a
-    step of theirs; `n_step` is over how many rewards a target sums before it bootstraps; `compile` makes machine code
-    of the gradient step on a CPU, once for a kind of network (None: whoever trains decides).
+    step of theirs; `n_step` is over how many rewards a target sums before it bootstraps; `actor_average` is the rate of
+    the deployed average of the weights that act, 0 = off; `compile` makes machine code of the gradient step on a CPU,
+    once for a kind of network (None: whoever trains decides).
     """
 
     tau: float = 0.005
@@ -31,6 +32,7 @@ class ReplayConfig(NeuralConfig):
     learning_starts: int = 1_000
     updates_per_step: float = 1.0
     n_step: int = 1
+    actor_average: float = 0.0
     compile: bool | None = None
 
     def checks(self) -> dict[str, tuple[bool, str]]:
@@ -41,6 +43,7 @@ class ReplayConfig(NeuralConfig):
             "learning_starts": (self.learning_starts >= 0, "at least 0"),
             "updates_per_step": (self.updates_per_step > 0, "above 0"),
             "n_step": (1 <= self.n_step <= MAX_N_STEP, f"from 1 to {MAX_N_STEP}"),
+            "actor_average": (0 <= self.actor_average < 1, "at least 0 and below 1"),
         }
 
     def discount(self, batch: Batch) -> Tensor | float:

@@ -303,6 +303,29 @@ def test_an_actor_chooses_as_its_agent_and_is_rebuilt_from_its_description(switc
         assert torch.equal(one(torch.from_numpy(obs)), torch.from_numpy(wanted))
 
 
+@pytest.mark.parametrize("config", [DQNConfig, RainbowConfig])
+def test_the_network_that_acts_and_leaves_is_the_average_of_all_steps(config):
+    """w <- 0.75 w + 0.25 of the trained ones after each of three steps from w0: (27 w0 + 9 w1 + 12 w2 + 16 w3) / 64."""
+    agent = DQN(N, 1, config=config(**SMALL, learning_rate=1e-2, actor_average=0.25), choices=K)
+    seen = [weights(agent)]
+    for _ in range(3):
+        agent.update(random_batch(12))
+        seen.append(weights(agent))
+    shares = (27, 9, 12, 16)
+    for found, *each in zip(agent.average.parameters(), *seen, strict=True):
+        expected = sum(share * weight for share, weight in zip(shares, each, strict=True)) / 64
+        assert_close(found.detach(), expected, atol=1e-6, rtol=1e-6)
+    with torch.no_grad():  # so that they choose otherwise
+        for parameter in agent.average.parameters():
+            parameter.neg_()
+    obs = torch.randn(200, N)
+    chosen = agent.act(obs.numpy(), explore=False)
+    assert torch.equal(agent.actor()(obs), torch.from_numpy(chosen))
+    explored = DQN(N, 1, config=config(**SMALL, epsilon_start=0, epsilon_end=0), choices=K)
+    explored.network.load_state_dict(agent.network.state_dict())
+    assert (explored.act(obs.numpy(), explore=False) != chosen).any()
+
+
 @pytest.mark.parametrize(
     "change", [{"atoms": [3, 0.0]}, {"atoms": [1, 0.0, 1.0]}, {"atoms": [3, 1.0, 1.0]}, {"dueling": 1}]
 )
@@ -314,7 +337,7 @@ def test_a_foreign_description_of_distributions_is_refused(change):
 
 @pytest.mark.parametrize("config", [DQNConfig, RainbowConfig])
 def test_its_state_is_all_it_takes_to_go_on(config):
-    settings = SMALL | {"target_every": 3}
+    settings = SMALL | {"target_every": 3, "actor_average": 0.1}
     agents = [DQN(N, 1, config=config(**settings), choices=K, seed=seed) for seed in (0, 1)]
     obs = np.random.default_rng(0).normal(size=(4, N)).astype(np.float32)
     batches = [random_batch(12) for _ in range(8)]
@@ -329,6 +352,7 @@ def test_its_state_is_all_it_takes_to_go_on(config):
         metrics = [agent.update(batch) for agent in agents]
         assert metrics[0] == metrics[1]
     assert all(map(torch.equal, *map(weights, agents)))
+    assert all(map(torch.equal, *(agent.average.parameters() for agent in agents)))
 
 
 @pytest.mark.parametrize("part", ["obs", "reward", "next_obs"])
