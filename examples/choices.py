@@ -16,7 +16,7 @@ from trained import RESULTS, has_row, judged, print_success, rows_of, trained, w
 
 import simtoreal
 
-STEPS = {"CartPoleBalanceDiscrete": 30_000, "CartPoleSwingUp": 60_000, "PixelCartPole": 40_000, "RacecarPath": 32_000}
+STEPS = {"CartPoleSwingUp": 60_000, "PixelCartPole": 40_000, "RacecarPath": 32_000}
 EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
 TABLE = RESULTS / "choices.csv"
 
