@@ -31,8 +31,8 @@ HEAD = """# All parameters
 
 Written by `python -m simtoreal.parameter_list`, from the tables that the tasks themselves have, of the parts that a
 robot can have beside, and of anyone's environment (`sensor.0` is the first number of its observation). Nominal and
-bounds are those of all robots together; `simtoreal tasks --parameters TASK` has one task's. What they mean physically is
-in [parts.md](parts.md), how they are drawn in [randomization.md](randomization.md).
+bounds are those of all robots together; `simtoreal tasks --parameters TASK` has one task's. What they mean physically
+is in [parts.md](parts.md), how they are drawn in [randomization.md](randomization.md).
 
 | parameter | unit | nominal | bounds | what | of |
 |---|---|---|---|---|---|
