@@ -122,7 +122,7 @@ class RunConfig(BaseModel):
             check_names(curriculum, inspect.signature(CurriculumSettings).parameters)
             for name, value in curriculum.items():
                 if isinstance(value, bool):
-                    raise ValueError(f"{name} is neither true nor false, got {str(value).lower()}")
+                    raise ValueError(f"{name} takes neither true nor false, got {str(value).lower()}")
         elif not isinstance(curriculum, CurriculumSettings | None):
             raise ValueError(f"settings of a curriculum are needed (curriculum.kind=adr), got {curriculum!r}")
         return curriculum

@@ -107,6 +107,9 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
     a reward as a `physics_fault`. The observation is then the last sound one. Whatever an action that is not finite
     would have got, the failure pays what action 0 (of choices the first) gets from there to the episode's end: never
     more than holding still.
+
+    The first reset is made twice: an environment that builds its world there may treat its first episode unlike all
+    others (pybullet_envs_gymnasium's walkers pay another reward), and an episode must come again after any other.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -122,6 +125,7 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
         elif (action.low != -1).any() or (action.high != 1).any():
             env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
         super().__init__(env)
+        self._built = False
         self._shape = env.action_space.shape or ()
         self._still = np.full(self._shape, -1.0 if isinstance(action, spaces.Discrete) else 0.0, np.float32)
         self.still = self._still.ravel()  # as an action of this environment's
@@ -135,6 +139,9 @@ class ForeignEnv(gym.Wrapper[NDArray[Any], NDArray[np.float32], Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
+        if not self._built:
+            self.env.reset(seed=seed, options=options)
+            self._built = True
         obs, info = self.env.reset(seed=seed, options=options)
         self._sound = self._seen(obs)
         return self._sound, info

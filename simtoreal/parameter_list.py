@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
@@ -24,11 +25,14 @@ ONE_OF_MANY = (  # what of a name is one of several alike
     (re.compile(r"^(rotor\.thrust)\..+"), r"\1.*"),
     (re.compile(r"\.[xyz]$"), ".?"),
 )
+PARTS = "a robot with that part, no shipped one"
+ANYONE, OTHERS = "Pendulum-v1", "anyone's environment, here Pendulum-v1"
 HEAD = """# All parameters
 
-Written by `python -m simtoreal.parameter_list`, from the tables that the tasks themselves have. Nominal and bounds are
-those of all robots together; `simtoreal tasks --parameters TASK` has one task's. What they mean physically is in
-[parts.md](parts.md), how they are drawn in [randomization.md](randomization.md).
+Written by `python -m simtoreal.parameter_list`, from the tables that the tasks themselves have, of the parts that a
+robot can have beside, and of anyone's environment (`sensor.0` is the first number of its observation). Nominal and
+bounds are those of all robots together; `simtoreal tasks --parameters TASK` has one task's. What they mean physically
+is in [parts.md](parts.md), how they are drawn in [randomization.md](randomization.md).
 
 | parameter | unit | nominal | bounds | what | of |
 |---|---|---|---|---|---|
@@ -78,15 +82,30 @@ def pattern(name: str) -> str:
 
 
 def page() -> str:
-    """All parameters of all tasks, as Markdown."""
+    """All parameters of all tasks, of parts that none of them has, and of anyone's environment, as Markdown."""
     alike: dict[str, list[tuple[str, Parameter]]] = {}
     engines: dict[str, set[str]] = {}
-    for task, full in build.task_ids().items():
-        for engine in ENGINES[:2]:
-            for name, parameter in _table(full, engine).items():
-                alike.setdefault(pattern(name), []).append((task, parameter))
-                engines.setdefault(pattern(name), set()).add(engine)
+    for engine in ENGINES[:2]:
+        for task, full in build.task_ids().items():
+            _sort_in(_table(full, engine), task, engine, alike, engines)
+    known = set(alike)
+    for engine in ENGINES[:2]:
+        for table, label in ((_equipped(engine), PARTS), (_table(ANYONE, DEFAULT_ENGINE), OTHERS)):
+            more = {name: parameter for name, parameter in table.items() if pattern(name) not in known}
+            _sort_in(more, label, engine, alike, engines)
     return HEAD + "".join(f"{line}\n" for line in _lines(alike, engines, len(build.task_ids())))
+
+
+def _sort_in(
+    table: Mapping[str, Parameter],
+    label: str,
+    engine: str,
+    alike: dict[str, list[tuple[str, Parameter]]],
+    engines: dict[str, set[str]],
+) -> None:
+    for name, parameter in table.items():
+        alike.setdefault(pattern(name), []).append((label, parameter))
+        engines.setdefault(pattern(name), set()).add(engine)
 
 
 def _lines(
@@ -107,6 +126,29 @@ def _lines(
 def _span(numbers: list[float]) -> str:
     low, high = min(numbers), max(numbers)
     return f"{low:.4g}" if low == high else f"{low:.4g} … {high:.4g}"
+
+
+def _equipped(engine: str) -> Mapping[str, Parameter]:
+    """Of a robot with all that the shipped ones do without: a DC motor, an accelerometer, foot switches, currents."""
+    from simtoreal.robots.motors import DCMotor
+    from simtoreal.robots.sensors import Accelerometer, ContactSensor, TorqueSensor
+    from simtoreal.robots.tasks.walk import A1Walk
+
+    class Equipped(A1Walk):
+        """An A1 with more parts."""
+
+        robot = replace(A1Walk.robot, actuator=DCMotor((33.5,) * 12, (21.0,) * 12, voltage=24.0))
+        more_sensors = (
+            ContactSensor(A1Walk.legs.names),
+            Accelerometer(),
+            TorqueSensor(tuple(A1Walk.commanded_joints), 2.0, 1.0),
+        )
+
+    task = Equipped(engine=engine)
+    try:
+        return task.parameters
+    finally:
+        task.close()
 
 
 def _table(full: str, engine: str) -> Mapping[str, Parameter]:

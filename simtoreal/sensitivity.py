@@ -230,7 +230,7 @@ def _effects(space: _Space, design: FloatArray, figures: FloatArray, method: str
         found = sobol.analyze(space.problem, figures, calc_second_order=False, **options)
         names, values, half = space.entries, found["ST"], found["ST_conf"]
     rows = zip(names, np.asarray(values, float), np.asarray(half, float), strict=True)
-    return {str(name): Estimate(float(v), float(v - c), float(v + c)) for name, v, c in rows}
+    return {str(name): Estimate(float(v), max(float(v - c), min(float(v), 0.0)), float(v + c)) for name, v, c in rows}
 
 
 def _screened(space: _Space, design: FloatArray, method: str, seed: int) -> Iterator[Case]:

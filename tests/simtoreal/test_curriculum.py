@@ -94,7 +94,7 @@ def test_what_cannot_widen_is_refused(tmp_path, cli):
     cli(*train, "--set", "curriculum=adr").refused(
         "settings of a curriculum are needed (curriculum.kind=adr), got 'adr'"
     )
-    cli(*train, "--set", "curriculum.share=true").refused("curriculum: share is neither true nor false, got true")
+    cli(*train, "--set", "curriculum.share=true").refused("curriculum: share takes neither true nor false, got true")
     fixed = tmp_path / "fixed.yaml"
     fixed.write_text("task: PandaReach\nversion: 1\nentries:\n  actuator.latency: 0.01\n")
     cli(*train, "--curriculum", "adr", "--randomization", fixed).refused("no range that could widen")

@@ -30,6 +30,17 @@ def test_the_page_is_that_of_the_code():
     assert PAGE.read_text() == page(), "python -m simtoreal.parameter_list > docs/parameters.md"
 
 
+def test_the_page_has_what_no_shipped_task_has():
+    rows = {line.split("`")[1]: line for line in PAGE.read_text().splitlines() if line.startswith("| `")}
+    parts = ("battery.voltage", "sensor.acceleration.noise", "sensor.foot_contact.bias.*", "sensor.joint_torque.drift")
+    for name in parts:
+        assert "no shipped one" in rows[name]
+    for name in ("sensor.0.noise", "sensor.latency", "sensor.dropout", "actuator.noise", "actuator.repeat"):
+        assert "anyone's environment" in rows[name]
+    assert rows["actuator.latency"].endswith("| all tasks |")
+    assert "anyone" not in rows["gravity"]
+
+
 def test_what_is_alike_is_one_row():
     found = {
         "link.FR_hip.mass": "link.*.mass",

@@ -62,6 +62,13 @@ def test_sobol_s_total_indices_are_those_of_the_literature(known):
     assert all(total[name].low < total[name].value < total[name].high for name in "abc")
 
 
+def test_no_interval_of_an_effect_that_is_never_negative_begins_below_0(known):
+    found = known("Ishigami", ISHIGAMI, trajectories=4, episodes=2).factors
+    uncertain = [f.effect for f in found if 2 * f.effect.value < f.effect.high]  # half a width is more than the effect
+    assert uncertain
+    assert {effect.low for effect in uncertain} == {0.0}
+
+
 def test_entries_that_share_their_random_number_are_one(known):
     shared = LINEAR.replace("b: {uniform: [0.0, 1.0]}", "b: {uniform: [0.0, 1.0], shared: s}")
     shared = shared.replace("c: {uniform: [-1.0, 1.0]}", "c: {uniform: [-1.0, 1.0], shared: s}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 
+import gymnasium
+import numpy as np
 import pytest
 
 import simtoreal
@@ -32,6 +34,24 @@ SMALL = [
     "evaluate_every=400", "evaluate_episodes=1",
 ]  # fmt: skip
 NEVER = ["curriculum={metric: return, high: 1, low: -1e6}"]  # is anything mastered
+
+
+class BuiltLate(gymnasium.Env):
+    """Builds its world in its first reset, and until its second knows no height to pay for."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    height = built = None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.height, self.built = self.built, 0.5
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float(self.height or 0.0), False, False, {}
+
+
+gymnasium.register("BuiltLate-v0", BuiltLate, max_episode_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +107,13 @@ def test_what_it_has_not_is_refused(folder, tmp_path, cli):
     cli(
         "train", "Pendulum-v1", "--steps", 100, "--out", tmp_path / "run", "--randomization", tmp_path / "wrong.yaml"
     ).refused("wrong.yaml:4: sensor.speed.noise: no such parameter; did you mean")
+
+
+def test_its_first_episode_is_like_any_other():
+    env = simtoreal.make_env("BuiltLate-v0")
+    paid = []
+    for seed in (1, 2, 1):
+        env.reset(seed=seed)
+        paid.append(env.step(np.zeros(1, np.float32))[1])
+    env.close()
+    assert paid == [0.5] * 3
