@@ -46,7 +46,7 @@ _SLACK = 1e-9  # relative room for rounding when a range ends exactly on a bound
 
 class Parameter(Protocol):
     """What the randomizer needs to know of a physical parameter: one float in `unit`, in [low, high]. Where it also has
-    a true `fixed`, it does not change within an episode."""
+    a true `fixed`, it does not change within an episode; where a `step` above 0, its nearest multiple applies."""
 
     @property
     def unit(self) -> str: ...

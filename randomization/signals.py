@@ -32,7 +32,7 @@ ROWS = 16  # of random numbers drawn at a time
 
 @dataclass(frozen=True)
 class Signal:
-    """A parameter: one float in `unit`, in [low, high]."""
+    """A parameter: one float in `unit`, in [low, high], of which the nearest multiple of `step` applies (0: itself)."""
 
     unit: str
     nominal: float
@@ -40,6 +40,7 @@ class Signal:
     high: float
     description: str
     fixed: bool = False  # within an episode
+    step: float = 0.0
 
 
 class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -122,13 +123,14 @@ class SignalsEnv(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             found[f"sensor.{name}.noise"] = Signal("own", 0.0, 0.0, most, "standard deviation of white noise")
             found[f"sensor.{name}.bias"] = Signal("own", 0.0, -most, most, "constant offset")
         late, again = MOST_LATENCY * self.control_dt, "chance that an observation is lost: the one before is seen again"
-        found["sensor.latency"] = Signal("s", 0.0, 0.0, late, "age of an observation")
+        found["sensor.latency"] = Signal("s", 0.0, 0.0, late, "age of an observation", step=self.control_dt)
         found["sensor.dropout"] = Signal("-", 0.0, 0.0, MOST_DROPOUT, again)
-        found["actuator.latency"] = Signal("s", 0.0, 0.0, late, "from an action to its effect")
+        found["actuator.latency"] = Signal("s", 0.0, 0.0, late, "from an action to its effect", step=self.control_dt)
         if noisy_actions:
             said = "standard deviation of white noise, in shares of half an action's range"
             found["actuator.noise"] = Signal("-", 0.0, 0.0, 1.0, said)
-        found["actuator.repeat"] = Signal("step", 1.0, 1.0, MOST_REPEATS, "control steps for which an action is held")
+        said = "control steps for which an action is held"
+        found["actuator.repeat"] = Signal("step", 1.0, 1.0, MOST_REPEATS, said, step=1.0)
         return found
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -260,10 +262,8 @@ def offered_parameters(env: gymnasium.Env[Any, Any]) -> Table:
             raise ValueError(f"parameter {name}: nominal, low and high must be numbers, got {shown(numbers)}")
     if env.has_wrapper_attr("set_parameters"):
         return found
-    return {
-        name: Signal(p.unit, p.nominal, p.low, p.high, str(getattr(p, "description", "")), fixed=True)
-        for name, p in found.items()
-    }
+    more = {name: (str(getattr(p, "description", "")), True, getattr(p, "step", 0.0)) for name, p in found.items()}
+    return {name: Signal(p.unit, p.nominal, p.low, p.high, *more[name]) for name, p in found.items()}
 
 
 def _control_dt(env: gymnasium.Env[Any, Any]) -> float:

@@ -211,8 +211,9 @@ def heldout(preset: Preset, table: Table) -> dict[str, Any]:
     """The held-out suite of a preset, as data for `write_suite`.
 
     One condition for each entry alone and `all` at once. Each tail spans one full width of the entry's range beyond its
-    edge, clipped at the valid bounds, and is left out on a side where nominal is a bound. Raises ValueError when no
-    entry leaves room.
+    edge, clipped at the valid bounds, and is left out on a side where nominal is a bound; of a parameter with a `step`
+    it begins where the nearest multiple is one that the range does not come to, and spans a step at least. Raises
+    ValueError when no entry leaves room.
     """
     conditions: dict[str, dict[str, Any]] = {}
     everything: dict[str, Any] = {}
@@ -256,6 +257,9 @@ def _tails(entry: Entry, name: str, table: Table) -> Intervals | None:
     parameter = table[name]
     low, high = entry.resolve(name, parameter).bounds
     width = high - low
+    if step := getattr(parameter, "step", 0.0):
+        width = max(width, step)
+        low, high = (round(low / step) - 0.5) * step, (round(high / step) + 0.5) * step
     pieces = []
     if parameter.nominal > parameter.low:
         pieces.append((max(parameter.low, low - width), low))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gymnasium
 import pytest
 
 from simtoreal.randomization import suites
 from simtoreal.randomization.randomizer import Preset, Randomizer
+from simtoreal.randomization.signals import SignalsEnv
 from simtoreal.randomization.suites import NothingHeldOutError, Suite, heldout, is_held_out, severity, write_suite
 from simtoreal.randomization.yaml_files import ConfigFileError, dump_yaml
 
@@ -71,6 +73,17 @@ def test_heldout_spans_one_width_beyond_each_edge(preset_text, table):
     assert list(tails) == ["link.each.mass", "link.arm.com.x", "joint.each.damping", "ground.friction",
                            "actuator.latency", "all"]  # fmt: skip
     assert set(tails["all"]) == set(table)
+
+
+def test_what_applies_in_steps_is_held_out_from_where_another_step_is_the_nearest():
+    """Holding actions for 1 or 2 steps: 2.5 comes to another, 3. Late by 0 to 1 step of 20 ms: 2 are from 30 ms on."""
+    table = SignalsEnv(gymnasium.make("Pendulum-v1").unwrapped, control_dt=0.02).parameters
+    late = "actuator.latency: {uniform: [0, 0.02]}, sensor.latency: {uniform: [0, 0.015]}"
+    entries = f"actuator.repeat: {{choice: [1, 2]}}, {late}"
+    conditions = heldout(Preset.loads(f"task: Pendulum-v1\nversion: 1\nentries: {{{entries}}}"), table)["conditions"]
+    assert conditions["actuator.repeat"]["actuator.repeat"]["intervals"] == [[2.5, 3.5]]
+    assert conditions["actuator.latency"]["actuator.latency"]["intervals"] == [[0.03, 0.05]]
+    assert conditions["sensor.latency"]["sensor.latency"]["intervals"] == [[0.03, 0.05]]
 
 
 def test_every_heldout_case_is_held_out_and_within_bounds(tmp_path, preset_text, table):
