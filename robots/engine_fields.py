@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from simtoreal.robots import rotation
 from simtoreal.robots.ballast import AXES, MovableMass
 from simtoreal.robots.catalog import Robot
 from simtoreal.robots.model import Vector3
@@ -23,6 +24,9 @@ MAX_SLOPE = 0.35  # [rad]
 LEAST_GRAVITY, MAX_GRAVITY = 1.0, 12.0  # [m/s^2]: the Moon's is 1.6
 MAX_SPINNING, MAX_ROLLING = 0.05, 0.02  # [m]
 MAX_PLACE = 0.15  # [m] of a payload, from where it nominally is
+MAX_SHIFT = 0.1  # [m] of a centre of mass that the engine can move
+LEAST_SHARE = 0.01  # of the robot's mass, of a link whose centre of mass can move
+ALONG = 1e-6  # sine of the angle between axes that count as parallel
 MAX_COMPLIANCE = 5e-4  # [m/N]
 CONTACT_DAMPING, MAX_CONTACT_DAMPING = 100.0, 2_000.0  # [N s/m] of ground that gives way
 LEAST_INERTIA, MAX_INERTIA = 0.3, 3.0  # of nominal
@@ -94,7 +98,7 @@ class Fields:
         joints: of each moving joint its index, which is that of the link it moves.
         nominal: of each link what the engine made of it.
         armature: can the engine add inertia to a joint?
-        places: can payloads be elsewhere?
+        places: can payloads, and centres of mass, be elsewhere?
         springs: can its ground give way, as springs and dampers do that are told in N/m?
     """
 
@@ -153,6 +157,11 @@ class Fields:
         ]
         self._payloads = [(links[_payload(link)], f"link.{link}.payload") for link in robot.payload]
         self._places = [(index, tuple(f"{name}.{axis}" for axis in AXES)) for index, name in self._payloads if places]
+        self._shifts = [
+            (links[name], tuple(f"link.{name}.com.{axis}" for axis in AXES), reach)
+            for name in self._massive
+            if places and name in self._turning and name not in movable and any(reach := self._reach(name))
+        ]
         self._dampings = list(dampings.items())  # of joints whose link has no mass of its own
         self._drags = [(index, f"joint.{joint}.friction") for joint, index in joints.items()]
         inertia = {links[name]: max(moments) for name, (_, _, moments) in nominal.items()}
@@ -169,6 +178,25 @@ class Fields:
         """The nominal mass [kg] of a link, of a movable one with its points."""
         return self._movable[link].body.mass if link in self._movable else self._nominal[link][0]
 
+    def _reach(self, link: str) -> Vector3:
+        """How far the centre of mass of a link may be moved along its axes [m]: as far as its mass is spread along
+        them, sqrt((Iyy + Izz - Ixx) / 2m), and at most `MAX_SHIFT`. 0 of a floating base, whose pose is that of its
+        centre, of a link that is light beside the robot, and along an axis about which alone a link turns."""
+        robot = self._robot
+        if link == robot.model.root or self._whole(link) < LEAST_SHARE * sum(map(self._whole, self._massive)):
+            return 0.0, 0.0, 0.0
+        body = robot.inertials.get(link) or robot.model.inertial(link)
+        half = sum(body.inertia[:3]) / 2.0
+        spread = [min(math.sqrt(max(half - own, 0.0) / body.mass), MAX_SHIFT) for own in body.inertia[:3]]
+        motion = robot.model.chain(link, self._joints).motion([0.0] * len(self._joints))
+        axes = [column[3:] for column in motion.columns if any(column[3:])]
+        for k in range(3):
+            along = motion.turn[k::3]
+            if not robot.floating and all(math.hypot(*rotation.cross(axis, along)) < ALONG for axis in axes):
+                spread[k] = 0.0
+        x, y, z = spread
+        return x, y, z
+
     def parameters(self) -> Iterator[Parameter]:
         """What can be set of this robot; what PyBullet cannot do is absent."""
         robot = self._robot
@@ -182,9 +210,13 @@ class Fields:
                 what = "Coulomb friction; the ground's multiplies it" if robot.floating else "against the table"
                 yield Parameter(f"link.{name}.friction", "-", self._nominal[name][1], 0.0, 2.0, what)
         for link, movable in self._movable.items():
-            for axis, reach in zip(AXES, movable.reach, strict=True):
+            for axis, most in zip(AXES, movable.reach, strict=True):
                 what = f"centre of mass moved along the link's {axis}"
-                yield Parameter(f"link.{link}.com.{axis}", "m", 0.0, -0.98 * reach, 0.98 * reach, what)
+                yield Parameter(f"link.{link}.com.{axis}", "m", 0.0, -0.98 * most, 0.98 * most, what)
+        for _, names, reach in self._shifts:
+            for name, most in zip(names, reach, strict=True):
+                if most:
+                    yield Parameter(name, "m", 0.0, -most, most, f"centre of mass moved along the link's {name[-1]}")
         for link in robot.payload:
             yield Parameter(f"link.{link}.payload", "kg", 0.0, 0.0, robot.max_payload, "a point mass it carries")
         for _, names in self._places:
@@ -251,6 +283,8 @@ class Fields:
             yield "mass", index, (values[name], 0.0, 0.0, 0.0)
         for index, names in self._places:
             yield "place", index, tuple(values[name] for name in names)
+        for index, names, reach in self._shifts:
+            yield "centre", index, tuple(values[name] if most else 0.0 for name, most in zip(names, reach, strict=True))
         for index, name in self._dampings:
             yield "jointDamping", index, (values[name],)
         for index, name in self._drags:
@@ -309,6 +343,12 @@ class Fields:
         if thing is not None:
             out[f"{OBJECT}.mass"], out[f"{OBJECT}.friction"] = thing
         return out
+
+    def shifted(self, moved: Mapping[int, Sequence[float]]) -> dict[str, float]:
+        """Likewise of centres of mass, from how far [3] each link's was moved [m]."""
+        return {
+            name: moved[index][k] for index, names, reach in self._shifts for k, name in enumerate(names) if reach[k]
+        }
 
 
 def gravity_on_slope(pitch: float, roll: float, gravity: float = GRAVITY) -> Vector3:

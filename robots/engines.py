@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("pybullet", "mujoco", "mujoco-shipped")
 """MuJoCo's contacts are as hard as PyBullet's, or as MuJoCo ships them."""
-MUJOCO_ALONE = ("joint.*.armature", "link.*.payload.?")  # parameters that PyBullet cannot set
+MUJOCO_ALONE = ("joint.*.armature", "link.*.payload.?", "link.*.com.?")  # parameters that PyBullet cannot set (of all)
 PYBULLET_ALONE = ("ground.compliance", "ground.damping")  # and that MuJoCo cannot: its contacts know no N/m
 
 

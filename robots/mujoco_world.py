@@ -136,7 +136,8 @@ class MuJoCoWorld(World):
         self._looks = Looks(model, {body: name for name, body in bodies.items()}) if self._rendering else None
         self.painted = self._looks.names if self._looks else ()
         self._fields = Fields(robot, self._movable, links, joints, nominal, armature=True, places=True)
-        self._places = model.body_pos.copy()
+        self._places, self._centres = model.body_pos.copy(), model.body_ipos.copy()
+        self._same = model.body_sameframe.copy(), model.geom_sameframe.copy()
         self._feet = [bodies[name] for name in robot.feet]
         self._still = {bodies[name] for name in robot.model.standing(robot.locked)}
         self._grounds = {i for i in range(model.ngeom) if model.geom(i).name in (GROUND, FIELD)}
@@ -174,6 +175,9 @@ class MuJoCoWorld(World):
                 model.dof_armature[self._dof_of[body]], heavier = numbers[0], True
             elif what == "place":
                 model.body_pos[body], heavier = self._places[body] + numbers, True
+            elif what == "centre":
+                self._shift(body, numbers)
+                heavier = True
             elif what == "force":
                 self._forces[body] = numbers
                 self._data.xfrc_applied[body, :3] = numbers
@@ -211,6 +215,16 @@ class MuJoCoWorld(World):
         if heavier:
             mujoco.mj_setConst(model, self._scratch)  # what follows from the masses
         self._values = {name: values[name] for name in self._names}
+
+    def _shift(self, body: int, by: Sequence[float]) -> None:
+        """Move the centre of mass of a body, and nothing else of it: where an inertial frame is its body's or a
+        shape's, MuJoCo works out one of the two alone."""
+        model, (frames, shapes) = self._model, self._same
+        model.body_ipos[body] = self._centres[body] + by
+        geoms = slice(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
+        apart = any(by)
+        model.body_sameframe[body] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE if apart else frames[body]
+        model.geom_sameframe[geoms] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE if apart else shapes[geoms]
 
     def _shape_ground(self, ground: Terrain | None) -> None:
         """Lay out a field of heights, and below it the plane; or the plane alone."""
@@ -255,7 +269,8 @@ class MuJoCoWorld(World):
             held[f"joint.{joint}.friction"] = float(model.dof_frictionloss[dof])
             if (name := f"joint.{joint}.armature") in self._values:
                 held[name] = float(model.dof_armature[dof])
-        return recalled(self._values, held)
+        moved = {link: (model.body_ipos[body] - self._centres[body]).tolist() for link, body in self._body_of.items()}
+        return recalled(self._values, held | self._fields.shifted(moved))
 
     def inertia(self, link: str) -> tuple[float, float, float]:
         """Principal inertia [kg m^2] of a link (of a movable one's core), or of the object, as the engine has it."""

@@ -27,6 +27,8 @@ ONE_OF_MANY = (  # what of a name is one of several alike
 )
 PARTS = "a robot with that part, no shipped one"
 ANYONE, OTHERS = "Pendulum-v1", "anyone's environment, here Pendulum-v1"
+Alike = dict[str, list[tuple[str, str, Parameter]]]
+"""Pattern -> the parameters of that name: of which task, in which engine."""
 HEAD = """# All parameters
 
 Written by `python -m simtoreal.parameter_list`, from the tables that the tasks themselves have, of the parts that a
@@ -83,40 +85,36 @@ def pattern(name: str) -> str:
 
 def page() -> str:
     """All parameters of all tasks, of parts that none of them has, and of anyone's environment, as Markdown."""
-    alike: dict[str, list[tuple[str, Parameter]]] = {}
-    engines: dict[str, set[str]] = {}
+    alike: Alike = {}
     for engine in ENGINES[:2]:
         for task, full in build.task_ids().items():
-            _sort_in(_table(full, engine), task, engine, alike, engines)
+            _sort_in(_table(full, engine), task, engine, alike)
     known = set(alike)
     for engine in ENGINES[:2]:
         for table, label in ((_equipped(engine), PARTS), (_table(ANYONE, DEFAULT_ENGINE), OTHERS)):
             more = {name: parameter for name, parameter in table.items() if pattern(name) not in known}
-            _sort_in(more, label, engine, alike, engines)
-    return HEAD + "".join(f"{line}\n" for line in _lines(alike, engines, len(build.task_ids())))
+            _sort_in(more, label, engine, alike)
+    return HEAD + "".join(f"{line}\n" for line in _lines(alike, len(build.task_ids())))
 
 
-def _sort_in(
-    table: Mapping[str, Parameter],
-    label: str,
-    engine: str,
-    alike: dict[str, list[tuple[str, Parameter]]],
-    engines: dict[str, set[str]],
-) -> None:
+def _sort_in(table: Mapping[str, Parameter], label: str, engine: str, alike: Alike) -> None:
     for name, parameter in table.items():
-        alike.setdefault(pattern(name), []).append((label, parameter))
-        engines.setdefault(pattern(name), set()).add(engine)
+        alike.setdefault(pattern(name), []).append((label, engine, parameter))
 
 
-def _lines(
-    alike: Mapping[str, list[tuple[str, Parameter]]], engines: Mapping[str, set[str]], count: int
-) -> Iterator[str]:
+def _lines(alike: Alike, count: int) -> Iterator[str]:
     for name in sorted(alike):
-        found = [parameter for _, parameter in alike[name]]
-        tasks = list(dict.fromkeys(task for task, _ in alike[name]))
-        of = "all tasks" if len(tasks) == count else ", ".join(tasks)
-        if len(engines[name]) == 1:
-            of += f"; in {next(iter(engines[name]))} alone"
+        found = [parameter for *_, parameter in alike[name]]
+        engines: dict[str, set[str]] = {}
+        for task, engine, _ in alike[name]:
+            engines.setdefault(task, set()).add(engine)
+        alone = [task for task, own in engines.items() if len(own) == 1]
+        everywhere = [task for task in engines if task not in alone]
+        shown = everywhere or alone
+        of = "all tasks" if len(shown) == count else ", ".join(shown)
+        if alone:
+            where = " and ".join(sorted(set().union(*(engines[task] for task in alone))))
+            of += f"; in {where} alone" + (f" {', '.join(alone)} too" if everywhere else "")
         units = ", ".join(dict.fromkeys(parameter.unit for parameter in found))
         what = "; ".join(dict.fromkeys(p.description for p in found if p.description))
         bounds = _span([p.low for p in found] + [p.high for p in found])

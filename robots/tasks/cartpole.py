@@ -77,10 +77,10 @@ class CartPoleSwingUp(LeftAndRight, Pole):
 
     @cached_property
     def _mirrors(self) -> tuple[Mirror, Mirror, Mirror]:
-        """Every sign turns but that of the cosine; constant biases turn too, no other parameter has a side."""
+        """Every sign turns but that of the cosine; constant biases turn too, and where the pole's mass is."""
         seen = -np.ones(self.observation_layout.size, np.float32)
         seen[self.observation_layout.slices["pole_direction"].start + 1] = 1
-        sided = np.array([-1.0 if name.endswith(".bias") else 1.0 for name in self.parameters], np.float32)
+        sided = np.array([-1.0 if name.endswith((".bias", ".com.x")) else 1.0 for name in self.parameters], np.float32)
         true = np.concatenate([seen, sided]) if "parameters" in self.privileged_layout.slices else seen
         seen_from, true_from, action = ((np.arange(len(sign)), sign) for sign in (seen, true, -np.ones(1, np.float32)))
         return seen_from, true_from, action

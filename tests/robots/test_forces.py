@@ -2,6 +2,7 @@
 engines."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,6 +170,41 @@ def test_an_arm_falls_as_a_payload_in_another_place_pulls_it(place):
         pull -= body.mass * G * speed[:, 2]
     matrix = matrix + load * speed @ speed.T  # the payload's, the last of them
     assert found == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("link", ["panda_link2", "panda_link4", "panda_hand"])
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.01, -0.04, 0.015), (-0.011, 0.05, -0.016)])
+def test_an_arm_falls_as_a_link_with_its_mass_elsewhere_pulls_it(link, shift):
+    """From rest in one step M q'' = tau(gravity), of a robot whose link has another centre of mass in its file."""
+    robot = catalog.panda()
+    world = make_world("mujoco", robot, 0.001)
+    q = [0.1, -0.5, 0.3, -1.9, 0.4, 1.5, 0.2]
+    nominal = {p.name: p.nominal for p in world.parameters}
+    falls = []
+    try:
+        for by in (shift, (0.0, 0.0, 0.0)):
+            values = {f"link.{link}.com.{a}": s for a, s in zip("xyz", by, strict=True)}
+            world.apply(nominal | values)
+            assert {name: world.read_back()[name] for name in values} == pytest.approx(values, abs=1e-15)
+            world.reset(q, [0.0] * 7)
+            falls.append(np.array(world.step([0.0] * 7)[1]) / 0.001)
+        untouched = make_world("mujoco", robot, 0.001)
+        untouched.apply(nominal)
+        untouched.reset(q, [0.0] * 7)
+        assert (np.array(untouched.step([0.0] * 7)[1]) / 0.001 == falls[1]).all()
+        untouched.close()
+    finally:
+        world.close()
+    moved = robot.inertials[link] if link in robot.inertials else robot.model.inertial(link)
+    inertials = {**robot.inertials, link: replace(moved, com=tuple(np.add(moved.com, shift)))}
+    matrix, pull = mass_matrix(robot.model, world.joints, q, inertials), np.zeros(7)
+    for name, part in robot.model.links.items():
+        if part.has_inertial:
+            body = inertials.get(name) or robot.model.inertial(name)
+            motion = robot.model.chain(name, world.joints).motion(q)
+            columns, turn = np.array(motion.columns), np.reshape(motion.turn, (3, 3))
+            pull -= body.mass * G * (columns[:, :3] + np.cross(columns[:, 3:], turn @ np.array(body.com)))[:, 2]
+    assert falls[0] == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize(("compliance", "damping", "mass"), [(1e-4, 100.0, 1.0), (2e-4, 30.0, 2.0), (5e-4, 20.0, 1.0)])
