@@ -258,8 +258,8 @@ def test_reload_is_as_new(world):
 def test_what_an_engine_cannot_set_is_absent(world):
     panda = world("panda")
     names = [p.name for p in panda.parameters]
-    assert not [name for name in names if ".com" in name]
-    assert any("armature" in name for name in names) == isinstance(panda, MuJoCoWorld)
+    for what in ("armature", ".com."):
+        assert any(what in name for name in names) == isinstance(panda, MuJoCoWorld)
 
 
 def test_loading_says_nothing_on_stdout(capfd, world):

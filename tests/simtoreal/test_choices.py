@@ -300,7 +300,9 @@ def test_a_continuous_task_learned_by_choices_goes_the_whole_way(algorithm, work
     said.refused("fine-tuning is for policies that see vectors and act continuously")
 
 
-@pytest.mark.parametrize(("algorithm", "workers"), [("rainbow", 2), ("ppo", 0), ("sb3-dqn", 0)])
+@pytest.mark.parametrize(
+    ("algorithm", "workers"), [("rainbow", 2), ("ppo", 0), pytest.param("sb3-dqn", 0, marks=pytest.mark.soak)]
+)
 def test_choices_that_change_the_last_command_go_the_whole_way(algorithm, workers, tmp_path, cli):
     """By 0.1 of 0.4 rad and 1.25 m/s: the bundle says so in SI, each command is that far from the last, and it earns
     what these commands earn on the task as it is."""

@@ -58,7 +58,7 @@ def train(task, out, *, steps=240, envs=2, settings=FAST, algorithm="ppo", **opt
     return Path(simtoreal.train(task, steps=steps, envs=envs, out=out, **how).run)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])
 @pytest.mark.parametrize(("algorithm", "settings"), [("ppo", LEARN), ("dqn", LEARN_Q)])
 @pytest.mark.parametrize(("task", "width"), [("Square", 512), ("SquareSmall", 128)])
 def test_it_learns_to_name_what_it_sees(task, width, algorithm, settings, seed, tmp_path):
