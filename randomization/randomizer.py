@@ -32,7 +32,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from simtoreal.randomization.distributions import KINDS, Affine, Constant, Distribution, from_data, line, to_data
+from simtoreal.randomization.distributions import Affine, Constant, Distribution, line
+from simtoreal.randomization.forms import KINDS, from_data, to_data
 from simtoreal.randomization.messages import nearest, shown
 from simtoreal.randomization.philox import uniforms
 from simtoreal.randomization.schedules import SCHEDULES, Moving, Pace, Schedule

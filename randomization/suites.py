@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simtoreal.randomization.distributions import Intervals, to_data
+from simtoreal.randomization.distributions import Intervals
+from simtoreal.randomization.forms import to_data
 from simtoreal.randomization.messages import nearest, shown
 from simtoreal.randomization.philox import episode_seed, name_key
 from simtoreal.randomization.randomizer import (

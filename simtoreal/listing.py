@@ -14,7 +14,7 @@ from simtoreal.config import ALGORITHMS, ConfigError
 from simtoreal.contract import Contract
 from simtoreal.integration import check_borne
 from simtoreal.progress import console as make_console
-from simtoreal.randomization.distributions import to_data
+from simtoreal.randomization.forms import to_data
 from simtoreal.randomization.randomizer import Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths, suite_paths
 from simtoreal.robot_files import known_robots, name_task

@@ -17,10 +17,9 @@ from simtoreal.randomization.distributions import (
     Mixture,
     TruncatedNormal,
     Uniform,
-    from_data,
     line,
-    to_data,
 )
+from simtoreal.randomization.forms import from_data, to_data
 
 U = np.linspace(0, 1, 101)
 
