@@ -262,8 +262,13 @@ def offered_parameters(env: gymnasium.Env[Any, Any]) -> Table:
             raise ValueError(f"parameter {name}: nominal, low and high must be numbers, got {shown(numbers)}")
     if env.has_wrapper_attr("set_parameters"):
         return found
-    more = {name: (str(getattr(p, "description", "")), True, getattr(p, "step", 0.0)) for name, p in found.items()}
-    return {name: Signal(p.unit, p.nominal, p.low, p.high, *more[name]) for name, p in found.items()}
+    return {
+        name: Signal(
+            p.unit, p.nominal, p.low, p.high, str(getattr(p, "description", "")),
+            fixed=True, step=getattr(p, "step", 0.0),
+        )
+        for name, p in found.items()
+    }  # fmt: skip
 
 
 def _control_dt(env: gymnasium.Env[Any, Any]) -> float:

@@ -37,8 +37,8 @@ Dynamics = tuple[float, float, Vector3]
 
 EngineField = tuple[str, int, tuple[float, ...]]
 """What is written, of which link, and its numbers: a "mass" has its principal inertia with it, a "massAndDamping" its
-joint's damping too, an "objectMass" likewise; "gravity" and "force" are vectors, "terrain" a shape, all others one
-number."""
+joint's damping too, an "objectMass" likewise; "gravity", "force", "place" and "centre" are vectors, "terrain" a shape,
+all others one number."""
 
 
 class GroundFields(NamedTuple):

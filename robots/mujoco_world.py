@@ -269,8 +269,9 @@ class MuJoCoWorld(World):
             held[f"joint.{joint}.friction"] = float(model.dof_frictionloss[dof])
             if (name := f"joint.{joint}.armature") in self._values:
                 held[name] = float(model.dof_armature[dof])
-        moved = {link: (model.body_ipos[body] - self._centres[body]).tolist() for link, body in self._body_of.items()}
-        return recalled(self._values, held | self._fields.shifted(moved))
+        moved = (model.body_ipos - self._centres).tolist()
+        shifts = self._fields.shifted({link: moved[body] for link, body in self._body_of.items()})
+        return recalled(self._values, held | shifts)
 
     def inertia(self, link: str) -> tuple[float, float, float]:
         """Principal inertia [kg m^2] of a link (of a movable one's core), or of the object, as the engine has it."""

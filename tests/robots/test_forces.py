@@ -10,7 +10,6 @@ import pytest
 from simtoreal.robots import catalog
 from simtoreal.robots.dynamics import mass_matrix
 from simtoreal.robots.engines import make_world
-from simtoreal.robots.model import Inertial
 from simtoreal.robots.mujoco_world import MuJoCoWorld
 from tests.robots.test_known_answers import ALOFT, BALL, STAND, G, floating, whole  # noqa: F401 (a fixture)
 
@@ -139,6 +138,23 @@ def test_a_ball_that_spins_slows_down_by_torque_over_inertia(ball, spinning):
     assert world.read_back()["ground.spinning_friction"] == spinning
 
 
+def speed_by_joint(robot, joints, q, link, point):
+    """How each joint [n] moves a point of a link [3]: [n, 3]."""
+    motion = robot.model.chain(link, joints).motion(q)
+    columns, turn = np.array(motion.columns), np.reshape(motion.turn, (3, 3))
+    return columns[:, :3] + np.cross(columns[:, 3:], turn @ np.array(point))
+
+
+def pull_of_gravity(robot, joints, q, inertials):
+    """How gravity pulls at each joint [n], of links of which some have other inertials than the file's."""
+    bodies = {
+        name: inertials.get(name) or robot.model.inertial(name)
+        for name, part in robot.model.links.items()
+        if part.has_inertial
+    }
+    return -G * sum(b.mass * speed_by_joint(robot, joints, q, name, b.com)[:, 2] for name, b in bodies.items())
+
+
 @pytest.mark.parametrize("place", [(0.0, 0.0, 0.0), (0.12, -0.05, 0.08), (-0.1, 0.15, -0.02)])
 def test_an_arm_falls_as_a_payload_in_another_place_pulls_it(place):
     """From rest in one step M q'' = tau(gravity), the payload a point mass at its mount plus its place."""
@@ -156,19 +172,9 @@ def test_an_arm_falls_as_a_payload_in_another_place_pulls_it(place):
         assert {name: world.read_back()[name] for name in values} == pytest.approx(values)
     finally:
         world.close()
-    matrix = mass_matrix(robot.model, world.joints, q, robot.inertials)
-    pull = np.zeros(7)
-    parts = [
-        (name, robot.inertials.get(name) or robot.model.inertial(name))
-        for name, part in robot.model.links.items()
-        if part.has_inertial
-    ]
-    for name, body in [*parts, (link, Inertial(load, tuple(np.add(mount, place)), (0.0,) * 6))]:
-        motion = robot.model.chain(name, world.joints).motion(q)
-        columns, turn = np.array(motion.columns), np.reshape(motion.turn, (3, 3))
-        speed = columns[:, :3] + np.cross(columns[:, 3:], turn @ np.array(body.com))
-        pull -= body.mass * G * speed[:, 2]
-    matrix = matrix + load * speed @ speed.T  # the payload's, the last of them
+    speed = speed_by_joint(robot, world.joints, q, link, np.add(mount, place))  # of the payload
+    matrix = mass_matrix(robot.model, world.joints, q, robot.inertials) + load * speed @ speed.T
+    pull = pull_of_gravity(robot, world.joints, q, robot.inertials) - load * G * speed[:, 2]
     assert found == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
 
 
@@ -197,13 +203,8 @@ def test_an_arm_falls_as_a_link_with_its_mass_elsewhere_pulls_it(link, shift):
         world.close()
     moved = robot.inertials[link] if link in robot.inertials else robot.model.inertial(link)
     inertials = {**robot.inertials, link: replace(moved, com=tuple(np.add(moved.com, shift)))}
-    matrix, pull = mass_matrix(robot.model, world.joints, q, inertials), np.zeros(7)
-    for name, part in robot.model.links.items():
-        if part.has_inertial:
-            body = inertials.get(name) or robot.model.inertial(name)
-            motion = robot.model.chain(name, world.joints).motion(q)
-            columns, turn = np.array(motion.columns), np.reshape(motion.turn, (3, 3))
-            pull -= body.mass * G * (columns[:, :3] + np.cross(columns[:, 3:], turn @ np.array(body.com)))[:, 2]
+    matrix = mass_matrix(robot.model, world.joints, q, inertials)
+    pull = pull_of_gravity(robot, world.joints, q, inertials)
     assert falls[0] == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
 
 
