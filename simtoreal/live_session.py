@@ -177,11 +177,6 @@ class Session:
         """Have `wish` called between two control steps, by the loop; from any thread. What ValueError says is noted."""
         self._wishes.put(wish)
 
-    @property
-    def has_wishes(self) -> bool:
-        """Is anything asked for that is not granted yet?"""
-        return not self._wishes.empty()
-
     def run(self, show: Callable[[Snapshot], None]) -> None:
         """Play in real time until the last episode is over; `show` is called some 30 times a second.
 

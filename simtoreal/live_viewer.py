@@ -7,9 +7,10 @@ import html
 import io
 import math
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -29,14 +30,34 @@ PUSH = 2.0  # [m/s] at most
 
 @dataclass
 class Knob:
-    """A slider, and the value that it was last given: by a hand, or by `show`."""
+    """A slider, and the value that it was last given: by a hand, or by `show`.
+
+    A hand's values arrive on the server's thread, and all else is done on the session's. Until the session has done
+    what the hand asked for, `show` leaves the slider alone: it would take back what is on its way.
+    """
 
     handle: Any
     given: float
+    asked: int = 0
+    """Values of a hand that the session has not taken yet."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def turn(self, value: float) -> None:
+        """By a hand."""
+        with self.lock:
+            self.given = value
+            self.asked += 1
+
+    def taken(self) -> None:
+        """The session has had one of a hand's values."""
+        with self.lock:
+            self.asked -= 1
 
     def show(self, value: float) -> None:
-        """Put it where `value` is, unless it is there."""
-        if not math.isclose(value, self.given, rel_tol=1e-6, abs_tol=1e-9):
+        """Put it where `value` is, unless it is there or a hand's value is on its way."""
+        with self.lock:
+            if self.asked or math.isclose(value, self.given, rel_tol=1e-6, abs_tol=1e-9):
+                return
             self.given = value
             self.handle.value = on_scale(value, self.handle.min, self.handle.max)
 
@@ -85,8 +106,6 @@ class Viewer:
             self._status.content = status(now, self._session.task.parameters)
             self._terms.content = table((name, f"{value:+.3f}") for name, value in now.terms.items())
         self._told += 1
-        if self._session.has_wishes:
-            return  # what is on its way would be taken back
         for name, knob in self._knobs.items():
             knob.show(now.parameters[name])
         for (name, index), knob in self._goal_knobs.items():
@@ -186,13 +205,21 @@ class Viewer:
     def _on_change(self, handle: Any, wish: Callable[[Any], None], knob: Knob | None = None) -> None:
         """Ask for `wish` with the value that a reader gives, in the order given; what `show` writes is none."""
 
+        def take(value: Any) -> None:
+            try:
+                wish(value)
+            finally:
+                if knob is not None:
+                    knob.taken()
+
         @handle.on_update
         async def _(event: Any) -> None:
             if event.client_id is None:
                 return
-            self._session.ask(partial(wish, handle.value))
+            value = handle.value
             if knob is not None:
-                knob.given = handle.value
+                knob.turn(value)
+            self._session.ask(partial(take, value))
 
 
 def notch(low: float, high: float) -> float:

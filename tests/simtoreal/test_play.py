@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import numpy as np
@@ -25,7 +26,7 @@ from PIL import Image
 from simtoreal import build
 from simtoreal.contract import Contract
 from simtoreal.live_session import Session
-from simtoreal.live_viewer import Viewer, notch, on_scale, status
+from simtoreal.live_viewer import Knob, Viewer, notch, on_scale, status
 from simtoreal.playing import HoldStill
 from simtoreal.robots import catalog
 from simtoreal.robots.looks import looks
@@ -124,6 +125,19 @@ def test_a_slider_has_round_notches(low, high, step):
     assert on_scale(high, low, high) == high
 
 
+def test_what_a_hand_asked_for_is_not_taken_back_before_it_is_done():
+    handle = SimpleNamespace(min=0.0, max=2.0, value=0.2)
+    knob = Knob(handle, 0.1)
+    knob.turn(0.2)
+    knob.show(0.1)  # of a control step before it
+    assert handle.value == 0.2
+    knob.taken()
+    knob.show(0.2)
+    assert handle.value == 0.2
+    knob.show(0.1)  # refused, or changed since by another
+    assert handle.value == 0.1
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Session, Viewer]]:
     """A paused KUKA that holds still, in a page."""
@@ -156,6 +170,14 @@ def wait_for(condition, what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"the page does not show {what}"
+        time.sleep(0.2)
+
+
+def wait_until(read, wanted, what: str) -> None:
+    """As `wait_for`, of a number; says which was there instead."""
+    deadline = time.monotonic() + PATIENCE
+    while read() != pytest.approx(wanted):
+        assert time.monotonic() < deadline, f"{what} is {read()}, not {wanted}"
         time.sleep(0.2)
 
 
@@ -215,10 +237,7 @@ def test_a_slider_moved_in_the_page_reaches_physics(served, page):
     before = ask(session, session.task.read_parameters)
     unfold(page, "link (")
     press(page, "lbr_iiwa_link_7.payload [kg]", "ArrowRight", 20)  # notches of 10 g
-    wait_for(
-        lambda: ask(session, session.task.read_parameters)["link.lbr_iiwa_link_7.payload"] == pytest.approx(0.2),
-        "that the payload changed",
-    )
+    wait_until(lambda: ask(session, session.task.read_parameters)["link.lbr_iiwa_link_7.payload"], 0.2, "the payload")
     after = ask(session, session.task.read_parameters)
     assert {name for name in after if after[name] != before[name]} == {"link.lbr_iiwa_link_7.payload"}
     wait_for(lambda: "lbr_iiwa_link_7.payload 0.2 kg" in text_of(page), "what is not nominal")
@@ -228,10 +247,7 @@ def test_a_goal_moved_in_the_page_is_the_task_s(served, page):
     session, _ = served
     x, y, z = ask(session, lambda: session.task.goal)["tool_position"]
     press(page, "tool_position.x", "ArrowRight", 3)
-    wait_for(
-        lambda: ask(session, lambda: session.task.goal)["tool_position"][0] == pytest.approx(round(x, 3) + 0.003),
-        "that the goal moved",
-    )
+    wait_until(lambda: ask(session, lambda: session.task.goal)["tool_position"][0], round(x, 3) + 0.003, "the goal's x")
     assert list(ask(session, lambda: session.task.goal)["tool_position"][1:]) == [y, z]
 
 
