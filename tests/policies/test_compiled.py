@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -44,6 +45,28 @@ def quietly():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Compiling)
         yield
+
+
+@pytest.fixture(scope="module")
+def library_of_walk(tmp_path_factory):
+    """What the compiler makes of `Walk()`, made once for all tests."""
+    place = tmp_path_factory.mktemp("walk")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(place))
+        assert made(Walk())
+    return next(place.rglob("*.so"))
+
+
+@pytest.fixture
+def once(library_of_walk, monkeypatch):
+    """The compiler has made `Walk()` before; its library is brought instead of made again. For tests of where
+    libraries are kept."""
+
+    def bring(place, work, calls):
+        warnings.warn("brought", Compiling, stacklevel=2)
+        shutil.copyfile(library_of_walk, place / "library.so")
+
+    monkeypatch.setattr(compiled, "_make", bring)
 
 
 def agent_and_updates(name, compile_):
@@ -167,7 +190,7 @@ def test_what_makes_the_same_calls_is_made_once(place):
     assert len({key_of(walk) for walk in (Walk(), Walk(factor=0.25), Walk(n=5))}) == 3
 
 
-@pytest.mark.usefixtures("quietly")
+@pytest.mark.usefixtures("quietly", "once")
 def test_random_numbers_come_in_the_order_of_the_calls():
     one, other = Walk(), Walk()
     run = other.compiled()
@@ -178,7 +201,7 @@ def test_random_numbers_come_in_the_order_of_the_calls():
     assert torch.equal(other.rng.get_state(), one.rng.get_state())
 
 
-@pytest.mark.usefixtures("quietly")
+@pytest.mark.usefixtures("quietly", "once")
 def test_a_library_that_was_not_used_for_months_goes_when_another_is_made(place):
     place.mkdir(parents=True)
     old, recent = (place / f"{name}.so" for name in ("old", "recent"))
@@ -197,6 +220,7 @@ def key_of(walk):
     return calls.key()
 
 
+@pytest.mark.usefixtures("once")
 def test_a_broken_library_is_made_again(place):
     place.mkdir(parents=True)
     library = place / f"{key_of(Walk())}.so"
@@ -209,6 +233,7 @@ def test_a_broken_library_is_made_again(place):
     assert not made(Walk())
 
 
+@pytest.mark.usefixtures("once")
 def test_who_may_create_what_others_write_still_compiles(place):
     before = os.umask(0o002)
     try:
@@ -219,6 +244,7 @@ def test_who_may_create_what_others_write_still_compiles(place):
     assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {0o600}
 
 
+@pytest.mark.usefixtures("quietly", "once")
 def test_who_has_waited_long_enough_makes_it_himself(place, monkeypatch):
     monkeypatch.setattr(libraries, "PATIENCE", 0.3)
     place.mkdir(parents=True)
