@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from simtoreal.robots.model import Inertial, ModelError, Vector3
 
 SHARES = (0.4, 0.25, 0.25)
-"""Of a link's mass, the part that sits on the x, y and z axis through its centre of mass; the rest is its core."""
+"""Of a link's mass, the part that sits on the x, y and z axis through its centre of mass, where that can move along it;
+the rest is its core."""
 
 AXES = "xyz"
 
 
 @dataclass(frozen=True)
 class MovableMass:
-    """A link of `mass` [kg] split into a core and six point masses, two on each axis through its centre of mass.
+    """A link of `mass` [kg] split into a core and two point masses on each axis through its centre of mass that has a
+    `reach`.
 
     A pair holds `share * mass` together and sits at +-`distance` [m]. Moving mass from one of a pair to the other moves
     the centre of mass along that axis by up to `reach` = share * distance, and leaves the inertia about the *nominal*
     centre of mass as it was: every setting is a body that could be built.
+
+    Attributes:
+        reach: along x, y and z [m]; 0 where it stays.
     """
 
     body: Inertial
     reach: Vector3
+
+    @cached_property
+    def axes(self) -> tuple[int, ...]:
+        """Those along which the centre of mass can move."""
+        return tuple(axis for axis, reach in enumerate(self.reach) if reach)
 
     @cached_property
     def distance(self) -> Vector3:
@@ -44,30 +55,29 @@ class MovableMass:
         if min(core) <= 0.0 or 2.0 * max(core) >= sum(core):
             moments, reach = (", ".join(f"{x:.4g}" for x in numbers) for numbers in ((xx, yy, zz), self.reach))
             raise ModelError(f"a body of inertia {moments} kg m^2 cannot move its centre of mass by {reach} m")
-        return Inertial((1.0 - sum(SHARES)) * self.body.mass, self.body.com, (*core, xy, xz, yz))
+        rest = 1.0 - sum(SHARES[axis] for axis in self.axes)
+        return Inertial(rest * self.body.mass, self.body.com, (*core, xy, xz, yz))
 
     def points(self) -> dict[str, Vector3]:
         """Where the point masses are [m, link frame], by the suffix of their name (`x+`, `x-`, ...)."""
         out = {}
-        for axis, name in enumerate(AXES):
+        for axis in self.axes:
             for sign, mark in ((1.0, "+"), (-1.0, "-")):
                 place = list(self.body.com)
                 place[axis] += sign * self.distance[axis]
-                out[name + mark] = (place[0], place[1], place[2])
+                out[AXES[axis] + mark] = (place[0], place[1], place[2])
         return out
 
-    def masses(self, mass: float, shift: Vector3) -> dict[str, float]:
-        """Each point's mass [kg] for a link of `mass` whose centre of mass is moved by `shift` [m]."""
+    def masses(self, mass: float, shift: Sequence[float]) -> dict[str, float]:
+        """Each point's mass [kg] for a link of `mass` whose centre of mass is moved by `shift` [m] along its `axes`."""
         out = {}
-        for share, reach, moved, name in zip(SHARES, self.reach, shift, AXES, strict=True):
-            half, part = 0.5 * share * mass, moved / reach
+        for axis, moved in zip(self.axes, shift, strict=True):
+            half, part = 0.5 * SHARES[axis] * mass, moved / self.reach[axis]
+            name = AXES[axis]
             out[f"{name}+"], out[f"{name}-"] = half * (1.0 + part), half * (1.0 - part)
         return out
 
-    def shift(self, masses: dict[str, float]) -> Vector3:
-        """The inverse of `masses`: where the centre of mass has moved to [m]."""
-        x, y, z = (
-            reach * (masses[f"{n}+"] - masses[f"{n}-"]) / (masses[f"{n}+"] + masses[f"{n}-"])
-            for reach, n in zip(self.reach, AXES, strict=True)
-        )
-        return x, y, z
+    def shift(self, masses: dict[str, float]) -> list[float]:
+        """The inverse of `masses`: where the centre of mass has moved to [m] along its `axes`."""
+        pairs = [(self.reach[axis], masses[f"{AXES[axis]}+"], masses[f"{AXES[axis]}-"]) for axis in self.axes]
+        return [reach * (more - less) / (more + less) for reach, more, less in pairs]

@@ -55,7 +55,7 @@ class Robot:
         flying: floating, and never meant to touch: neither the ground's friction and slope nor its links' friction are
             parameters.
         feet: links that it stands on; where given, only their friction is a parameter.
-        com_reach: link -> how far its centre of mass may be moved along x, y and z [m].
+        com_reach: link -> how far its centre of mass may be moved along x, y and z [m]; 0 where it stays.
         ranges: joint -> least and greatest position [rad or m], where the URDF's are not those to keep; `efforts`
             [N m or N] and `velocities` [rad/s or m/s] likewise.
         joints: its moving joints in the order of every joint vector; without, the URDF's order.
@@ -136,6 +136,7 @@ def cartpole() -> Robot:
             "slider": Drag(0.1, 2.0, 0.0, 2.0, "N s/m", "N"),
             "hinge": Drag(0.001, 0.02, 0.0, 0.02),
         },
+        com_reach={"pole": (0.006, 0.0, 0.1)},
     )
 
 
@@ -325,6 +326,7 @@ def racecar() -> Robot:
         | {f"{wheel}_joint": Drag(0.001, 0.01, 0.0, 0.1) for wheel in RACECAR_WHEELS},
         payload={"chassis": (0.15, 0.0, 0.05)},
         max_payload=2.0,
+        com_reach={"chassis_inertia": (0.05, 0.015, 0.005)},
         floating=True,
         feet=RACECAR_WHEELS,
     )

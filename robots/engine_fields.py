@@ -150,7 +150,7 @@ class Fields:
             (
                 mass,
                 f"link.{link}.mass",
-                tuple(f"link.{link}.com.{axis}" for axis in AXES),
+                [f"link.{link}.com.{AXES[axis]}" for axis in mass.axes],
                 {mark: links[_point(link, mark)] for mark in mass.points()},
             )
             for link, mass in movable.items()
@@ -210,9 +210,10 @@ class Fields:
                 what = "Coulomb friction; the ground's multiplies it" if robot.floating else "against the table"
                 yield Parameter(f"link.{name}.friction", "-", self._nominal[name][1], 0.0, 2.0, what)
         for link, movable in self._movable.items():
-            for axis, most in zip(AXES, movable.reach, strict=True):
-                what = f"centre of mass moved along the link's {axis}"
-                yield Parameter(f"link.{link}.com.{axis}", "m", 0.0, -0.98 * most, 0.98 * most, what)
+            for axis in movable.axes:
+                most, name = 0.98 * movable.reach[axis], AXES[axis]
+                what = f"centre of mass moved along the link's {name}"
+                yield Parameter(f"link.{link}.com.{name}", "m", 0.0, -most, most, what)
         for _, names, reach in self._shifts:
             for name, most in zip(names, reach, strict=True):
                 if most:
@@ -276,8 +277,8 @@ class Fields:
                 yield "mass", index, inertial
         for index, name in self._frictions:
             yield "lateralFriction", index, (values[name],)
-        for movable, name, (x, y, z), marks in self._centres:
-            for mark, mass in movable.masses(values[name], (values[x], values[y], values[z])).items():
+        for movable, name, centre, marks in self._centres:
+            for mark, mass in movable.masses(values[name], [values[along] for along in centre]).items():
                 yield "mass", marks[mark], (mass, 0.0, 0.0, 0.0)
         for index, name in self._payloads:
             yield "mass", index, (values[name], 0.0, 0.0, 0.0)

@@ -156,6 +156,8 @@ class DescribedRobot:
         entry, inertials = self.entry, self._inertials()
         driven = [joint for joint in self.joints if joint not in passive]
         if entry.com:
+            if not any(entry.com.reach):
+                raise self.file.error("com: a reach of 0 along each axis moves nothing: leave com out", "com", "reach")
             body = inertials.get(entry.com.link) or self.model.inertial(entry.com.link)
             try:
                 MovableMass(body, entry.com.reach).core  # noqa: B018 (is there one?)

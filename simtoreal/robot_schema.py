@@ -89,10 +89,10 @@ class PayloadEntry(_Entry):
 
 
 class CentreEntry(_Entry):
-    """A link whose centre of mass may be moved, and how far along x, y and z [m]."""
+    """A link whose centre of mass may be moved, and how far along x, y and z [m]; 0 along which it stays."""
 
     link: str
-    reach: tuple[Positive, Positive, Positive]
+    reach: tuple[NotNegative, NotNegative, NotNegative]
 
 
 class InertialEntry(_Entry):

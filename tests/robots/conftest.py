@@ -78,13 +78,15 @@ def bullet_world(tmp_path):
 def _worlds(engine, tmp_path):
     diagonal = tmp_path / "diagonal.urdf"
     diagonal.write_text((ASSETS / "block.urdf").read_text().replace('xyz="1 0 0"', 'xyz="1 1 0"'))
+    pendulum = replace(catalog.cartpole(), locked=("slider",), payload={"pole": (0.0, 0.0, 1.0)}, max_payload=3.0)
     robots = {
         "slider": SLIDER,
         "lift": LIFT,
         "block": Robot("block", ASSETS / "block.urdf", {"along": NO_DRAG, "up": NO_DRAG}, table=True),
         "block on the diagonal": Robot("block", diagonal, {"along": NO_DRAG, "up": NO_DRAG}, table=True),
         "cartpole": catalog.cartpole(),
-        "pendulum": replace(catalog.cartpole(), locked=("slider",), payload={"pole": (0.0, 0.0, 1.0)}, max_payload=3.0),
+        "pendulum": pendulum,
+        "pendulum without ballast": replace(pendulum, com_reach={}),
         "cart with locked pole": replace(catalog.cartpole(), locked=("hinge",)),
         "panda": catalog.panda(),
         "panda with cube": catalog.panda_with_cube(),

@@ -178,34 +178,56 @@ def test_an_arm_falls_as_a_payload_in_another_place_pulls_it(place):
     assert found == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
 
 
+CONFIGURATION = [0.1, -0.5, 0.3, -1.9, 0.4, 1.5, 0.2]
+
+
+def falls(engine, robot, settings):
+    """How an arm's joints get faster from rest, at each of some settings [n], in one world."""
+    world = make_world(engine, robot, 0.001)
+    found = []
+    try:
+        for values in settings:
+            world.apply({p.name: p.nominal for p in world.parameters} | values)
+            assert {name: world.read_back()[name] for name in values} == pytest.approx(values, abs=1e-15)
+            world.reset(CONFIGURATION, [0.0] * 7)
+            found.append(np.array(world.step([0.0] * 7)[1]) / 0.001)
+    finally:
+        world.close()
+    return world.joints, found
+
+
 @pytest.mark.parametrize("link", ["panda_link2", "panda_link4", "panda_hand"])
 @pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (0.01, -0.04, 0.015), (-0.011, 0.05, -0.016)])
 def test_an_arm_falls_as_a_link_with_its_mass_elsewhere_pulls_it(link, shift):
     """From rest in one step M q'' = tau(gravity), of a robot whose link has another centre of mass in its file."""
     robot = catalog.panda()
-    world = make_world("mujoco", robot, 0.001)
-    q = [0.1, -0.5, 0.3, -1.9, 0.4, 1.5, 0.2]
-    nominal = {p.name: p.nominal for p in world.parameters}
-    falls = []
-    try:
-        for by in (shift, (0.0, 0.0, 0.0)):
-            values = {f"link.{link}.com.{a}": s for a, s in zip("xyz", by, strict=True)}
-            world.apply(nominal | values)
-            assert {name: world.read_back()[name] for name in values} == pytest.approx(values, abs=1e-15)
-            world.reset(q, [0.0] * 7)
-            falls.append(np.array(world.step([0.0] * 7)[1]) / 0.001)
-        untouched = make_world("mujoco", robot, 0.001)
-        untouched.apply(nominal)
-        untouched.reset(q, [0.0] * 7)
-        assert (np.array(untouched.step([0.0] * 7)[1]) / 0.001 == falls[1]).all()
-        untouched.close()
-    finally:
-        world.close()
     moved = robot.inertials[link] if link in robot.inertials else robot.model.inertial(link)
     inertials = {**robot.inertials, link: replace(moved, com=tuple(np.add(moved.com, shift)))}
-    matrix = mass_matrix(robot.model, world.joints, q, inertials)
-    pull = pull_of_gravity(robot, world.joints, q, inertials)
-    assert falls[0] == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
+    values = {f"link.{link}.com.{a}": s for a, s in zip("xyz", shift, strict=True)}
+    joints, (found, nominal) = falls("mujoco", robot, [values, dict.fromkeys(values, 0.0)])
+    assert (falls("mujoco", robot, [{}])[1][0] == nominal).all()
+    matrix = mass_matrix(robot.model, joints, CONFIGURATION, inertials)
+    pull = pull_of_gravity(robot, joints, CONFIGURATION, inertials)
+    assert found == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["pybullet", "mujoco"])
+@pytest.mark.parametrize("shift", [(0.03, -0.02, 0.008), (-0.03, 0.02, -0.008)])
+def test_an_arm_falls_as_its_ballast_pulls_it(engine, shift):
+    """The same of a link whose mass moves between points, in either engine: its inertia about the nominal centre stays,
+    so about the moved one it is m (d^2 1 - d d^T) less."""
+    link = "panda_link2"
+    robot = replace(catalog.panda(), com_reach={link: (0.04, 0.03, 0.01)})
+    body, d = robot.inertials[link], np.array(shift)
+    less = body.mass * (d @ d * np.eye(3) - np.outer(d, d))[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+    there = replace(body, com=tuple(np.add(body.com, d)), inertia=tuple(np.subtract(body.inertia, less)))
+    inertials = {**robot.inertials, link: there}
+    values = {f"link.{link}.com.{a}": s for a, s in zip("xyz", shift, strict=True)}
+    joints, (found, nominal) = falls(engine, robot, [values, dict.fromkeys(values, 0.0)])
+    assert (falls(engine, robot, [{}])[1][0] == nominal).all()
+    matrix = mass_matrix(robot.model, joints, CONFIGURATION, inertials)
+    pull = pull_of_gravity(robot, joints, CONFIGURATION, inertials)
+    assert found == pytest.approx(np.linalg.solve(matrix, pull), rel=2e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize(("compliance", "damping", "mass"), [(1e-4, 100.0, 1.0), (2e-4, 30.0, 2.0), (5e-4, 20.0, 1.0)])

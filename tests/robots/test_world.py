@@ -61,15 +61,24 @@ def test_inertia_follows_mass_in_a_measured_motion(world):
     assert period(w) == pytest.approx(2 * np.pi * np.sqrt(2 / (3 * G)), rel=1e-3)
 
 
+@pytest.mark.parametrize("shift", [0.09, -0.09])
+def test_a_rod_whose_ballast_moved_swings_about_its_centre(world, shift):
+    """m L^2/12 about the nominal centre, whatever is moved from one end to the other."""
+    w = world("pendulum", {"joint.hinge.damping": 0.0, "link.pole.com.z": shift})
+    assert not any(p.name == "link.pole.com.y" for p in w.parameters), "along the hinge nothing moves"
+    assert period(w) == pytest.approx(2 * np.pi * np.sqrt((1 / 3 + shift) / (G * (0.5 + shift))), rel=1e-3)
+    assert w.read_back()["link.pole.com.z"] == pytest.approx(shift, rel=1e-9)
+
+
 @pytest.mark.parametrize("shift", [0.1, -0.1])
 def test_a_rod_whose_centre_of_mass_is_elsewhere_swings_about_it(world, shift):
     """m L^2/12 about the centre, which is L/2 + d below the hinge; PyBullet has no setter for it."""
-    w = world("pendulum", {"joint.hinge.damping": 0.0})
+    w = world("pendulum without ballast", {"joint.hinge.damping": 0.0})
     if isinstance(w, PyBulletWorld):
         assert not any(".com." in p.name for p in w.parameters)
         return
     assert not any(p.name == "link.pole.com.y" for p in w.parameters), "along the hinge nothing moves"
-    w = world("pendulum", {"joint.hinge.damping": 0.0, "link.pole.com.z": shift})
+    w = world("pendulum without ballast", {"joint.hinge.damping": 0.0, "link.pole.com.z": shift})
     arm = 0.5 + shift
     assert period(w) == pytest.approx(2 * np.pi * np.sqrt((1 / 12 + arm**2) / (G * arm)), rel=1e-3)
 
