@@ -24,7 +24,8 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -191,6 +192,7 @@ class Randomizer:
                 if getattr(table[name], "fixed", False):
                     raise entry.error(f"{name} is set at a reset alone: its environment has no set_parameters")
                 self._paces[name] = entry.pace
+        _check_company(preset.entries)
         self._streams = tuple(entry.shared or name for name, entry in chosen.items())
         self._nominal = np.array([table[name].nominal for name in self.distributions])
         self._prepare()
@@ -263,6 +265,14 @@ class Randomizer:
     def _clip(self, name: str, low: float, high: float) -> tuple[float, float]:
         least, greatest = self._bounds[name]
         return max(low, least), min(high, greatest)
+
+
+def _check_company(entries: Iterable[Entry]) -> None:
+    """Refuse a random number that is shared, by its name, with nothing."""
+    named = Counter(entry.shared for entry in entries)
+    for entry in entries:
+        if entry.shared and named[entry.shared] == 1 and not is_pattern(entry.pattern):
+            raise entry.error(f"shares {entry.shared} with no other parameter")
 
 
 def _check_shared(entry: Entry, first: Entry) -> None:

@@ -34,6 +34,7 @@ from simtoreal.randomization.randomizer import Entry, Preset, Randomizer
 from simtoreal.randomization.shipped import find_preset, preset_paths
 from simtoreal.randomization.signals import SignalsEnv, offered_parameters
 from simtoreal.randomization.wrapper import RandomizedEnv
+from simtoreal.randomization.yaml_files import read_yaml
 from simtoreal.robot_files import name_task, split_task, task_of_file
 from simtoreal.robots.engines import DEFAULT_ENGINE, ENGINES
 from simtoreal.robots.parameters import Parameter
@@ -234,9 +235,10 @@ def make_randomizer(randomization: str, env: gym.Env[Any, Any], task: str) -> Ra
         raise ConfigError(
             f"task {task} has no named parameters, so nothing can be randomized; use --randomization none"
         )
-    preset = Preset.load(find_preset(randomization))
+    file = read_yaml(find_preset(randomization))
+    preset = Preset.parse(file)
     if family(preset.task) != family(task):
-        raise ConfigError(f"{randomization} is a preset for {preset.task}, not for {task}")
+        raise file.error(f"a preset for {preset.task}, not for {task}", "task")
     randomizer = Randomizer(preset, table)
     if is_ours(task_id(task)):
         _check_borne(env, preset.entries, randomizer.ranges)

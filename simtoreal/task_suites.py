@@ -22,16 +22,18 @@ def default_suites(task: str) -> list[str]:
 
 
 def load_suite(task: str, name: str, table: Mapping[str, Any]) -> Suite:
-    """A suite by name or file. Raises FileNotFoundError, ConfigFileError, or ConfigError where it is another task's."""
+    """A suite by name or file. Raises FileNotFoundError; ConfigFileError, also of another task's; ConfigError of a
+    name."""
     if not suite_paths(task) and (made := _made_suite(task, name, table)) is not None:
         return Suite.parse(parse_yaml(json.dumps(made), name), table)
     if not suite_paths(task) and not is_path(name):
         raise ConfigError(
             f"no suite of {task} named {shown(name)}; {nearest(name, default_suites(task))}, or a .yaml file"
         )
-    suite = Suite.parse(read_yaml(find_suite(task, name)), table)
+    file = read_yaml(find_suite(task, name))
+    suite = Suite.parse(file, table)
     if suite.task.rpartition(":")[2] != task:
-        raise ConfigError(f"suite {name} is for {suite.task}, not for {task}")
+        raise file.error(f"a suite for {suite.task}, not for {task}", "task")
     return suite
 
 

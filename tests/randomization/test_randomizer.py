@@ -165,6 +165,10 @@ REFUSED = [
     ("ground.friction: {uniform:\n    [2, 1]}", "toy.yaml:4: ground.friction: low must not exceed high, got [2.0, "),
     ("ground.friction:\n    uniform: [a, 1]", 'toy.yaml:5: ground.friction: uniform needs [low, high], got "a"'),
     ("ground.friction: {uniform: [1, 1e999]}", 'toy.yaml:4: "1e999" is not a finite number'),
+    (
+        "ground.friction: {uniform: [0.5, 1], shared: wear}",
+        "toy.yaml:4: ground.friction: shares wear with no other parameter",
+    ),
     ("ground.friction: {constant: 1, shared: 3}", "toy.yaml:4: shared of ground.friction must be true, false or a "),
     ("ground.friction: {constant: 1, optional: 3}", "optional of ground.friction must be true or false, got 3"),
     ("ground.friction: {constant: 1, source: 3}", "toy.yaml:4: source of ground.friction must be text, got 3"),

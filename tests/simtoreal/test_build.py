@@ -171,9 +171,9 @@ def test_what_randomization_means(tmp_path, monkeypatch):
 
 def test_a_preset_must_fit_the_task():
     cart, pendulum = build.make_env("simtoreal/CartPoleSwingUp-v0"), build.make_env("Pendulum-v1")
-    with pytest.raises(ConfigError, match="is a preset for PandaReach, not for CartPoleSwingUp"):
+    with pytest.raises(ConfigFileError, match=r"yaml:\d+: a preset for PandaReach, not for CartPoleSwingUp"):
         build.make_randomizer("PandaReach", cart, "CartPoleSwingUp")
-    with pytest.raises(ConfigError, match="is a preset for CartPoleSwingUp, not for Pendulum-v1"):
+    with pytest.raises(ConfigFileError, match=r"yaml:\d+: a preset for CartPoleSwingUp, not for Pendulum-v1"):
         build.make_randomizer("CartPoleSwingUp", pendulum, "Pendulum-v1")
     assert build.make_randomizer("none", pendulum, "Pendulum-v1") is None
 

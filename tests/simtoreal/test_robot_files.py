@@ -225,7 +225,10 @@ def test_its_recipe_preset_and_suites_are_its_familys(write, opened):
             r"payload.point\[2\]: a number .*, got \"z\"$",
         ),
         ({"com": {"link": "trunk", "reach": [0.1, 0.1, 0.1, 0.1]}}, r"com.reach: a list of 3, each a number from 0 "),
-        ({"com": {"link": "trunk", "reach": [0, 0, 0]}}, r"robot.yaml:\d+: com: a reach of 0 along each axis moves noth"),
+        (
+            {"com": {"link": "trunk", "reach": [0, 0, 0]}},
+            r"robot.yaml:\d+: com: a reach of 0 along each axis moves noth",
+        ),
         (
             {"com": {"link": "trunk", "reach": [0.1, 0.1, 0.1]}},
             r"robot.yaml:\d+: com: a body of inertia .* kg m\^2 cannot move its centre of mass by 0.1, 0.1, 0.1 m",

@@ -121,7 +121,7 @@ def test_what_makes_no_sense_is_refused(known, options, words):
 
 def test_a_preset_of_another_task_is_refused(plain, tmp_path, cli):
     said = cli("sensitivity", plain.bundle, "--out", tmp_path / "out", "--randomization", "A1Walk")
-    said.refused("A1Walk is a preset for A1Walk, not for CartPoleSwingUp")
+    said.refused("A1Walk.yaml:2: a preset for A1Walk, not for CartPoleSwingUp")
     assert not (tmp_path / "out").exists()
 
 
