@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from simtoreal.policies.actors import Actor
 from simtoreal.policies.adam import Adam
-from simtoreal.policies.agent import Observation, split_observation
 from simtoreal.policies.backprop import Trace, tanh_backward
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.images import Shape
 from simtoreal.policies.networks import MAX_CRITICS, Critics
 from simtoreal.policies.neural import NeuralAgent, finite_action
 from simtoreal.policies.normalizer import FrozenNormalizer
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.off_policy import Follower, ReplayConfig, Turn
 from simtoreal.policies.products import arithmetic
 from simtoreal.policies.replay import Batch

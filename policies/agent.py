@@ -10,11 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.deterministic import DeterministicActor
+from simtoreal.policies.observations import Observation
 from simtoreal.policies.replay import Batch
-
-Observation = np.ndarray | Mapping[str, np.ndarray]
-"""A batch of raw observations: `[E, n]`, or `{"policy": [E, n], "privileged": [E, p]}`. For a learner with a history of
-k the policy's part is the stack [E, k n] of the last k, oldest first. Images are uint8 [E, C, H, W] or [E, H, W, C]."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -51,23 +48,9 @@ class Agent(Protocol):
         ...
 
 
-def split_observation(obs: Observation) -> tuple[np.ndarray, np.ndarray | None]:
-    """The policy's part [E, n] and the privileged part [E, p] or None."""
-    if isinstance(obs, Mapping):
-        if "policy" not in obs:
-            raise ValueError(f"a dict observation needs the key 'policy', got {sorted(obs)}")
-        return obs["policy"], obs.get("privileged")
-    return obs, None
-
-
 def tensor_of(rows: np.ndarray, device: torch.device) -> Tensor:
     """Observations as a tensor: float32, but pixels stay uint8."""
     return torch.as_tensor(rows, dtype=None if rows.dtype == np.uint8 else torch.float32, device=device)
-
-
-def with_policy_part(obs: Observation, part: np.ndarray) -> Observation:
-    """`obs` with `part` in place of what the policy sees."""
-    return {**obs, "policy": part} if isinstance(obs, Mapping) else part
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

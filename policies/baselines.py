@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from stable_baselines3.common.vec_env.subproc_vec_env import SubprocVecEnv
 from torch import Tensor, nn
 
-from simtoreal.policies.agent import NonFiniteError, split_observation
+from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.convolutions import SMALL_FILTERS
 from simtoreal.policies.deterministic import DeterministicActor, copy_mlp
@@ -30,6 +30,7 @@ from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.images import Shape, is_channels_first, is_small
 from simtoreal.policies.loop_state import Progress
 from simtoreal.policies.networks import ACTIVATIONS
+from simtoreal.policies.observations import split_observation
 from simtoreal.policies.sb3_state import BaselineMemory, restore_state, state_numbers, state_tensors
 from simtoreal.policies.settings import DEVIATION, RATE, is_deviation, is_rate
 from simtoreal.policies.transitions import final_observation, final_value

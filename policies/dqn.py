@@ -29,11 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simtoreal.policies.adam import Adam, gradient_norm, shrinkage
-from simtoreal.policies.agent import NonFiniteError, Observation, split_observation
+from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.branches import alongside
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import chosen_action, chosen_number
 from simtoreal.policies.neural import NeuralAgent
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.off_policy import Follower, ReplayConfig, Turn
 from simtoreal.policies.products import arithmetic
 from simtoreal.policies.q_networks import MOST_ATOMS, Atoms, QNetwork, expected, projected

@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from simtoreal.policies.agent import Observation, split_observation
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.transitions import final_value, finite, is_finite
 
 FAULT_GRACE = 200

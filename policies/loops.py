@@ -11,10 +11,11 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from simtoreal.policies.agent import Agent, Observation
+from simtoreal.policies.agent import Agent
 from simtoreal.policies.distributions import chosen_action
 from simtoreal.policies.loop_state import LoopState, Progress, check_same_step
 from simtoreal.policies.n_step import NStep
+from simtoreal.policies.observations import Observation
 from simtoreal.policies.prioritized import AnyReplay
 from simtoreal.policies.sequences import SequenceReplay
 from simtoreal.policies.transitions import (

@@ -13,19 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.adam import Adam
-from simtoreal.policies.agent import (
-    NonFiniteError,
-    Observation,
-    load_module,
-    prefixed,
-    split_observation,
-    tensor_of,
-)
+from simtoreal.policies.agent import NonFiniteError, load_module, prefixed, tensor_of
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.memory import keep_freed_memory
 from simtoreal.policies.networks import HIDDEN, MAX_BATCH, MAX_HISTORY, is_hidden
 from simtoreal.policies.normalizer import FrozenNormalizer, Normalizer
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.products import PRECISIONS
 from simtoreal.policies.settings import check_finite, check_ranges
 

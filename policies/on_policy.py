@@ -12,8 +12,9 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from simtoreal.policies.agent import Observation, split_observation, tensor_of
+from simtoreal.policies.agent import tensor_of
 from simtoreal.policies.loop_state import LoopState, Progress, check_same_step
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.recurrent import Sequences
 from simtoreal.policies.rollout import Rollout, advantages, joined
 from simtoreal.policies.transitions import Mirror, copied, final_observation, finite, stacked, transition, valid_rows

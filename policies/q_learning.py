@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtoreal.policies.agent import NonFiniteError, Observation, split_observation
+from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import chosen_action, chosen_number
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.replay import Batch
 from simtoreal.policies.settings import RATE, check_finite, check_ranges, is_rate
 from simtoreal.policies.tables import States, StateTable, check_table, equal_edges

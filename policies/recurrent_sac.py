@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from simtoreal.policies.actors import SquashedGaussianActor
 from simtoreal.policies.adam import Adam
-from simtoreal.policies.agent import NonFiniteError, Observation, split_observation
+from simtoreal.policies.agent import NonFiniteError
 from simtoreal.policies.backprop import Trace
 from simtoreal.policies.neural import finite_action
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.off_policy import Follower, Turn
 from simtoreal.policies.recurrent import RecurrentLayers, Steps, Unrolled, one_step, through_time, unroll
 from simtoreal.policies.replay import Batch

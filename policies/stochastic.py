@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from simtoreal.policies.adam import Adam
-from simtoreal.policies.agent import Observation, split_observation
 from simtoreal.policies.backprop import HiddenLayers
 from simtoreal.policies.convolutions import Body, ImageLayers
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.distributions import Categorical, Gaussian, Head, SquashedGaussian, StateDependentGaussian
 from simtoreal.policies.networks import ACTIVATIONS, mlp
 from simtoreal.policies.neural import NeuralAgent, NeuralConfig, finite_action
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.recurrent import RecurrentLayers
 from simtoreal.policies.rollout import Rollout
 from simtoreal.policies.settings import RATE, is_rate

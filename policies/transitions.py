@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from simtoreal.policies.agent import Observation, split_observation, with_policy_part
 from simtoreal.policies.history import first_stack, next_stack
+from simtoreal.policies.observations import Observation, split_observation, with_policy_part
 
 Transition = dict[str, np.ndarray]
 """Rows of one vector step under the names of `Replay.add`: obs, action, reward, next_obs, terminated, ..."""

@@ -11,10 +11,11 @@ from simtoreal import build
 from simtoreal.algorithms import baseline_name
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import check_reopened
-from simtoreal.policies.agent import prefixed, split_observation, under
+from simtoreal.policies.agent import prefixed, under
 from simtoreal.policies.chunks import Memory
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.loop_state import Progress
+from simtoreal.policies.observations import split_observation
 from simtoreal.training_envs import REPORT_EVERY, TrainingEnvs
 
 

@@ -17,9 +17,9 @@ from simtoreal import build
 from simtoreal.config import parse_assignments, settings_of
 from simtoreal.judge import Judge, Judgement
 from simtoreal.locks import check_unlocked, locked
-from simtoreal.policies.agent import split_observation
 from simtoreal.policies.checkpoint import save_actor
 from simtoreal.policies.distillation import DistillConfig, Distiller
+from simtoreal.policies.observations import split_observation
 from simtoreal.policies.transitions import copied, finite, stacked
 from simtoreal.randomization.yaml_files import write_yaml
 from simtoreal.runs import (

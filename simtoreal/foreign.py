@@ -11,9 +11,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from simtoreal.policies.agent import split_observation
 from simtoreal.policies.images import Shape, check_image
 from simtoreal.policies.levels import grid
+from simtoreal.policies.observations import split_observation
 from simtoreal.robots.layout import CommandLayout, Layout, nearest_choice
 
 MOST_STEPS = 10_000  # of an episode without a time limit of its own

@@ -26,11 +26,12 @@ from simtoreal.baseline_learner import BaselineLearner
 from simtoreal.config import ConfigError, RunConfig
 from simtoreal.open_episodes import check_reopened
 from simtoreal.policies.actor_critic import OffPolicyConfig
-from simtoreal.policies.agent import prefixed, split_observation, under, with_policy_part
+from simtoreal.policies.agent import prefixed, under
 from simtoreal.policies.chunks import Memory, NoMemory
 from simtoreal.policies.deterministic import DeterministicActor
 from simtoreal.policies.loop_state import LoopState, Progress
 from simtoreal.policies.n_step import NStep
+from simtoreal.policies.observations import split_observation, with_policy_part
 from simtoreal.policies.prioritized import AnyReplay, PrioritizedReplay
 from simtoreal.policies.q_learning import QLearning
 from simtoreal.policies.reinforce import Reinforce

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtoreal.policies.agent import Observation, split_observation
+from simtoreal.policies.observations import Observation, split_observation
 from simtoreal.policies.transitions import finite
 from simtoreal.workers import OpenEpisode
 

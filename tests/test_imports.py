@@ -152,6 +152,20 @@ def test_help_answers_at_once_and_lists_exactly_the_verbs():
     assert sorted(listed) == sorted(VERBS)
 
 
+def test_what_simulates_and_judges_needs_no_torch(tmp_path):
+    """Nor do workers: torch would be two thirds of their memory, and of the time in which they come up."""
+    code = (
+        "import sys\n"
+        "from simtoreal.cli import main\n"
+        "import simtoreal.playing, simtoreal.sensitivity, simtoreal.worker_process\n"
+        f"main(['evaluate', 'examples/bundles/pandareach', '--suite', 'nominal', '--episodes', '1', "
+        f"'--out', {str(tmp_path / 'verdict')!r}])\n"
+        "print('torch' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb, capsys):
     from simtoreal.cli import main
