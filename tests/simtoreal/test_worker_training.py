@@ -100,7 +100,7 @@ def test_a_training_survives_the_death_of_a_worker(tmp_path):
         run = simtoreal.train(
             "CartPoleSwingUp",
             steps=400,
-            envs=40,
+            envs=8,
             workers=2,
             out=tmp_path / "run",
             assignments=SMALL,
