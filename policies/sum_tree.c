@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdint.h>
 
-enum { BRANCHES = 16, MOST_LEVELS = 10 };
+enum { BITS = 4, BRANCHES = 1 << BITS, MOST_LEVELS = 10 };
 
 typedef struct {
     Py_buffer views[MOST_LEVELS];
@@ -66,12 +66,17 @@ static double sum(const double *node)
     return total;
 }
 
-static void put(Tree *tree, int64_t slot, double value)
+/* What lies above slots whose numbers are new, once a node where the slots are in order. */
+static void renew(Tree *tree, const int64_t *slots, Py_ssize_t n)
 {
-    for (int i = 0; i < tree->count; i++) {
-        tree->levels[i][slot] = value;
-        slot /= BRANCHES;
-        value = sum(tree->levels[i] + slot * BRANCHES);
+    for (int i = 1; i < tree->count; i++) {
+        int64_t done = -1;
+        for (Py_ssize_t k = 0; k < n; k++) {
+            int64_t node = slots[k] >> (i * BITS);
+            if (node != done)
+                tree->levels[i][node] = sum(tree->levels[i - 1] + node * BRANCHES);
+            done = node;
+        }
     }
 }
 
@@ -103,9 +108,11 @@ static PyObject *set(PyObject *self, PyObject *args)
             good = 0;
         } else if (check_slots(&tree, at, n) < 0)
             good = 0;
-        else
+        else {
             for (Py_ssize_t i = 0; i < n; i++)
-                put(&tree, at[i], value[i]);
+                tree.levels[0][at[i]] = value[i];
+            renew(&tree, at, n);
+        }
         release(&tree);
     }
     PyBuffer_Release(&slots);
@@ -138,9 +145,10 @@ static PyObject *draw(PyObject *self, PyObject *args)
             int64_t node = 0;
             for (int level = tree.count - 1; level >= 0; level--) {
                 const double *branch = tree.levels[level] + node * BRANCHES;
-                double most = nextafter(value, 0.0), until = 0.0, before = 0.0;
+                double until = 0.0, before = 0.0;
                 int j = 0;
-                within = within < most ? within : most;
+                if (within >= value)
+                    within = nextafter(value, 0.0);
                 for (; j < BRANCHES; j++) {
                     before = until;
                     until += branch[j];
@@ -183,16 +191,22 @@ static PyObject *judge(PyObject *self, PyObject *args)
             good = 0;
         } else if (check_slots(&tree, slots.buf, n) < 0)
             good = 0;
-        else
-            for (int puts = 0; puts < 2; puts++) /* first the highest is looked for */
-                for (Py_ssize_t i = 0; i < n; i++) {
-                    double priority = pow(fabs((double)((const float *)errors.buf)[i]) + epsilon, exponent);
-                    int known = isfinite(priority);
-                    if (puts)
-                        put(&tree, ((const int64_t *)slots.buf)[i], known ? priority : highest);
-                    else if (known && priority > highest)
-                        highest = priority;
-                }
+        else {
+            const int64_t *at = slots.buf;
+            int all = 1;
+            for (Py_ssize_t i = 0; i < n; i++) {
+                double priority = pow(fabs((double)((const float *)errors.buf)[i]) + epsilon, exponent);
+                tree.levels[0][at[i]] = priority;
+                if (!isfinite(priority))
+                    all = 0;
+                else if (priority > highest)
+                    highest = priority;
+            }
+            for (Py_ssize_t i = 0; i < n && !all; i++)
+                if (!isfinite(tree.levels[0][at[i]]))
+                    tree.levels[0][at[i]] = highest;
+            renew(&tree, at, n);
+        }
         release(&tree);
     }
     PyBuffer_Release(&slots);
