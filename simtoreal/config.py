@@ -231,7 +231,7 @@ def _resolved(
     if (merged["task"], merged["algorithm"]) != (task, algorithm):
         raise ConfigError("task and algorithm are arguments of their own; --set cannot change them")
     if "steps" not in merged:
-        raise ConfigError("steps are missing: how long is the training to be?")
+        raise ConfigError(f"no recipe says how many steps {algorithm} takes to learn {task}: pass --steps")
     return _checked(merged, file)
 
 

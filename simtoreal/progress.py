@@ -46,9 +46,9 @@ def _bar(*extra: ProgressColumn) -> Progress:
 class BarReporter:
     """Shows a training on a bar."""
 
-    def __init__(self, bar: Progress, steps: int | None, title: str) -> None:
+    def __init__(self, bar: Progress, title: str) -> None:
         self._bar = bar
-        self._task = bar.add_task(title, total=steps, figures="", unit="steps")
+        self._task = bar.add_task(title, total=None, figures="", unit="steps")
 
     def update(self, step: int, figures: Mapping[str, float]) -> None:
         words = []
@@ -58,17 +58,17 @@ class BarReporter:
             words.append(f"success {figures['success']:.0%}")
         if "evaluation_success" in figures:
             words.append(f"evaluated {figures['evaluation_success']:.0%}")
-        self._bar.update(self._task, completed=step, figures="  ".join(words))
+        self._bar.update(self._task, completed=step, total=figures.get("steps"), figures="  ".join(words))
 
 
 @contextmanager
-def training_progress(steps: int | None, title: str) -> Iterator[BarReporter | None]:
+def training_progress(title: str) -> Iterator[BarReporter | None]:
     """A bar on stderr if that is a terminal, else nothing."""
     if not sys.stderr.isatty():
         yield None
         return
     with _bar(TextColumn("{task.fields[figures]}")) as bar:
-        yield BarReporter(bar, steps, title)
+        yield BarReporter(bar, title)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ LOG_EVERY = 1_000  # environment steps between lines of metrics
 
 
 class Reporter(Protocol):
-    """Sees a training as it goes; `update` gets the step and the latest figures."""
+    """Sees a training as it goes; `update` gets the step and the latest figures, and as `steps` those of the whole."""
 
     def update(self, step: int, figures: Mapping[str, float]) -> None: ...
 
@@ -187,7 +187,7 @@ class Recorder:
                     if actor or stop or _crossed(before, step, self.config.save_every):
                         self._save(actor or self._actor(), metrics)
                     if reporter is not None:
-                        reporter.update(step, self.figures())
+                        reporter.update(step, {"steps": self.config.steps, **self.figures()})
                     if stop:
                         raise Interrupted(stop[0], self.folder)
         finally:

@@ -60,6 +60,7 @@ def train(
     Args:
         task: ours by short name ("PandaReach") or any gymnasium id.
         algorithm: None is the first of the task's recipe (`default_algorithm`), "sac" where it has none.
+        steps: None are those that the recipe is known to need, or what a configuration says.
         engine: the physics engine of a task of ours; None for PyBullet, or what a configuration says.
         robot: the robot file, or an installed robot, that `task` is made of where that is a family (Walk, Reach,
             Balance); with `resume` where it lies now, if elsewhere.

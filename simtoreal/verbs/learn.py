@@ -15,9 +15,7 @@ def _train(verbs: Any) -> None:
         from simtoreal.progress import training_progress
         from simtoreal.train import train
 
-        if options.steps is None and not options.resume:
-            raise ValueError("train: --steps is required, unless --resume goes on with a run")
-        with training_progress(options.steps, f"{options.task} {options.algorithm or ''}".strip()) as reporter:
+        with training_progress(f"{options.task} {options.algorithm or ''}".strip()) as reporter:
             result = train(
                 options.task,
                 algorithm=options.algorithm,
@@ -54,7 +52,9 @@ def _train(verbs: Any) -> None:
     verb.add_argument(
         "--algorithm", metavar="NAME", help="one that `simtoreal tasks` lists (default: the task's own, else sac)"
     )
-    verb.add_argument("--steps", type=count, metavar="N", help="environment steps, over all environments")
+    verb.add_argument(
+        "--steps", type=count, metavar="N", help="environment steps, over all environments (default: the recipe's)"
+    )
     verb.add_argument("--seed", type=whole)
     verb.add_argument("--out", required=True, metavar="RUN", help="the run folder to write")
     verb.add_argument("--randomization", metavar="PRESET|FILE|none", help="default: the task's own preset")

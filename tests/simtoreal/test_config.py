@@ -32,8 +32,11 @@ def test_each_source_wins_over_the_one_before(tmp_path):
 
 def test_a_file_may_say_how_long(tmp_path):
     assert make(config_file=written(tmp_path, "steps: 7\n"), overrides={"steps": None}).steps == 7
-    with pytest.raises(ConfigError, match="steps are missing: how long is the training to be"):
-        make(overrides={"steps": None})
+    assert make(overrides={"steps": None}).steps == recipe("CartPoleSwingUp", "sac")["steps"]
+    with pytest.raises(
+        ConfigError, match="no recipe says how many steps reinforce takes to learn CartPoleSwingUp: pass"
+    ):
+        make(overrides={"steps": None}, algorithm="reinforce")
 
 
 def test_our_recipe_is_the_starting_point_and_is_not_changed_by_use():

@@ -54,10 +54,10 @@ def test_the_bar_shows_steps_rate_time_left_return_and_success(monkeypatch):
     console = Console(file=io.StringIO(), force_terminal=True, width=150, color_system=None)
     monkeypatch.setattr(progress, "Console", lambda **_: console)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with progress.training_progress(400, "PandaReach sac") as bar:
+    with progress.training_progress("PandaReach sac") as bar:
         assert bar is not None
-        bar.update(100, {"return": -3.25, "success": 0.5})
-        bar.update(200, {"return": 7.5, "success": 0.75, "evaluation_success": 1.0})
+        bar.update(100, {"steps": 400, "return": -3.25, "success": 0.5})
+        bar.update(200, {"steps": 400, "return": 7.5, "success": 0.75, "evaluation_success": 1.0})
     shown = console.file.getvalue()
     assert "PandaReach sac" in shown
     assert "200/400" in shown
