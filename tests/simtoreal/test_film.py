@@ -214,7 +214,7 @@ def test_play_films_a_function_and_nothing_half_written_stays(controllers, tmp_p
         (["CartPoleSwingUp", "--video", "folder.mp4", "--force"], "folder.mp4 exists"),
         (["CartPoleSwingUp", "--video", "there.mp4"], "there.mp4 exists; choose another file or pass --force"),
         (["CartPoleSwingUp", "--video", "x.mp4", "--seed", "-1"], "whole number"),
-        (["CartPoleSwingUp", "--video", "x.mp4", "--randomization", "PandaReach"], "yaml:1: a preset for PandaReach"),
+        (["CartPoleSwingUp", "--video", "x.mp4", "--randomization", "PandaReach"], "yaml:2: a preset for PandaReach"),
         (["CartPoleSwingUp", "--parameter", "a=1", "--parameter", "a=2"], "--parameter a is given twice"),
         (["CartPoleSwingUp", "--goal", "a=1", "--goal", "a=1"], "--goal a is given twice"),
     ],

@@ -244,7 +244,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--envs", "0"], "argument --envs: must be a whole number from 1, got '0'"),
         (["CartPoleSwingUp", "--randomization", "nope"], "choices: A1Walk, "),
         (["CartPoleSwingUp", "--randomization", "./nope.yaml"], "no such file"),
-        (["CartPoleSwingUp", "--randomization", "PandaReach"], "yaml:1: a preset for PandaReach"),
+        (["CartPoleSwingUp", "--randomization", "PandaReach"], "yaml:2: a preset for PandaReach"),
         (["CartPoleSwingUp", "--set", "agent.n_critics=17"], "n_critics must be from 1 to 16, got 17"),
         (["CartPoleSwingUp", "--set", "agent.batch_size=1000000000"], "batch_size must be from 1 to 65536, got"),
         (["CartPoleSwingUp", "--steps", HUGE, "--set", f"agent.buffer_size={HUGE}"], "can't allocate memory"),
