@@ -15,8 +15,9 @@ from typing import Any
 from trained import RESULTS, has_row, judged, print_success, rows_of, trained, write_rows
 
 import simtoreal
+from simtoreal.config import recipe
 
-STEPS = {"CartPoleSwingUp": 60_000, "PixelCartPole": 25_000, "RacecarPath": 32_000}
+TASKS = ("CartPoleSwingUp", "PixelCartPole", "RacecarPath")
 EPISODES = {"nominal": 100, "train": 100, "heldout": 20}  # for each condition
 PLAIN = ("PixelCartPole",)  # trained and judged without randomization
 TABLE = RESULTS / "choices.csv"
@@ -26,7 +27,7 @@ def rows_for(task: str, algorithm: str, seed: int, folder: Path) -> list[dict[st
     """A row a suite."""
     name = f"{task}-{algorithm}-{seed}"
     run = trained(
-        task, folder / f"run-{name}", algorithm=algorithm, steps=STEPS[task], seed=seed,
+        task, folder / f"run-{name}", algorithm=algorithm, steps=recipe(task, "dqn")["steps"], seed=seed,
         randomization="none" if task in PLAIN else task,
     )  # fmt: skip
     bundle = simtoreal.export(run, folder / name, checkpoint="best", force=True)
@@ -38,7 +39,7 @@ def rows_for(task: str, algorithm: str, seed: int, folder: Path) -> list[dict[st
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=STEPS)
+    parser.add_argument("task", choices=TASKS)
     parser.add_argument("--algorithm", choices=("dqn", "rainbow"), default="dqn")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/choices"))
