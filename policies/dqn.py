@@ -140,8 +140,10 @@ class DQN(NeuralAgent[DQNConfig]):
         ).to(self.device)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self._follower = Follower(self.target, self.network, config.tau)
-        self.average = copy.deepcopy(self.target) if config.actor_average else self.network
-        self._averager = Follower(self.average, self.network, config.actor_average)
+        self.average, self._averager = self.network, None
+        if config.actor_average:
+            self.average = copy.deepcopy(self.target)
+            self._averager = Follower(self.average, self.network, config.actor_average)
         self.optimizers["q"] = Adam(self.network.parameters(), config.learning_rate, config.adam_eps)
         self.updates, self.explored = (torch.zeros((), dtype=torch.int64) for _ in range(2))
         self.errors = torch.zeros(config.batch_size, device=self.device)  # of the last batch, for priorities
@@ -202,7 +204,7 @@ class DQN(NeuralAgent[DQNConfig]):
             self._told = rates
         if int(self.updates) % self.config.target_every == 0:
             self._follower.step()
-        if self.config.actor_average:
+        if self._averager is not None:
             self._averager.step()
 
     @torch.no_grad()

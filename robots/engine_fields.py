@@ -180,14 +180,13 @@ class Fields:
 
     def _reach(self, link: str) -> Vector3:
         """How far the centre of mass of a link may be moved along its axes [m]: as far as its mass is spread along
-        them, sqrt((Iyy + Izz - Ixx) / 2m), and at most `MAX_SHIFT`. 0 of a floating base, whose pose is that of its
-        centre, of a link that is light beside the robot, and along an axis about which alone a link turns."""
+        them, and at most `MAX_SHIFT`. 0 of a floating base, whose pose is that of its centre, of a link that is light
+        beside the robot, and along an axis about which alone a link turns."""
         robot = self._robot
         if link == robot.model.root or self._whole(link) < LEAST_SHARE * sum(map(self._whole, self._massive)):
             return 0.0, 0.0, 0.0
         body = robot.inertials.get(link) or robot.model.inertial(link)
-        half = sum(body.inertia[:3]) / 2.0
-        spread = [min(math.sqrt(max(half - own, 0.0) / body.mass), MAX_SHIFT) for own in body.inertia[:3]]
+        spread = [min(along, MAX_SHIFT) for along in body.spread]
         motion = robot.model.chain(link, self._joints).motion([0.0] * len(self._joints))
         axes = [column[3:] for column in motion.columns if any(column[3:])]
         for k in range(3):
@@ -209,12 +208,8 @@ class Fields:
             if name in self._gripping:
                 what = "Coulomb friction; the ground's multiplies it" if robot.floating else "against the table"
                 yield Parameter(f"link.{name}.friction", "-", self._nominal[name][1], 0.0, 2.0, what)
-        for link, movable in self._movable.items():
-            for axis in movable.axes:
-                most, name = 0.98 * movable.reach[axis], AXES[axis]
-                what = f"centre of mass moved along the link's {name}"
-                yield Parameter(f"link.{link}.com.{name}", "m", 0.0, -most, most, what)
-        for _, names, reach in self._shifts:
+        ballasted = [(names, [0.98 * mass.reach[axis] for axis in mass.axes]) for mass, _, names, _ in self._centres]
+        for names, reach in (*ballasted, *((names, reach) for _, names, reach in self._shifts)):
             for name, most in zip(names, reach, strict=True):
                 if most:
                     yield Parameter(name, "m", 0.0, -most, most, f"centre of mass moved along the link's {name[-1]}")

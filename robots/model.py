@@ -39,6 +39,13 @@ class Inertial:
         own = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
         return float(axis @ own @ np.asarray(axis) + self.mass * np.square(np.cross(axis, self.com)).sum())
 
+    @property
+    def spread(self) -> Vector3:
+        """How far from its centre its mass lies along x, y, z [m], root mean square: sqrt((Iyy + Izz - Ixx) / 2m)."""
+        half = sum(self.inertia[:3]) / 2.0
+        x, y, z = (math.sqrt(max(half - own, 0.0) / self.mass) for own in self.inertia[:3])
+        return x, y, z
+
 
 def possible(body: Inertial) -> Inertial:
     """A body whose largest principal moment is no more than the sum of the others, as that of any real one."""

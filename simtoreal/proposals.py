@@ -288,9 +288,7 @@ def _movable(model: RobotModel) -> dict[str, Any]:
     body = model.inertial(model.root) if model.links[model.root].has_inertial else None
     if body is None or body.mass == 0.0:
         return {}
-    xx, yy, zz, *_ = body.inertia
-    spread = np.array([yy + zz - xx, xx + zz - yy, xx + yy - zz]) / 2 / body.mass  # mean squares of x, y, z
-    reach = COM_SHARE * np.sqrt(np.maximum(spread, 0.0) * SHARES)
+    reach = COM_SHARE * np.array(body.spread) * np.sqrt(SHARES)
     return {"com": {"link": model.root, "reach": [_round(r) for r in reach]}} if reach.min() > 1e-3 else {}
 
 

@@ -26,6 +26,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture
+def beside_this(request):
+    """The environment of a process that imports the test's own file."""
+    where = os.pathsep.join([str(request.path.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": where}
+
+
+@pytest.fixture
 def resident():
     """Says how much memory this process has [bytes]."""
     return lambda: int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

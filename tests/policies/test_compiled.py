@@ -170,13 +170,7 @@ def made(walk):
     return any(warning.category is Compiling for warning in caught)
 
 
-def beside_this():
-    """The environment of a process that imports this file."""
-    where = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"PYTHONPATH": where}
-
-
-def test_what_makes_the_same_calls_is_made_once(place):
+def test_what_makes_the_same_calls_is_made_once(place, beside_this):
     assert made(Walk())
     assert not made(Walk())
     made_here = set(place.iterdir())
@@ -185,7 +179,7 @@ def test_what_makes_the_same_calls_is_made_once(place):
         "import torch; torch.set_num_threads(1); import test_compiled; "
         "assert not test_compiled.made(test_compiled.Walk())"
     )
-    subprocess.run([sys.executable, "-P", "-c", script], env=beside_this(), check=True)
+    subprocess.run([sys.executable, "-P", "-c", script], env=beside_this, check=True)
     assert set(place.iterdir()) == made_here
     assert len({key_of(walk) for walk in (Walk(), Walk(factor=0.25), Walk(n=5))}) == 3
 
@@ -254,10 +248,10 @@ def test_who_has_waited_long_enough_makes_it_himself(place, monkeypatch):
             Walk().compiled()
 
 
-def test_processes_that_want_the_same_library_make_it_once(place):
+def test_processes_that_want_the_same_library_make_it_once(place, beside_this):
     script = "import test_compiled; print(test_compiled.made(test_compiled.Walk()))"
     command = [sys.executable, "-P", "-c", script]
-    processes = [subprocess.Popen(command, env=beside_this(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [subprocess.Popen(command, env=beside_this, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(said) == ["False", "True"]

@@ -166,19 +166,16 @@ def page(served: tuple[Session, Viewer]) -> Iterator[Browser]:
         yield running
 
 
-def wait_for(condition, what: str) -> None:
+def wait_for(condition, what: str, instead=lambda: "") -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"the page does not show {what}"
+        assert time.monotonic() < deadline, f"the page does not show {what}{instead()}"
         time.sleep(0.2)
 
 
 def wait_until(read, wanted, what: str) -> None:
     """As `wait_for`, of a number; says which was there instead."""
-    deadline = time.monotonic() + PATIENCE
-    while read() != pytest.approx(wanted):
-        assert time.monotonic() < deadline, f"{what} is {read()}, not {wanted}"
-        time.sleep(0.2)
+    wait_for(lambda: read() == pytest.approx(wanted), f"{what} of {wanted}", lambda: f", but {read()}")
 
 
 def ask(session: Session, question):

@@ -71,11 +71,10 @@ def rollouts(task, count, workers=0):
     return digests[0]
 
 
-def rollouts_elsewhere(*arguments):
-    """`rollouts` in a new process."""
+def rollouts_elsewhere(environment, *arguments):
+    """`rollouts` in a new process of this environment."""
     script = f"import json, test_randomness; print(json.dumps(test_randomness.rollouts(*{arguments})))"
-    where = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command, environment = [sys.executable, "-P", "-c", script], os.environ | {"PYTHONPATH": where}
+    command = [sys.executable, "-P", "-c", script]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -89,9 +88,9 @@ def test_shipped_suites_are_those_of_the_shipped_preset(task, table):
     assert load_yaml(paths["nominal"]) == nominal(task)
 
 
-def test_an_environments_episodes_are_its_own_in_any_process_beside_any_number(one_of_a_kind):
+def test_an_environments_episodes_are_its_own_in_any_process_beside_any_number(one_of_a_kind, beside_this):
     task = one_of_a_kind
-    alone, eight = rollouts(task, 1), rollouts_elsewhere(task, 8)
+    alone, eight = rollouts(task, 1), rollouts_elsewhere(beside_this, task, 8)
     assert eight[0] == alone[0]
     assert len(set(eight)) == 8
     for workers in (1, 2) if SOAK else (2,):
