@@ -50,7 +50,8 @@ class Arrivals:
 
     def start(self, seed: int) -> None:
         """Begin an episode; jitter and losses follow from `seed`."""
-        self._seed = seed
+        self._delays.begin(seed)
+        self._losses.begin(seed)
         self._drawn: list[float] = []  # of the episode's samples so far, the share of the jitter
         self._lost: list[bool] = []  # and whether it is lost
         self._back = 0.0  # [s] into the episode, when the last outage ends
@@ -94,10 +95,8 @@ class Arrivals:
         """Of the jitter, by which a sample is late; none before the episode."""
         if not self._values[1]:
             return 0.0
-        if not self._drawn:
-            self._delays.restart(self._seed)
         while len(self._drawn) <= sample:
-            self._drawn += self._delays.row()
+            self._drawn += self._delays.at(len(self._drawn))
         return self._drawn[sample] if sample >= 0 else 0.0
 
     def _is_lost(self, sample: int, spacing: float) -> bool:
@@ -105,11 +104,9 @@ class Arrivals:
         *_, dropout, outage = self._values
         if not dropout or sample <= 0:
             return False
-        if not self._lost:
-            self._losses.restart(self._seed)
         while len(self._lost) <= sample:
             taken = len(self._lost) * spacing
-            (chance,) = self._losses.row()
+            (chance,) = self._losses.at(len(self._lost))
             if chance < dropout and self._lost:
                 self._back = max(self._back, taken + outage)
                 self._lost.append(True)

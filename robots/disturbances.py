@@ -26,7 +26,7 @@ class Pushes:
     def __init__(self, control_dt: float) -> None:
         self._dt = control_dt
         self._values = {p.name: p.nominal for p in self.parameters}
-        self._seed = 0
+        self._directions = NormalStream("push", 2, seed=0)
 
     def apply(self, values: Mapping[str, float]) -> None:
         self._values = {p.name: values[p.name] for p in self.parameters}
@@ -38,14 +38,12 @@ class Pushes:
 
     def start(self, seed: int) -> None:
         """Begin an episode; the directions follow from `seed`."""
-        self._seed = seed
+        self._directions.begin(seed)
 
     def due(self, control_step: int) -> tuple[float, float, float] | None:
         """The change of velocity [m/s] at the beginning of control step `control_step`, or None."""
         if self._speed == 0.0 or control_step == 0 or control_step % self._every:
             return None
-        stream = NormalStream("push", 2, self._seed)
-        for _ in range(control_step // self._every):
-            x, y = stream.row()
+        x, y = self._directions.at(control_step // self._every - 1)
         length = math.hypot(x, y)
         return self._speed * x / length, self._speed * y / length, 0.0

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simtoreal.robots.parameters import Parameter
-from simtoreal.robots.streams import NormalStream
+from simtoreal.robots.streams import ROWS, NormalStream
 
 
 class Channels(NamedTuple):
@@ -61,6 +65,7 @@ class Imperfections:
         self._steps = NormalStream(f"{name}.drift", size, seed=0)
         self._nothing = [0.0] * size
         self._values: dict[str, float] = {}
+        self._scaled: list[list[float]] = []  # the noise of a block of control steps
         self.bias = self.noise = self._drift = self._resolution = self._nothing
         self._scale = [1.0] * size
         self.noisy = self._walks = self._more = self._any = False
@@ -71,6 +76,7 @@ class Imperfections:
         self._noises.begin(seed)
         self._steps.begin(seed)
         self._walked, self._walks_taken = self._nothing, 0
+        self._scaled_block = -1
 
     def apply(self, values: Mapping[str, float]) -> None:
         found: dict[str, list[float]] = {what: [] for what in (*IDEAL, "bias")}
@@ -87,6 +93,7 @@ class Imperfections:
         self.noisy, self._walks = any(self.noise), any(self._drift)
         self._more = self._walks or any(self._resolution) or any(factor != 1.0 for factor in self._scale)
         self._any = self._more or self.noisy or any(self.bias)
+        self._scaled_block = -1
 
     def read_back(self) -> dict[str, float]:
         return self._values
@@ -95,17 +102,24 @@ class Imperfections:
         """The reading of what is true, at a control step."""
         if not self._any:
             return list(true)
-        row = self.row(control_step) if self.noisy else self._nothing
+        noise = self._noise(control_step) if self.noisy else self._nothing
         if not self._more:
-            return [v + b + s * z for v, b, s, z in zip(true, self.bias, self.noise, row, strict=True)]
+            return list(map(add, map(add, true, self.bias), noise))
         self._walk(control_step, control_dt)
-        ideal = zip(true, self._scale, self.bias, self._drift, self._walked, self.noise, row, strict=True)
-        read = [k * v + b + d * w + s * z for v, k, b, d, w, s, z in ideal]
+        ideal = zip(true, self._scale, self.bias, self._drift, self._walked, noise, strict=True)
+        read = [k * v + b + d * w + n for v, k, b, d, w, n in ideal]
         return [q * round(v / q) if q > FINEST else v for v, q in zip(read, self._resolution, strict=True)]
 
-    def row(self, control_step: int) -> list[float]:
+    def row(self, control_step: int) -> NDArray[np.float64]:
         """The noise of a control step, in standard deviations."""
-        return self._noises.at(control_step)
+        return self._noises.block(control_step // ROWS)[control_step % ROWS]
+
+    def _noise(self, control_step: int) -> list[float]:
+        number, row = divmod(control_step, ROWS)
+        if number != self._scaled_block:
+            self._scaled = (self._noises.block(number) * self.noise).tolist()
+            self._scaled_block = number
+        return self._scaled[row]
 
     def _walk(self, control_step: int, control_dt: float) -> None:
         while self._walks and self._walks_taken < control_step:

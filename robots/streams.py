@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 16  # drawn at a time
+ROWS = 16  # of a block, which is drawn at a time
 
 
 def uniform(rng: np.random.Generator, low: Sequence[float], high: Sequence[float]) -> list[float]:
@@ -29,34 +29,30 @@ class _Stream(ABC):
         self._size = size
         self._generator = np.random.Generator(np.random.Philox(key=np.array([word, seed], np.uint64)))
         self._beginning = self._generator.bit_generator.state
-        self._rows: Iterator[list[float]] = iter(())
         self.begin(seed)
 
     def begin(self, seed: int) -> None:
-        """Let `at` speak of this seed; costs nothing until it is asked."""
-        self._seed, self._taken, self._row = seed, 0, [0.0] * self._size
+        """Let the rows be of this seed; costs nothing until they are asked for (then a tenth of a new stream)."""
+        self._seed, self._number, self._listed = seed, -1, -1
+
+    def block(self, number: int) -> NDArray[np.float64]:
+        """The rows [ROWS, size] from the (ROWS number)-th on; it costs least in rising order."""
+        if number < self._number or self._number < 0:
+            self._beginning["state"]["key"][1] = self._seed
+            self._generator.bit_generator.state = self._beginning
+            self._number = -1
+        while self._number < number:
+            self._block = self._draw(self._generator)
+            self._number += 1
+        return self._block
 
     def at(self, t: int) -> list[float]:
-        """The t-th row, asked for in rising order, of the seed that was begun with."""
-        if not self._taken:
-            self.restart(self._seed)
-        while self._taken <= t:
-            self._row = self.row()
-            self._taken += 1
-        return self._row
-
-    def restart(self, seed: int) -> None:
-        """Go back to the first row, of another seed (a tenth of the cost of a new stream)."""
-        self._beginning["state"]["key"][1] = seed
-        self._generator.bit_generator.state = self._beginning
-        self._rows = iter(())
-
-    def row(self) -> list[float]:
-        """The next row."""
-        for row in self._rows:
-            return row
-        self._rows = iter(self._draw(self._generator).tolist())
-        return next(self._rows)
+        """The t-th row."""
+        number, row = divmod(t, ROWS)
+        if number != self._listed:
+            self._rows: list[list[float]] = self.block(number).tolist()
+            self._listed = number
+        return self._rows[row]
 
     @abstractmethod
     def _draw(self, generator: np.random.Generator) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from simtoreal.robots.streams import NormalStream
 
 def rows(name, size, seed, count):
     stream = NormalStream(name, size, seed)
-    return np.array([stream.row() for _ in range(count)])
+    return np.array([stream.at(t) for t in range(count)])
 
 
 OF_EACH = ("noise", "scale", "drift", "resolution", "latency", "jitter", "period", "dropout", "outage")
