@@ -31,6 +31,7 @@ from simtoreal.robots.world import (
     WALL_HALF,
     WALL_PLACE,
     Light,
+    Looks,
     Paint,
 )
 
@@ -166,7 +167,7 @@ def _make_textures(spec: Any) -> None:
         material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
 
 
-class Looks:
+class MuJoCoLooks(Looks):
     """Colours and light of what a camera sees of a model.
 
     Args:
@@ -187,18 +188,13 @@ class Looks:
             seen = model.mat_rgba[material] if material >= 0 and (own == UNSAID).all() else own
             self._shapes.setdefault(name, []).append((geom, material, seen[:3].copy()))
             self._materials[name] = model.material(TEXTURE + model.body(model.geom_bodyid[geom]).name)
+        self.names = tuple(self._shapes)
         self._painted: dict[str, Paint] = dict.fromkeys(self._shapes, UNPAINTED)
         head = model.vis.headlight
         self._sun, self._diffuse = -model.light_dir[0], model.light_diffuse[0].copy()
         self._ambient, self._ahead = np.array(head.ambient), np.array(head.diffuse)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What can be painted."""
-        return tuple(self._shapes)
-
     def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
-        """As of `World`."""
         if self._painted[name] == (offset, texture):
             return
         patterned = self._materials[name]
@@ -220,7 +216,6 @@ class Looks:
         self.redrawn.add(number)
 
     def illuminate(self, light: Light) -> None:
-        """As of `World`."""
         x, y, z = self._sun.tolist()
         head = self._model.vis.headlight
         self._model.light_dir[0] = np.negative(light.turned((x, y, z)))

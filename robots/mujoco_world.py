@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # first, since it says by what to render before mujoco is imported
-from simtoreal.robots.mujoco_scene import FIELD, GROUND, MARKER, TOUCHES_ROBOT, Looks, Meshes, compiled_twice  # isort: skip
+from simtoreal.robots.mujoco_scene import FIELD, GROUND, MARKER, TOUCHES_ROBOT, MuJoCoLooks, Meshes, compiled_twice  # isort: skip
 
 import mujoco
 
@@ -28,17 +28,16 @@ from simtoreal.robots.engine_fields import (
     movable_masses,
     recalled,
 )
-from simtoreal.robots.patterns import BARE, Texture
 from simtoreal.robots.terrain import GREATEST, Terrain, terrain
 from simtoreal.robots.world import (
     OBJECT,
     Camera,
     FootState,
-    Light,
     Pose,
     State,
     World,
     Wrench,
+    rendered,
 )
 
 mujoco.set_mju_user_warning(logging.getLogger(__name__).info)  # else into a file of the working folder
@@ -133,8 +132,9 @@ class MuJoCoWorld(World):
         nominal = {name: self._dynamics(body) for name, body in bodies.items()}
         joints = {name: int(model.jnt_bodyid[i]) for name, i in zip(self._joint_names, moving, strict=True)}
         self._links = links
-        self._looks = Looks(model, {body: name for name, body in bodies.items()}) if self._rendering else None
-        self.painted = self._looks.names if self._looks else ()
+        self.looks: MuJoCoLooks | None = (
+            MuJoCoLooks(model, {body: name for name, body in bodies.items()}) if self._rendering else None
+        )
         self._fields = Fields(robot, self._movable, links, joints, nominal, armature=True, places=True)
         self._places, self._centres = model.body_pos.copy(), model.body_ipos.copy()
         self._same = model.body_sameframe.copy(), model.geom_sameframe.copy()
@@ -391,20 +391,8 @@ class MuJoCoWorld(World):
         self._model.site_pos[site], self._model.site_size[site] = position, radius
         self._model.site_rgba[site, 3] = 1.0
 
-    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
-        self._seen().paint(name, offset, texture)
-
-    def illuminate(self, light: Light) -> None:
-        self._seen().illuminate(light)
-
-    def _seen(self) -> Looks:
-        """What a camera sees. Raises ValueError where the world is not made for one."""
-        if self._looks is None:
-            raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
-        return self._looks
-
     def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
-        looks = self._seen()
+        looks = rendered(self.looks)
         model, data = self._model, self._data
         if position is not None:
             data = self._scratch

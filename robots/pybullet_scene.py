@@ -21,6 +21,7 @@ from simtoreal.robots.world import (
     WALL_HALF,
     WALL_PLACE,
     Light,
+    Looks,
     Paint,
 )
 
@@ -75,7 +76,7 @@ def _load(client: int, texture: Texture) -> int:
     return number
 
 
-class Looks:
+class PyBulletLooks(Looks):
     """Colours and light of what a camera sees.
 
     Args:
@@ -92,16 +93,11 @@ class Looks:
             for data in bullet.getVisualShapeData(body, bullet.VISUAL_SHAPE_DATA_TEXTURE_UNIQUE_IDS, client):
                 found = self._shapes.setdefault(names[body, data[1]], [])
                 found.append((body, data[1], len(found), data[8], data[7]))
+        self.names = tuple(self._shapes)
         self._painted: dict[str, Paint] = dict.fromkeys(self._shapes, UNPAINTED)
         self._loaded: dict[Texture, int] = {}  # PyBullet gives no texture back, so each is loaded once
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What can be painted."""
-        return tuple(self._shapes)
-
     def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
-        """As of `World`."""
         if self._painted[name] == (offset, texture):
             return
         if texture != BARE and texture not in self._loaded:
@@ -115,7 +111,6 @@ class Looks:
         self._painted[name] = offset, texture
 
     def illuminate(self, light: Light) -> None:
-        """As of `World`."""
         self._light = light
 
     def frame(self, width: int, height: int, view: Any, lens: Any) -> Any:

@@ -25,9 +25,8 @@ from simtoreal.robots.engine_fields import (
     recalled,
 )
 from simtoreal.robots.model import ModelError
-from simtoreal.robots.patterns import BARE, Texture
 from simtoreal.robots.pybullet_ground import PyBulletGround
-from simtoreal.robots.pybullet_scene import ALOFT, Looks, make_object, make_table, make_wall
+from simtoreal.robots.pybullet_scene import ALOFT, PyBulletLooks, make_object, make_table, make_wall
 from simtoreal.robots.quiet import quiet
 from simtoreal.robots.terrain import terrain
 from simtoreal.robots.world import (
@@ -35,11 +34,11 @@ from simtoreal.robots.world import (
     Camera,
     EngineCalls,
     FootState,
-    Light,
     Pose,
     State,
     World,
     Wrench,
+    rendered,
 )
 
 with quiet():
@@ -124,8 +123,7 @@ class PyBulletWorld(World):
                 bullet.changeDynamics(body, -1, **{damping: 0.0}, physicsClientId=c)
         self._index_links()
         names = {index: name for name, index in self._link_index.items()}
-        self._looks = Looks(c, self._body, names, things) if self._rendering else None
-        self.painted = self._looks.names if self._looks else ()
+        self.looks: PyBulletLooks | None = PyBulletLooks(c, self._body, names, things) if self._rendering else None
         zero = [0.0] * len(self._joint_indices)
         rest = {"objVelocities": zero, "objAccelerations": zero}
         self._weigh_in_order = partial(bullet.calculateInverseDynamics, self._body, **rest, physicsClientId=c)
@@ -421,20 +419,8 @@ class PyBulletWorld(World):
             self._marker = bullet.createMultiBody(0, -1, look, physicsClientId=c)
         bullet.resetBasePositionAndOrientation(self._marker, position, [0, 0, 0, 1], physicsClientId=c)
 
-    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
-        self._seen().paint(name, offset, texture)
-
-    def illuminate(self, light: Light) -> None:
-        self._seen().illuminate(light)
-
-    def _seen(self) -> Looks:
-        """What a camera sees. Raises ValueError where the world is not made for one."""
-        if self._looks is None:
-            raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
-        return self._looks
-
     def render(self, camera: Camera, position: Sequence[float] | None = None) -> NDArray[np.uint8]:
-        looks = self._seen()
+        looks = rendered(self.looks)
         if position is not None:
             now = self.state()
             self._place(position, now[1])

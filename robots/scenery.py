@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from simtoreal.robots.parameters import Parameter
 from simtoreal.robots.patterns import PATTERNS, texture
-from simtoreal.robots.world import Light, World
+from simtoreal.robots.world import Light, World, rendered
 
 CHANNELS = ("red", "green", "blue")
 MOST_TURN = 1.0  # [rad]
@@ -18,14 +18,15 @@ class Scenery:
 
     `light.yaw` and `.pitch` turn where it comes from, about the vertical and upwards; `light.ambient` and `.diffuse`
     are factors on what comes from everywhere and from there. `NAME.colour.red`, `.green` and `.blue` are added to the
-    colour of each shape of a thing of `World.painted`, from 0 to 1. On each lies the pattern of `NAME.texture.variant`
+    colour of each shape of a thing of `Looks.names`, from 0 to 1. On each lies the pattern of `NAME.texture.variant`
     (`patterns.pattern`, by its whole part), which makes it brighter and darker by at most `NAME.texture.contrast` of
     its colour, to a tenth.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._painted = {name: tuple(f"{name}.colour.{channel}" for channel in CHANNELS) for name in world.painted}
+        names = rendered(world.looks).names
+        self._painted = {name: tuple(f"{name}.colour.{channel}" for channel in CHANNELS) for name in names}
         factor = "factor on the light that comes from "
         self.parameters = [
             Parameter("light.yaw", "rad", 0.0, -MOST_TURN, MOST_TURN, "of where light comes from, about the vertical"),
@@ -51,11 +52,12 @@ class Scenery:
     def apply(self, values: Mapping[str, float]) -> None:
         self._values = {name: values[name] for name in self._values}
         lit = Light(*(values[f"light.{part}"] for part in ("yaw", "pitch", "ambient", "diffuse")))
-        self._world.illuminate(lit)
+        looks = rendered(self._world.looks)
+        looks.illuminate(lit)
         for name, channels in self._painted.items():
             red, green, blue = (values[channel] for channel in channels)
             laid = texture(values[f"{name}.texture.contrast"], values[f"{name}.texture.variant"])
-            self._world.paint(name, (red, green, blue), laid)
+            looks.paint(name, (red, green, blue), laid)
 
     def read_back(self) -> dict[str, float]:
         return dict(self._values)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,35 @@ class Light:
         return level * math.cos(azimuth), level * math.sin(azimuth), math.sin(elevation)
 
 
+class Looks(ABC):
+    """Colours and light of what a camera sees in a world.
+
+    Attributes:
+        names: what can be painted.
+    """
+
+    names: Sequence[str]
+
+    @abstractmethod
+    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
+        """Add so much red, green and blue to the colours of a thing, from 0 to 1, and lay a texture on it; what was
+        added and lay there before is gone."""
+
+    @abstractmethod
+    def illuminate(self, light: Light) -> None:
+        """Let this be the light of every frame from now on."""
+
+
+AnyLooks = TypeVar("AnyLooks", bound=Looks)
+
+
+def rendered(looks: AnyLooks | None) -> AnyLooks:
+    """Of a world that is made for rendering. Raises ValueError for any other."""
+    if looks is None:
+        raise ValueError("this world was made without rendering; pass render_mode='rgb_array'")
+    return looks
+
+
 class World(ABC):
     """One robot in one physics engine, with an object on its table or without.
 
@@ -129,7 +158,7 @@ class World(ABC):
             speaks of, to the axes of the root link; of an object none, the identity.
         down: the direction of gravity in the ground's axes; `gravity` its strength [m/s^2].
         terrain: where the ground is not flat, its heights.
-        painted: what `paint` takes, where the world is made for rendering.
+        looks: what its frames show, of a world that is made for rendering.
         torque: of each joint [N m or N], what its drive gave in the last physics step, as whoever drives it says.
         calls: where `step`, `state` and `gravity_torque` are no more than these, these.
     """
@@ -143,16 +172,7 @@ class World(ABC):
     calls: EngineCalls | None = None
     terrain: Terrain | None = None
     torque: Sequence[float] = ()
-    painted: Sequence[str] = ()
-
-    def paint(self, name: str, offset: tuple[float, float, float], texture: Texture = BARE) -> None:
-        """Add so much red, green and blue to the colours of a thing, from 0 to 1, and lay a texture on it; what was
-        added and lay there before is gone. Raises ValueError where the world is not made for rendering."""
-        raise ValueError("this world shows nothing")
-
-    def illuminate(self, light: Light) -> None:
-        """Let this be the light of every frame from now on. Raises ValueError as `paint` does."""
-        raise ValueError("this world shows nothing")
+    looks: Looks | None = None
 
     @abstractmethod
     def apply(self, values: Mapping[str, float]) -> None:

@@ -237,12 +237,12 @@ def grey(env, added):
 
 def blue(env, name):
     """Of a thing's nominal colour, from 0 to 1."""
-    return float(env.world._looks._shapes[name][0][-1][2])
+    return float(env.world.looks._shapes[name][0][-1][2])
 
 
 def test_what_a_blind_robot_looks_like_is_no_parameter():
     task = CartPoleBalance()
     assert not [name for name in task.parameters if "colour" in name or name.startswith("light")]
     with pytest.raises(ValueError, match="without rendering"):
-        task.world.illuminate(Light())
+        task.world.render(task.camera)
     task.close()

@@ -74,7 +74,7 @@ def test_the_colours_of_a_checker_of_half_contrast_are_three_to_one():
 def test_without_contrast_every_pixel_is_as_it_was(env):
     plain = shown(env)
     for contrast in (0.0, 0.049):
-        assert (shown(env, textured(contrast, 7, *env.world.painted)) == plain).all()
+        assert (shown(env, textured(contrast, 7, *env.world.looks.names)) == plain).all()
     assert env.read_parameters()["link.cart.texture.variant"] == 7
 
 
@@ -106,10 +106,10 @@ def test_nothing_of_a_texture_outlives_its_episode(env):
     """In cameras of two sizes, for each of which a renderer may keep what it was given."""
     views = (CLOSE, WHOLE)
     before = [shown(env, {}, view) for view in views]
-    all_of_it = textured(1.0, NOISE, *env.world.painted)
+    all_of_it = textured(1.0, NOISE, *env.world.looks.names)
     dressed = [shown(env, all_of_it, view) for view in views]
     assert all((a != b).any() for a, b in zip(dressed, before, strict=True))
-    shown(env, textured(0.6, CHECKER, *env.world.painted))
+    shown(env, textured(0.6, CHECKER, *env.world.looks.names))
     again = [shown(env, all_of_it, view) for view in views]
     after = [shown(env, {}, view) for view in views]
     assert all((a == b).all() for a, b in zip(again + after, dressed + before, strict=True))
@@ -122,18 +122,18 @@ def test_a_mesh_gets_back_what_its_file_has_on_it(robot, engine):
     view = Camera((0.0, 0.0, 0.3), 1.0, 40.0, -15.0, width=160, height=160)
     before = world.render(view)
     for offset, texture in (((-0.3, 0.0, 0.0), Texture()), ((0.0, 0.0, 0.0), Texture(STEPS, LARGE))):
-        for name in world.painted:
-            world.paint(name, offset, texture)
+        for name in world.looks.names:
+            world.looks.paint(name, offset, texture)
         assert (world.render(view) != before).any(axis=-1).mean() > 0.02
-        for name in world.painted:
-            world.paint(name, (0.0, 0.0, 0.0))
+        for name in world.looks.names:
+            world.looks.paint(name, (0.0, 0.0, 0.0))
         assert (world.render(view) == before).all()
     world.close()
 
 
 def test_resets_with_other_textures_need_no_more_memory(env, resident):
     """Once each texture has been shown."""
-    names = env.world.painted
+    names = env.world.looks.names
     every = [(step / STEPS, variant) for step in range(1, STEPS + 1) for variant in range(PATTERNS)]
     for number, (contrast, variant) in enumerate(every):
         env.reset(options={"parameters": textured(contrast, variant, names[number % len(names)])})
