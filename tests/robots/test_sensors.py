@@ -173,6 +173,8 @@ def test_noise_switched_on_in_mid_episode_is_the_noise_it_would_have_been(slide)
     assert push(slide, 0.0, 1)[0][0] == 0.0
     slide.set_parameters({"sensor.position.noise": 0.5})
     assert [obs[0] for obs in push(slide, 0.0, 10)] == pytest.approx(on[81:91], abs=1e-6)
+    slide.set_parameters({"sensor.position.noise": 0.25})
+    assert [obs[0] for obs in push(slide, 0.0, 3)] == pytest.approx(on[91:94] / 2, abs=1e-6)
 
 
 def test_a_bias_is_constant_and_its_own(slide):
