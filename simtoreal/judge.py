@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ class Judgement:
         return other is None or (self.success or 0.0, self.mean_return) >= (other.success or 0.0, other.mean_return)
 
 
+class BrokenOffError(Exception):
+    """An evaluation was not played to its end, because it was asked to stop."""
+
+
 class Judge:
     """Plays the same episodes, of the training distribution but none that is trained on, each time it is asked."""
 
@@ -37,7 +42,8 @@ class Judge:
         self._episodes = config.evaluate_episodes
         self._known = len(build.parameters_of(self._env)) if config.teacher else 0
 
-    def __call__(self, actor: DeterministicActor) -> Judgement:
+    def __call__(self, actor: DeterministicActor, stops: Collection[int] = ()) -> Judgement:
+        """Raises BrokenOffError as soon as there is something in `stops`, and NonFiniteError."""
         driver = Driver(actor)
         returns, successes = [], []
         for episode in range(self._episodes):
@@ -47,6 +53,8 @@ class Judge:
             total, ended = 0.0, False
             info: dict[str, Any] = {}
             while not ended:
+                if stops:
+                    raise BrokenOffError
                 action = driver.act(build.policy_part(obs, self._known))
                 with blamed(_who):
                     obs, reward, terminated, truncated, info = self._env.step(action)

@@ -6,8 +6,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ import torch
 from simtoreal.build import display_name
 from simtoreal.config import RunConfig
 from simtoreal.errors import Interrupted, RunError, SaveError
-from simtoreal.judge import Judge
+from simtoreal.judge import BrokenOffError, Judge
 from simtoreal.learners import Learner
 from simtoreal.metrics import Metrics
 from simtoreal.policies.checkpoint import checkpoints
@@ -154,7 +154,7 @@ class Recorder:
             self.begin()
             return
         self._now, self._saved, self._restarts = found, found.step, found.worker_restarts
-        if found.step < self.config.steps:
+        if not self.finished:
             found.resumed_at.append(found.step)
             (self.folder / REPORT).unlink(missing_ok=True)
         with self._disk():
@@ -170,31 +170,38 @@ class Recorder:
         self._start_clocks()
         try:
             with stop_requests() as stops:
+                if self._now.unjudged:
+                    self._checkpoint(metrics, stops)
                 for progress in self._learner.run():
                     before, step = self._now.step, progress.step
                     finished = step >= self.config.steps
                     self._take(progress)
                     if _crossed(before, step, LOG_EVERY) or finished:
                         self._log(metrics)
-                    keep = _crossed(before, step, self.config.checkpoint_every)
-                    stop = stops[:1]  # one that comes from here on is answered at the next look, after a checkpoint
-                    actor = None
-                    if keep or finished or _crossed(before, step, self.config.evaluate_every):
-                        actor = self._actor()
-                        self._evaluate(actor, metrics)
-                    if keep:
+                    if _crossed(before, step, self.config.checkpoint_every):
                         self._now.kept.append(step)
-                    if actor or stop or _crossed(before, step, self.config.save_every):
-                        self._save(actor or self._actor(), metrics)
+                    every = self.config.checkpoint_every, self.config.evaluate_every
+                    self._now.unjudged = finished or any(_crossed(before, step, often) for often in every)
+                    if self._now.unjudged or stops or _crossed(before, step, self.config.save_every):
+                        self._checkpoint(metrics, stops)
                     if reporter is not None:
                         reporter.update(step, {"steps": self.config.steps, **self.figures()})
-                    if stop:
-                        raise Interrupted(stop[0], self.folder)
         finally:
             with self._disk():
                 metrics.close()
         self._write_page()
         return self.result()
+
+    def _checkpoint(self, metrics: Metrics, stops: Sequence[int]) -> None:
+        """Evaluate, where that is due, and save. Raises Interrupted, once it is saved, where it is asked to stop."""
+        actor = self._actor()
+        if self._now.unjudged and not stops:
+            with suppress(BrokenOffError):  # whoever goes on begins with it
+                self._evaluate(actor, metrics, stops)
+        stop = stops[:1]  # one that comes from here on is answered at the next look, after a checkpoint
+        self._save(actor, metrics)
+        if stop:
+            raise Interrupted(stop[0], self.folder)
 
     def _write_page(self) -> None:
         """Of a curriculum, at the end of a training."""
@@ -228,8 +235,8 @@ class Recorder:
 
     @property
     def finished(self) -> bool:
-        """Has it made all its steps?"""
-        return self._now.step >= self.config.steps
+        """Has it made all its steps, and was it judged after them?"""
+        return self._now.step >= self.config.steps and not self._now.unjudged
 
     def figures(self) -> dict[str, float]:
         """Mean return and success of the last 100 training episodes, and the latest evaluation."""
@@ -285,10 +292,11 @@ class Recorder:
         with self._disk():
             metrics.write(now.step, self._seconds(), tags)
 
-    def _evaluate(self, actor: DeterministicActor, metrics: Metrics) -> None:
+    def _evaluate(self, actor: DeterministicActor, metrics: Metrics, stops: Sequence[int]) -> None:
+        """Raises BrokenOffError, as the judge does."""
         now = self._now
-        judgement = now.last = self._judge(actor)
-        now.last_step = now.step
+        judgement = now.last = self._judge(actor, stops)
+        now.last_step, now.unjudged = now.step, False
         if judgement.better_than(now.best):
             now.best, now.best_step = judgement, now.step
         now.evaluations.append({"step": now.step, "success": judgement.success, "return": judgement.mean_return})

@@ -38,7 +38,8 @@ class Standing:
     """What a training knows of itself besides its learner.
 
     `recent` are the last episodes and `sums` the learner's figures since the last line of metrics; `metrics_bytes` of
-    `metrics.jsonl` belong to it; `resumed_at` are the steps from which it went on.
+    `metrics.jsonl` belong to it; `resumed_at` are the steps from which it went on; `unjudged`: was it stopped in the
+    evaluation of this step, or before it?
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class Standing:
     best_step: int = 0
     last: Judgement | None = None
     last_step: int = 0
+    unjudged: bool = False
     kept: list[int] = field(default_factory=list)
     metrics_bytes: int = 0
     wall_seconds: float = 0.0

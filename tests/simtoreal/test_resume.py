@@ -405,6 +405,38 @@ def test_interrupted_it_saves_and_goes_on_as_if_nothing_had_been(which, code, un
     assert unlike(undisturbed("cartpole"), run) == []
 
 
+@pytest.mark.parametrize(("evaluation", "step"), [(2, 800), (3, 1200)])
+def test_stopped_in_an_evaluation_it_does_not_play_on_and_makes_up_for_it_later(
+    evaluation, step, undisturbed, tmp_path, cli, monkeypatch
+):
+    """The tenth step that it plays brings the signal."""
+    acts: list[int] = []  # of each evaluation
+
+    class Driver(simtoreal.judge.Driver):
+        def __init__(self, actor):
+            super().__init__(actor)
+            acts.append(0)
+
+        def act(self, obs):
+            acts[-1] += 1
+            if (len(acts), acts[-1]) == (evaluation, 10):
+                signal.raise_signal(signal.SIGTERM)
+            return super().act(obs)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("simtoreal.judge.Driver", Driver)
+        said = cli("train", *RUNS["cartpole"], "--out", run)
+    assert said.code == 143
+    assert (len(acts), acts[-1]) == (evaluation, 10)
+    summary = Run.load(run).summary
+    assert (summary["steps"], summary["finished"], len(summary["evaluations"])) == (step, False, evaluation - 1)
+    assert newest(run) == step
+    said = cli("train", "CartPoleSwingUp", "--out", run, "--resume", "--json")
+    assert (said.code, said.result["resumed_at"]) == (0, [step])
+    assert unlike(undisturbed("cartpole"), run) == []
+
+
 FULL = """
 import resource, sys
 from simtoreal.cli import main
