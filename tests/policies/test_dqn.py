@@ -85,7 +85,7 @@ def test_the_loss_gradients_and_new_weights_are_those_of_sb3(monkeypatch, max_gr
 
 def one_layer(q, q_target, **settings):
     """An agent whose Q(s, .) is `q` [K] and Q'(s, .) `q_target`, whatever s is; of distributions their logits."""
-    agent = DQN(1, 1, config=DQNConfig(hidden=(1,), batch_size=1, **settings), choices=2)
+    agent = DQN(1, 1, config=DQNConfig(**{"hidden": (1,), "batch_size": 1} | settings), choices=2)
     with torch.no_grad():
         for network, values in ((agent.network, q), (agent.target, q_target)):
             for parameter in network.parameters():
@@ -97,18 +97,51 @@ def one_layer(q, q_target, **settings):
 @pytest.mark.parametrize(
     ("double", "terminated", "loss"),
     [
-        (False, 0.0, 2.65),  # y = 1 + .9 max(5, 2) = 5.5, from 3 away: 3.15 - .5
+        (False, 0.0, 2.08),  # y = 1 + .9 max(5, 2) = 5.5, 2.58 away, where the loss is linear: 2.58 - .5
         (True, 0.0, 0.0072),  # Q says the second is the better: y = 1 + .9 2 = 2.8, .12 away, .12^2 / 2
-        (True, 1.0, 1.42),  # y = 1, 1.92 away, where the loss is linear: 1.42
+        (True, 1.0, 1.42),  # y = 1, 1.92 away
     ],
 )
 def test_the_double_target_is_the_target_s_value_of_what_the_network_would_choose(double, terminated, loss):
-    q = 2.85 if not double else 2.92
-    agent = one_layer([q - 0.5, q], [5.0, 2.0], double=double, gamma=0.9)
+    agent = one_layer([2.42, 2.92], [5.0, 2.0], double=double, gamma=0.9)
     batch = Batch(torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1), torch.zeros(1, 1), torch.tensor([terminated]))
-    if not double:
-        loss = 5.5 - q - 0.5
     assert float(agent.update(batch)["loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("double", "loss"), [(False, 0.948560), (True, 1.151293)])
+def test_the_best_choice_is_that_of_the_highest_mean_of_a_distribution(double, loss):
+    """Atoms -1, 0, 1. Of the first choice the network says .2, .5, .3, of the second that it is mostly 0 or 1, so that
+    its mean is the higher (.1 and .46) and its first logit the lower (-1.6 and -3); the target, that the first is
+    surely 1 and the second surely -1. So y is half of 1, between the last two atoms: -(log .5 + log .3) / 2; of what
+    the network would choose half of -1, between the first two: -(log .2 + log .5) / 2."""
+    says = [np.log([0.2, 0.5, 0.3]), [-3.0, 0.0, 0.0]]
+    sure = [[0.0, 0.0, 100.0], [100.0, 0.0, 0.0]]
+    settings = {"categorical": True, "atoms": 3, "value_low": -1.0, "value_high": 1.0}
+    agent = one_layer(np.array(says), sure, gamma=0.5, double=double, **settings)
+    batch = Batch(torch.zeros(1, 1), -torch.ones(1, 1), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1))
+    assert float(agent.update(batch)["loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_importance_weights_make_up_for_what_is_drawn_too_often():
+    """N P is 2 and 1/2, and beta has risen from .4 half of the way to 1: w = 2^-.7 and 2^.7, over the greater .378929
+    and 1. Q is 0, the returns 1 and 2, so the losses 1/2 and 3/2."""
+    agent = one_layer([0.0, 0.0], [0.0, 0.0], prioritized=True, beta=0.4, beta_steps=100, batch_size=2)
+    agent.explored += 50
+    agent.count()
+    batch = Batch(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([1.0, 2.0]), torch.zeros(2, 1), torch.ones(2))
+    batch = dataclasses.replace(batch, likelihood=torch.tensor([2.0, 0.5]))
+    assert float(agent.update(batch)["loss"]) == pytest.approx((0.378929 * 0.5 + 1.5) / 2, rel=1e-5)
+
+
+def test_the_target_moves_by_tau_every_so_many_steps():
+    """Half of the way after every second: (w0 + w2) / 2, then (w0 + w2 + 2 w4) / 4."""
+    agent = DQN(N, 1, config=DQNConfig(**SMALL, learning_rate=1e-2, tau=0.5, target_every=2), choices=K)
+    seen = [weights(agent)]
+    for _ in range(4):
+        agent.update(random_batch(12))
+        seen.append(weights(agent))
+    for found, first, _, second, _, fourth in zip(agent.target.parameters(), *seen, strict=True):
+        assert_close(found.detach(), (first + second + 2 * fourth) / 4, atol=1e-6, rtol=1e-6)
 
 
 def test_a_batch_of_several_steps_bootstraps_by_its_own_discount():

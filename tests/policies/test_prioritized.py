@@ -68,7 +68,7 @@ def test_a_slot_of_no_weight_is_never_found_whatever_rounding_does(compiled):
         assert set(found.tolist()) <= {5, 40}
 
 
-def test_probabilities_and_weights_are_the_papers():
+def test_probabilities_are_the_papers():
     """Errors 1, 2, 3 and 4 with alpha 1/2: P = sqrt(p) / sum; N P(i) is what importance weights are of."""
     replay = filled(4, exponent=0.5)
     judge_all(replay, [1.0, -2.0, 3.0, -4.0])
