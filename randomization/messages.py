@@ -13,10 +13,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def nearest(word: str, choices: Iterable[str], limit: int = 12) -> str:
-    """The end of a message about an unknown `word`: the close matches if there are any, else the choices."""
+def nearest(word: str, choices: Iterable[str], limit: int = 12, unlisted: Iterable[str] = ()) -> str:
+    """The end of a message about an unknown `word`: the close matches, `unlisted` ones too, if there are any, else the
+    choices."""
     names = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(word, [*names, *unlisted], n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(close) + "?"
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -73,8 +73,10 @@ def task_id(task: str) -> str:
     try:
         return gym.spec(task).id if ":" not in task else task
     except gym.error.Error:
+        others = (name for name in gym.registry if not name.startswith(NAMESPACE))
+        said = nearest(task, ours, unlisted=others)
         raise ConfigError(
-            f"no task {task!r}; {nearest(task, ours)} (or any gymnasium id; module:Id-v0 of what a module registers)"
+            f"no task {task!r}; {said} (or any gymnasium id; module:Id-v0 of what a module registers)"
         ) from None
 
 
@@ -140,6 +142,8 @@ def make_env(
     except (gym.error.Error, TypeError, ValueError, ImportError, AttributeError, SyntaxError) as error:
         if isinstance(error, ModuleNotFoundError) and is_ours(task):
             raise  # a dependency of ours, not a mistake of the user's
+        if privileged and "'privileged'" in str(error):
+            raise ConfigError(f"privileged: {task} shows nothing but its observation; set it to false") from error
         raise ConfigError(f"task {task} cannot be made: {str(error).splitlines()[0]}") from error
     action = env.action_space
     bounded = isinstance(action, spaces.Box) and np.isfinite(np.concatenate([action.low, action.high])).all()

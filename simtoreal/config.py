@@ -253,7 +253,8 @@ def _said(error: ValidationError, prefix: str = "") -> str:
     first = error.errors()[0]
     where = (prefix + ".".join(map(str, first["loc"]))).rstrip(".")
     own = first["type"] == "value_error"  # a check of ours, whose words hold the value
-    text = str(first["ctx"]["error"]) if own else f"{first['msg']}, got {first['input']!r}"
+    said = "a list is needed" if first["type"] == "tuple_type" else first["msg"]
+    text = str(first["ctx"]["error"]) if own else f"{said}, got {first['input']!r}"
     return f"{where}: {text}" if where else text
 
 

@@ -194,8 +194,9 @@ class OffPolicyLearner(_OwnLearner):
         capacity = min(settings.buffer_size, (config.steps + config.envs) * (1 + config.mirror + config.augment))
         several = settings.n_step > 1
         if several and config.augment:
-            raise ValueError(
-                "n_step: augmented transitions are of one step; set augment to 0 (mirror=true goes with it)"
+            raise ConfigError(
+                f"augment: it takes transitions of one step, agent.n_step is {settings.n_step}; set augment to 0 "
+                "(mirror=true goes with it) or agent.n_step to 1"
             )
         if config.mirror and config.augment:
             raise ConfigError("mirror: what a task with sides derives by augment is mirrored already; set augment to 0")

@@ -66,6 +66,7 @@ class Runtime:
         self._check_graph(path)
         self._width, self._shape = self.spec.observation_size, self.spec.observation_shape
         self._slices = slices(self.spec.observation)
+        self._states = [field.name for field in self.spec.observation if field.unit == "one-hot"]
         name, width = self.spec.memory
         self._outputs = [OUTPUT_NAME, NEXT + name] if width else [OUTPUT_NAME]
         self.reset()
@@ -98,8 +99,8 @@ class Runtime:
 
         Also takes a mapping from every field's name to its values, [size] or [B, size] each. float32 and float64 are
         taken, of images uint8 of the shape that the contract says, one or a batch of them; ObservationError for other
-        dtypes, shapes, an empty batch, and NaN or infinite values. CommandError when the policy's own arithmetic
-        overflows.
+        dtypes, shapes, an empty batch, NaN or infinite values, and a field "one-hot" that is none. CommandError when
+        the policy's own arithmetic overflows.
 
         The rows of a batch are so many episodes, each with its own memory; ObservationError when a policy that has one
         is given another batch than before without a `reset`.
@@ -107,6 +108,7 @@ class Runtime:
         array = self._checked(self._taken(observation), self._shape)
         single = array.ndim == len(self._shape)
         rows = array[None] if single else array
+        self._check_states(rows)
         inputs = {INPUT_NAME: rows}
         name, width = self.spec.memory
         if width:
@@ -165,6 +167,12 @@ class Runtime:
         if not np.isfinite(array).all():
             raise ObservationError(f'"{INPUT_NAME}" is not finite at {self._element(array)}')
         return array
+
+    def _check_states(self, rows: np.ndarray) -> None:
+        for name in self._states:
+            part = rows[:, self._slices[name]]
+            if ((part != 0.0) & (part != 1.0)).any() or (part.sum(axis=1) != 1.0).any():
+                raise ObservationError(f'"{name}" is one-hot: one of its numbers must be 1 and all others 0')
 
     def choice(self, command: Any, observation: Any = None) -> int:
         """The number of the contract's choice that a command [m] of `act` is: its row in `choices`. Of those that the

@@ -64,6 +64,8 @@ def test_names_of_tasks():
     assert build.short_name("Pendulum-v1") == "Pendulum-v1"
     with pytest.raises(ConfigError, match="no task 'PandaReech'; did you mean PandaReach"):
         build.task_id("PandaReech")
+    with pytest.raises(ConfigError, match="no task 'Pendulum-v7'; did you mean Pendulum-v1"):
+        build.task_id("Pendulum-v7")
 
 
 @pytest.mark.parametrize("task", ["nomodule:X-v0", "os:X-v0", ":", ".:X-v0"])

@@ -162,7 +162,7 @@ def test_a_missing_file_is_named():
     [
         ("agent.gamma=2", "gamma must be from 0 to 1, got 2"),
         ("agent.gama=0.9", "no setting agent.gama; did you mean gamma?"),
-        ("agent.hidden=5", "agent.hidden: Input should be a valid tuple, got 5"),
+        ("agent.hidden=5", "agent.hidden: a list is needed, got 5"),
         ("agent.hidden=[64, 1.5]", "agent.hidden.1"),
         ("agent.hidden=[99999999]", "hidden must be 1 to 32 layer widths from 1 to 16384, got (99999999,)"),
         (f"agent.hidden={[8] * 33}", "hidden must be 1 to 32 layer widths from 1 to 16384, got (8, 8, "),

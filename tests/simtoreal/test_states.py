@@ -11,6 +11,7 @@ import simtoreal
 from simtoreal.build import make_env, one_hots_of
 from simtoreal.config import ConfigError, default_algorithm
 from simtoreal.contract import Contract
+from simtoreal.export import ObservationError
 
 FROZEN = ("agent.learning_rate=1", "agent.epsilon_end=0.1", "agent.epsilon_steps=4000", "evaluate_every=4000")
 
@@ -110,6 +111,9 @@ def test_a_table_goes_the_whole_way(lake, tmp_path, cli):
     for _ in range(6):
         at, reward, over, _, _ = env.step(int(policy.act(np.eye(16, dtype=np.float32)[at])[0]))
     assert (at, reward, over) == (15, 1, True)
+    for garbled in (np.zeros(16), np.ones(16), np.eye(16)[3] * 0.5, [np.eye(16)[3], np.eye(16)[3] + np.eye(16)[4]]):
+        with pytest.raises(ObservationError, match='"state" is one-hot'):
+            policy.act(np.asarray(garbled, np.float32))
     said = cli("finetune", run, "--target", "t.yaml", "--robot-seconds", 100, "--out", tmp_path / "tuned")
     said.refused("fine-tuning is for policies that see vectors and act continuously")
 

@@ -266,6 +266,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         ),
         (["Pendulum-v1", "--set", "augment=2"], "augment: task Pendulum-v1 derives no further transitions"),
         (["PandaReach", "--set", "mirror=true", "--set", "augment=0"], "mirror: task PandaReach has no left and right"),
+        (["CartPole-v1", "--set", "privileged=true"], "privileged: CartPole-v1 shows nothing but its observation; set"),
         (["CartPoleSwingUp", "--set", "mirror=true"], "mirror: what a task with sides derives by augment is mirrored"),
         (["CartPoleSwingUp", "--set", "mirror=true", "--algorithm", "reinforce"], "mirror: reinforce and recurrent"),
         (
@@ -276,7 +277,7 @@ def test_a_read_only_folder_is_refused(tmp_path, cli):
         (["CartPoleSwingUp", "--set", "augment=1", "--algorithm", "sb3-sac"], "augment: sb3-sac learns without"),
         (
             ["CartPoleSwingUp", "--set", "agent.n_step=3", "--set", "augment=1"],
-            "n_step: augmented transitions are of one step; set augment to 0 (mirror=true goes with it)",
+            "augment: it takes transitions of one step, agent.n_step is 3; set augment to 0 (mirror=true goes with",
         ),
     ],
 )
