@@ -274,7 +274,7 @@ def test_the_value_of_a_constant_reward(categorical, truncate, value):
     agent = DQN(1, 1, config=DQNConfig(**settings), choices=K)
     trained(agent, 2500, length=4, constant=True, truncate=truncate)
     outputs, _ = agent.network.trace(agent.normalizer(torch.linspace(-1, 1, 21)[:, None]), None)
-    assert float(agent._values(outputs).mean()) == pytest.approx(value, rel=0.06)
+    assert agent._values(outputs).mean().item() == pytest.approx(value, rel=0.06)
 
 
 def test_epsilon_falls_and_the_weight_of_priorities_rises_with_the_steps_explored():
