@@ -65,7 +65,6 @@ class Imperfections:
         self._steps = NormalStream(f"{name}.drift", size, seed=0)
         self._nothing = [0.0] * size
         self._values: dict[str, float] = {}
-        self._scaled: list[list[float]] = []  # the noise of a block of control steps
         self.bias = self.noise = self._drift = self._resolution = self._nothing
         self._scale = [1.0] * size
         self.noisy = self._walks = self._more = self._any = False
@@ -76,7 +75,6 @@ class Imperfections:
         self._noises.begin(seed)
         self._steps.begin(seed)
         self._walked, self._walks_taken = self._nothing, 0
-        self._scaled_block = -1
 
     def apply(self, values: Mapping[str, float]) -> None:
         found: dict[str, list[float]] = {what: [] for what in (*IDEAL, "bias")}
@@ -90,10 +88,10 @@ class Imperfections:
             self._values |= own
             found["bias"] += own.values() or [0.0] * size
         self.noise, self._scale, self._drift, self._resolution, self.bias = found.values()
+        self._noises.scale(self.noise)
         self.noisy, self._walks = any(self.noise), any(self._drift)
         self._more = self._walks or any(self._resolution) or any(factor != 1.0 for factor in self._scale)
         self._any = self._more or self.noisy or any(self.bias)
-        self._scaled_block = -1
 
     def read_back(self) -> dict[str, float]:
         return self._values
@@ -102,7 +100,7 @@ class Imperfections:
         """The reading of what is true, at a control step."""
         if not self._any:
             return list(true)
-        noise = self._noise(control_step) if self.noisy else self._nothing
+        noise = self._noises.at(control_step) if self.noisy else self._nothing
         if not self._more:
             return list(map(add, map(add, true, self.bias), noise))
         self._walk(control_step, control_dt)
@@ -113,13 +111,6 @@ class Imperfections:
     def row(self, control_step: int) -> NDArray[np.float64]:
         """The noise of a control step, in standard deviations."""
         return self._noises.block(control_step // ROWS)[control_step % ROWS]
-
-    def _noise(self, control_step: int) -> list[float]:
-        number, row = divmod(control_step, ROWS)
-        if number != self._scaled_block:
-            self._scaled = (self._noises.block(number) * self.noise).tolist()
-            self._scaled_block = number
-        return self._scaled[row]
 
     def _walk(self, control_step: int, control_dt: float) -> None:
         while self._walks and self._walks_taken < control_step:

@@ -29,6 +29,7 @@ class _Stream(ABC):
         self._size = size
         self._generator = np.random.Generator(np.random.Philox(key=np.array([word, seed], np.uint64)))
         self._beginning = self._generator.bit_generator.state
+        self._scale: NDArray[np.float64] = np.ones(size)
         self.begin(seed)
 
     def begin(self, seed: int) -> None:
@@ -46,11 +47,15 @@ class _Stream(ABC):
             self._number += 1
         return self._block
 
+    def scale(self, by: Sequence[float]) -> None:
+        """Let each number of `at` be so many times what it is in its block."""
+        self._scale, self._listed = np.array(by), -1
+
     def at(self, t: int) -> list[float]:
-        """The t-th row."""
+        """The t-th row, scaled."""
         number, row = divmod(t, ROWS)
         if number != self._listed:
-            self._rows: list[list[float]] = self.block(number).tolist()
+            self._rows: list[list[float]] = (self.block(number) * self._scale).tolist()
             self._listed = number
         return self._rows[row]
 

@@ -142,7 +142,7 @@ def make_env(
     except (gym.error.Error, TypeError, ValueError, ImportError, AttributeError, SyntaxError) as error:
         if isinstance(error, ModuleNotFoundError) and is_ours(task):
             raise  # a dependency of ours, not a mistake of the user's
-        if privileged and "'privileged'" in str(error):
+        if privileged and isinstance(error, TypeError) and "'privileged'" in str(error):
             raise ConfigError(f"privileged: {task} shows nothing but its observation; set it to false") from error
         raise ConfigError(f"task {task} cannot be made: {str(error).splitlines()[0]}") from error
     action = env.action_space

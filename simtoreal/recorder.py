@@ -178,10 +178,10 @@ class Recorder:
                     self._take(progress)
                     if _crossed(before, step, LOG_EVERY) or finished:
                         self._log(metrics)
-                    if _crossed(before, step, self.config.checkpoint_every):
+                    keep = _crossed(before, step, self.config.checkpoint_every)
+                    if keep:
                         self._now.kept.append(step)
-                    every = self.config.checkpoint_every, self.config.evaluate_every
-                    self._now.unjudged = finished or any(_crossed(before, step, often) for often in every)
+                    self._now.unjudged = keep or finished or _crossed(before, step, self.config.evaluate_every)
                     if self._now.unjudged or stops or _crossed(before, step, self.config.save_every):
                         self._checkpoint(metrics, stops)
                     if reporter is not None:
